@@ -1,0 +1,52 @@
+"""Every way a run can fail that is not our bug: what happened, what to do, and the exit code."""
+
+from __future__ import annotations
+
+
+class DehazeError(Exception):
+    """A failure the user can act on; the command line prints both lines and exits with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(DehazeError):
+    """An option has a value that cannot be kept."""
+
+    exit_code = 2
+
+
+class InputError(DehazeError):
+    """The input is missing, unreadable or of a kind that is not supported."""
+
+    exit_code = 3
+
+
+class OutputError(DehazeError):
+    """The output exists, cannot be written, or the disk is full."""
+
+    exit_code = 4
+
+
+class WeightsError(DehazeError):
+    """A weight file is missing, damaged or belongs to another model."""
+
+    exit_code = 5
+
+
+class DeviceError(DehazeError):
+    """The device is unavailable, or memory ran out after every fallback."""
+
+    exit_code = 6
+
+
+class Stopped(DehazeError):
+    """A signal asked the run to end; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, name: str) -> None:
+        super().__init__(f"stopped by {name}", "nothing was left behind; run the same command again")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,94 @@
+"""Where the patches of a scene lie: integers only, no pixels.
+
+Patches go in row order. A patch that overhangs the right or bottom edge sees the scene mirrored there,
+so its content is plausible ground and never black; what is computed beyond the edge is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def bottom(self) -> int:
+        """The first row below the box."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """The first column to the right of the box."""
+        return self.left + self.width
+
+
+def mirrored(start: int, stop: int, size: int) -> list[int]:
+    """Indices start..stop-1 along an axis of `size` pixels, those outside folded back by reflection.
+
+    The edge pixel itself is not repeated (… 2 1 0 1 2 …); one pixel repeats for ever.
+    """
+    period = max(1, 2 * size - 2)
+    return [min(i % period, (period - i) % period) for i in range(start, stop)]
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Square patches that cover a scene, row by row from its top left corner."""
+
+    height: int  # of the scene, pixels
+    width: int
+    patch: int  # side of a patch, pixels
+    halo: int = 0  # pixels a model sees around each patch beside the patch itself
+    origin: tuple[int, int] = (0, 0)  # (top, left) of this scene in a larger one, for position codes
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.patch) < 1 or self.halo < 0:
+            raise ValueError(f"no grid of {self.patch}-pixel patches on {self.height}x{self.width} pixels")
+
+    @property
+    def rows(self) -> int:
+        """Rows of patches."""
+        return -(-self.height // self.patch)
+
+    @property
+    def cols(self) -> int:
+        """Columns of patches."""
+        return -(-self.width // self.patch)
+
+    def __len__(self) -> int:
+        return self.rows * self.cols
+
+    def box(self, id: int) -> Box:
+        """The patch's place in the scene; it may overhang the right and bottom edges."""
+        row, col = divmod(id, self.cols)
+        return Box(row * self.patch, col * self.patch, self.patch, self.patch)
+
+    def band(self, row: int) -> Box:
+        """The part of the scene that one row of patches covers, cut at the bottom edge."""
+        top = row * self.patch
+        return Box(top, 0, min(self.patch, self.height - top), self.width)
+
+    def view_rows(self, row: int) -> list[int]:
+        """Scene rows that a row of patches sees, halo included, mirrored at the edges."""
+        top = row * self.patch
+        return mirrored(top - self.halo, top + self.patch + self.halo, self.height)
+
+    def view_cols(self, col: int) -> list[int]:
+        """Scene columns that a column of patches sees, halo included, mirrored at the edges."""
+        left = col * self.patch
+        return mirrored(left - self.halo, left + self.patch + self.halo, self.width)
+
+    def batches_of_row(self, row: int, size: int) -> Iterator[tuple[int, ...]]:
+        """Patch ids of one row from left to right, at most `size` at a time, evenly split."""
+        parts = -(-self.cols // size)
+        for part in range(parts):
+            first, last = part * self.cols // parts, (part + 1) * self.cols // parts
+            yield tuple(range(row * self.cols + first, row * self.cols + last))

@@ -1,0 +1,46 @@
+"""Patch grids cover every scene exactly, and see it mirrored beyond its edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dehazexl_cli.grid import Box, PatchGrid, mirrored
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_mirrored_indices_are_those_of_a_reflected_array(size: int) -> None:
+    expected = np.pad(np.arange(size), (7, 9), mode="reflect").tolist()
+    assert mirrored(-7, size + 9, size) == expected
+
+
+@pytest.mark.parametrize("height", [1, 15, 16, 17, 50])
+@pytest.mark.parametrize("width", [1, 16, 33])
+def test_every_pixel_lies_in_exactly_one_patch(height: int, width: int) -> None:
+    grid = PatchGrid(height, width, patch=16)
+    covered = np.zeros((height, width), int)
+    for id in range(len(grid)):
+        box = grid.box(id)
+        covered[box.top : box.bottom, box.left : box.right] += 1
+    assert (covered == 1).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+def test_batches_of_a_row_hold_each_patch_once_and_never_more_than_asked(size: int) -> None:
+    grid = PatchGrid(40, 170, patch=16)
+    batches = [list(grid.batches_of_row(row, size)) for row in range(grid.rows)]
+    assert [id for row in batches for batch in row for id in batch] == list(range(len(grid)))
+    assert all(len(batch) <= size for row in batches for batch in row)
+
+
+def test_views_reach_into_the_neighbours_and_mirror_the_edges() -> None:
+    grid = PatchGrid(20, 20, patch=16, halo=2)
+    assert grid.view_rows(0)[:4] == [2, 1, 0, 1]
+    assert grid.view_rows(1)[:4] == [14, 15, 16, 17]
+    assert grid.view_rows(1)[5:9] == [19, 18, 17, 16]
+    assert grid.band(1) == Box(16, 0, 4, 20)
+
+
+def test_an_empty_scene_has_no_grid() -> None:
+    with pytest.raises(ValueError, match="no grid"):
+        PatchGrid(0, 10, patch=16)
