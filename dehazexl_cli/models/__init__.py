@@ -1,0 +1,35 @@
+"""The networks by name. Adding one is a file in this folder and a line in REGISTRY."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dehazexl_cli.errors import UsageError
+from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, XLConfig
+
+
+class Preset(NamedTuple):
+    """A network's class and the configuration its name stands for."""
+
+    network: type[DehazeXL]
+    config: XLConfig
+
+
+REGISTRY: dict[str, Preset] = {
+    "dehazexl-s": Preset(DehazeXL, SMALL),
+    "dehazexl-paper": Preset(DehazeXL, PAPER),
+}
+
+
+def build(name: str) -> Dehazer:
+    """The named network with fresh weights."""
+    preset = find(name)
+    return preset.network(preset.config)
+
+
+def find(name: str) -> Preset:
+    """The named preset; UsageError if there is none."""
+    if name not in REGISTRY:
+        raise UsageError(f"there is no model named {name!r}", f"choose one of: {', '.join(REGISTRY)}")
+    return REGISTRY[name]

@@ -1,0 +1,103 @@
+"""The contract between engine and models: a scene is encoded by patches, mixed once, decoded by patches.
+
+Models know tensors and patch grids, never rasters. `compose` runs the contract in memory, so that
+training, attribution and tests run the same arithmetic as the streaming engine.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.plan import Footprint
+
+Skips = tuple[Tensor, ...]
+
+
+class Batch(NamedTuple):
+    """Some patches of one scene, or of several equal in size: id = scene · patches per scene + patch."""
+
+    ids: tuple[int, ...]
+    grid: PatchGrid
+    pixels: Tensor  # [b, 3, patch + 2·halo, patch + 2·halo] float32 in [0, 1] on the model's device
+
+
+class Dehazer(nn.Module):
+    """A network that removes haze in three steps; see the methods for what each must keep.
+
+    Pixels are float32 whatever the dtype of the weights: half precision has too few bits to carry an image
+    through. Networks compute in their own dtype and add what they found to the pixels in float32.
+    """
+
+    patch: int  # side of a patch, pixels
+    halo: int = 0  # pixels seen around a patch beside it
+    gather: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+        """What each patch says of itself: tokens [b, …] for the mixer, skips [b, …] for its own decoding."""
+        raise NotImplementedError
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        """Let all patches see each other once.
+
+        `tokens` is [scenes, patches, …] (or their sum over patches, if the model gathers by sum); returns
+        [scenes, …]. Scenes do not see each other. `seed` None asks for exact attention, an integer for the
+        sampled form where a scene has too many tokens.
+        """
+        raise NotImplementedError
+
+    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        """Dehazed patches [b, 3, patch, patch] float32, not clamped, knowing the mixed scenes."""
+        raise NotImplementedError
+
+    def footprint(self, dtype: torch.dtype) -> Footprint:
+        """Bytes this model needs when run in `dtype`."""
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, seed: int | None = None) -> Tensor:
+        """Dehaze images [b, 3, height, width] in [0, 1] as a whole; same shape, not clamped."""
+        return compose(self, image, seed=seed)
+
+
+def compose(
+    model: Dehazer,
+    image: Tensor,
+    *,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    origin: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Encode, mix and decode whole images [b, 3, height, width] in memory, each image a scene of its own.
+
+    All patches go through the network at once unless `batch_size` says how many.
+    """
+    b, _, height, width = image.shape
+    grid = PatchGrid(height, width, model.patch, model.halo, origin)
+    batches = cut_batches(image, grid, batch_size or b * len(grid))
+    encoded = [model.encode(batch) for batch in batches]
+    tokens = torch.cat([tokens for tokens, _ in encoded]).unflatten(0, (b, len(grid)))
+    scene = model.mix(tokens.sum(1) if model.gather == "sum" else tokens, grid, seed)
+    patches = [model.decode(batch, scene, skips) for batch, (_, skips) in zip(batches, encoded, strict=True)]
+    return join_patches(torch.cat(patches).unflatten(0, (b, len(grid))), grid)
+
+
+def cut_batches(image: Tensor, grid: PatchGrid, size: int) -> list[Batch]:
+    """Patches of images [b, 3, height, width], halo and mirrored overhang included, `size` at a time."""
+    rows = torch.tensor([grid.view_rows(row) for row in range(grid.rows)], device=image.device)
+    cols = torch.tensor([grid.view_cols(col) for col in range(grid.cols)], device=image.device)
+    views = image[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # [b, 3, rows, cols, side, side]
+    views = views.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    return [
+        Batch(tuple(range(start, start + len(part))), grid, part)
+        for start, part in zip(range(0, len(views), size), views.split(size), strict=True)
+    ]
+
+
+def join_patches(patches: Tensor, grid: PatchGrid) -> Tensor:
+    """[b, patches, 3, patch, patch] -> [b, 3, height, width], what overhangs the edges cut off."""
+    b, _, bands, side, _ = patches.shape
+    whole = patches.view(b, grid.rows, grid.cols, bands, side, side).permute(0, 3, 1, 4, 2, 5)
+    return whole.reshape(b, bands, grid.rows * side, grid.cols * side)[..., : grid.height, : grid.width]

@@ -1,0 +1,303 @@
+"""DehazeXL: patches through a Swin V2 encoder, all tokens through a global mixer, patches back.
+
+Chen et al., "Tokenize Image Patches: Global Context Fusion for Effective Haze Removal in Large Images",
+CVPR 2025, section 3. `PAPER` is the published network; `SMALL` is of the same family, a twentieth of its
+size: narrower, skips joined at half width, and an ending that cannot invent texture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.attention import attend
+from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.swin import PatchMerging, swin_blocks
+from dehazexl_cli.plan import Footprint
+
+STRIDE = 32  # pixels per token side
+STEM = 4  # pixels per side of a cell of the finest feature map
+
+
+@dataclass(frozen=True)
+class XLConfig:
+    """The shape of a DehazeXL network."""
+
+    patch: int = 256
+    embed: int = 96  # channels at stride 4; they double with every stage
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: int = 16
+    mixer_depth: int = 2
+    mixer_heads: int = 8
+    decoder_depth: int = 2
+    decoder_heads: tuple[int, ...] = (24, 12, 6, 3)
+    decoder_window: int = 8
+    join: Literal["concat", "reduce"] = "concat"  # skips double a decoder stage's width, or are folded in
+    upsample: Literal["transpose", "linear"] = "transpose"  # the released revision, or the earlier one
+    ending: Literal["image", "affine"] = "image"  # a residual image, or local colour transforms
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # normalisation of the input
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    @property
+    def token_dim(self) -> int:
+        """Channels of a token."""
+        return self.embed * 2 ** (len(self.depths) - 1)
+
+
+PAPER = XLConfig()
+SMALL = XLConfig(
+    embed=32,
+    heads=(1, 2, 4, 8),
+    window=8,
+    decoder_heads=(8, 4, 2, 1),
+    join="reduce",
+    upsample="linear",
+    ending="affine",
+    mean=(0.458, 0.476, 0.444),
+    std=(0.169, 0.159, 0.155),
+)
+
+
+class DehazeXL(Dehazer):
+    """The network. Tokens are [b, 64, dim] per 256-pixel patch; the scene is [scenes, patches, 64, dim]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: XLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch = config.patch
+        self.encoder = Encoder(config)
+        self.mixer = Mixer(config)
+        self.decoder = Decoder(config)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the network computes in."""
+        return self.encoder.stem.weight.dtype
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+        x = (batch.pixels - self.mean.float()) / self.std.float()
+        *skips, deepest = self.encoder(x.to(self.dtype))
+        return deepest.flatten(1, 2), (*skips, deepest)
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        mixed = self.mixer(tokens.flatten(1, 2), token_places(grid, tokens.device), seed)
+        return mixed.view_as(tokens)
+
+    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        side = self.patch // STRIDE
+        x = scene.flatten(0, 1)[list(batch.ids)].unflatten(1, (side, side))
+        return self.decoder(x, skips, batch.pixels)
+
+    def footprint(self, dtype: torch.dtype) -> Footprint:
+        size = torch.empty((), dtype=dtype).element_size()
+        cells = (self.patch // STEM) ** 2
+        finest = cells * self.config.embed * size
+        token = (self.patch // STRIDE) ** 2 * self.config.token_dim * size
+        pixels = 3 * self.patch**2 * 4
+        widest = 2 if self.config.join == "concat" else 1
+        return Footprint(
+            weight_bytes=sum(p.numel() for p in self.parameters()) * size,
+            token_bytes=token,
+            skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
+            work_bytes=12 * widest * finest + 6 * pixels,
+            mix_bytes=12 * token,
+        )
+
+
+class Encoder(nn.Module):
+    """Swin V2: [b, 3, patch, patch] -> maps [b, side, side, channels] at strides 4, 8, 16, 32."""
+
+    def __init__(self, config: XLConfig) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, config.embed, STEM, STEM)
+        self.norm = nn.LayerNorm(config.embed)
+        self.merges = nn.ModuleList()
+        self.stages = nn.ModuleList()
+        dim, side = config.embed, config.patch // STEM
+        for depth, heads in zip(config.depths, config.heads, strict=True):
+            if self.stages:
+                self.merges.append(PatchMerging(dim))
+                dim, side = 2 * dim, side // 2
+            self.stages.append(swin_blocks(2, depth, dim, heads, config.window, side))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.norm(self.stem(x).permute(0, 2, 3, 1))
+        maps = [self.stages[0](x)]
+        for merge, stage in zip(self.merges, self.stages[1:], strict=True):
+            maps.append(stage(merge(maps[-1])))
+        return maps
+
+
+class Mixer(nn.Module):
+    """The global bottleneck: position codes, then blocks in which every token attends to every other."""
+
+    def __init__(self, config: XLConfig) -> None:
+        super().__init__()
+        self.input_proj = nn.Linear(config.token_dim, config.token_dim)
+        self.layers = nn.ModuleList(
+            MixerBlock(config.token_dim, config.mixer_heads) for _ in range(config.mixer_depth)
+        )
+
+    def forward(self, tokens: Tensor, places: Tensor, seed: int | None) -> Tensor:
+        """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim]."""
+        x = self.input_proj(tokens)
+        x = x + position_code(places, x.shape[-1]).to(x.dtype)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, None if seed is None else seed + number)
+        return x
+
+
+class MixerBlock(nn.Module):
+    """Attention over the whole scene and a gated MLP, each on normalised input and added to it."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.input_layernorm = nn.RMSNorm(dim, eps=1e-5)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.post_attention_layernorm = nn.RMSNorm(dim, eps=1e-5)
+        self.gate_proj = nn.Linear(dim, 4 * dim, bias=False)
+        self.up_proj = nn.Linear(dim, 4 * dim, bias=False)
+        self.down_proj = nn.Linear(4 * dim, dim, bias=False)
+
+    def forward(self, x: Tensor, seed: int | None) -> Tensor:
+        b, n, dim = x.shape
+        qkv = self.qkv(self.input_layernorm(x))
+        q, k, v = qkv.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # [b, heads, n, d]
+        x = x + self.proj(attend(q, k, v, seed).transpose(1, 2).reshape(b, n, dim))
+        y = self.post_attention_layernorm(x)
+        return x + self.down_proj(F.gelu(self.gate_proj(y)) * self.up_proj(y))
+
+
+class Decoder(nn.Module):
+    """Joins mixed tokens and skips from coarse to fine (Swin V1) and ends in dehazed pixels."""
+
+    def __init__(self, config: XLConfig) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList()
+        dim, side = config.token_dim, config.patch // STRIDE
+        for number, heads in enumerate(config.decoder_heads):
+            last = number == len(config.decoder_heads) - 1 and config.ending == "affine"
+            self.stages.append(DecoderStage(config, dim, heads, side, upsample=not last))
+            if not last:
+                dim, side = dim // 2, 2 * side
+        self.ending = (
+            AffineEnding(dim, side) if config.ending == "affine" else ImageEnding(dim, config.upsample)
+        )
+
+    def forward(self, x: Tensor, skips: Skips, pixels: Tensor) -> Tensor:
+        """Tokens [b, side, side, dim], skips fine to coarse -> [b, 3, patch, patch] float32."""
+        for stage, skip in zip(self.stages, reversed(skips), strict=True):
+            x = stage(x, skip)
+        return self.ending(x, pixels)
+
+
+class DecoderStage(nn.Module):
+    """One resolution of the decoder."""
+
+    def __init__(self, config: XLConfig, dim: int, heads: int, side: int, upsample: bool) -> None:
+        super().__init__()
+        width = 2 * dim if config.join == "concat" else dim
+        self.reduce = nn.Linear(2 * dim, dim) if config.join == "reduce" else nn.Identity()
+        self.blocks = swin_blocks(1, config.decoder_depth, width, heads, config.decoder_window, side)
+        self.upsample = Upsample(width, dim // 2, config.upsample) if upsample else nn.Identity()
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.reduce(torch.cat([x, skip], dim=-1))
+        return self.upsample(self.blocks(x))
+
+
+class Upsample(nn.Module):
+    """Doubles a map's sides: by transposed convolution, or by a linear layer whose channels spread out."""
+
+    def __init__(self, dim: int, out: int, kind: Literal["transpose", "linear"]) -> None:
+        super().__init__()
+        self.out = out
+        self.norm: nn.Module = nn.Identity()
+        if kind == "transpose":
+            self.expand: nn.Module = nn.ConvTranspose2d(dim, out, 2, 2)
+        else:
+            self.expand = nn.Linear(dim, 4 * out, bias=False)
+            self.norm = nn.LayerNorm(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.expand, nn.ConvTranspose2d):
+            return self.expand(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        b, height, width, _ = x.shape
+        x = self.expand(x).view(b, height, width, 2, 2, self.out).transpose(2, 3)
+        return self.norm(x.reshape(b, 2 * height, 2 * width, self.out))
+
+
+class ImageEnding(nn.Module):
+    """The published ending: a residual image from the features at stride 2."""
+
+    def __init__(self, dim: int, upsample: Literal["transpose", "linear"]) -> None:
+        super().__init__()
+        self.up = Upsample(dim, dim // 4, upsample)
+        self.output = nn.Conv2d(dim // 4, 3, 1, bias=False)
+
+    def forward(self, x: Tensor, pixels: Tensor) -> Tensor:
+        return pixels + self.output(self.up(x).permute(0, 3, 1, 2)).float()
+
+
+class AffineEnding(nn.Module):
+    """Local colour transforms: a 3x4 affine per cell at stride 4, raised bilinearly, applied to the pixels.
+
+    Haze is I = J·t + A·(1-t), so the clear pixel is J = I + (1/t - 1)·(I - A): the transform is predicted as
+    a gain on the distance from a learned airlight plus an offset, both zero where there is no haze. All
+    texture in the output is the input's own.
+    """
+
+    def __init__(self, dim: int, side: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.affine = nn.Linear(dim, 12)
+        self.airlight = nn.Parameter(torch.full((3,), 0.85))
+        self.register_buffer("raise_axis", bilinear_weights(side * STEM, side), persistent=False)
+        nn.init.zeros_(self.affine.weight)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, pixels: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # pixels stay float32, in training too
+            cells = self.affine(self.norm(x).to(self.affine.weight.dtype)).float().permute(0, 3, 1, 2)
+            up = self.raise_axis.float()
+            fields = up @ cells @ up.T  # [b, 12, patch, patch]; several times faster than F.interpolate
+            distance = pixels - self.airlight.float().view(1, 3, 1, 1)
+            *gains, offset = fields.split(3, dim=1)
+            return pixels + torch.stack([(gain * distance).sum(1) for gain in gains], dim=1) + offset
+
+
+def bilinear_weights(size: int, cells: int) -> Tensor:
+    """Weights [size, cells] that raise an axis of cells to pixels linearly, its ends held level."""
+    place = ((torch.arange(size) + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
+    return (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+
+
+def token_places(grid: PatchGrid, device: torch.device) -> Tensor:
+    """Where each token lies, (down, right) in tokens from the origin, patch by patch: [n, 2] float32."""
+    side = grid.patch // STRIDE
+    starts = torch.tensor(
+        [[grid.origin[0] + box.top, grid.origin[1] + box.left] for box in map(grid.box, range(len(grid)))],
+        dtype=torch.float32,
+    )
+    within = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+    return (starts[:, None] / STRIDE + within[None]).view(-1, 2).to(device)
+
+
+def position_code(places: Tensor, dim: int) -> Tensor:
+    """The fixed sine and cosine code of places [n, 2] (down, right), width first: [n, dim] float32."""
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, device=places.device) / (dim // 4))
+    angles = places.flip(1)[:, :, None] * frequencies  # [n, (right, down), dim/4]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)

@@ -1,0 +1,120 @@
+"""What several tests share: where the real data lies, weights by formula, and small honest models."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.plan import Footprint
+
+SHARED = Path(os.environ.get("DEHAZEXL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference outputs and real images that lies beside a developer's checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no reference data at {SHARED}; set DEHAZEXL_SHARED")
+    return SHARED
+
+
+def formula(name: str, shape: list[int]) -> Tensor:
+    """The weight that the reference outputs were made with."""
+    draw = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    last = name.rsplit(".", 1)[-1]
+    if last == "logit_scale":
+        draw = np.log(10) + 0.1 * draw
+    elif last == "relative_position_bias_table":
+        draw = 0.5 * draw
+    elif last in ("bias", "q_bias", "v_bias"):
+        draw = 0.1 * draw
+    elif len(shape) <= 1:
+        draw = 1 + 0.1 * draw
+    else:
+        draw = draw / np.sqrt(np.prod(shape[1:]))
+    return torch.from_numpy(np.asarray(draw, dtype=np.float32))
+
+
+def published_state(shared: Path, network: str) -> dict[str, Tensor]:
+    """A state dict with the published keys, filled by formula."""
+    shapes = json.loads((shared / "reference" / f"{network}_parameters.json").read_text())
+    return {name: formula(name, shape) for name, shape in shapes.items()}
+
+
+class Identity(Dehazer):
+    """Gives back what it sees; its halo and patch are free."""
+
+    def __init__(self, patch: int = 16, halo: int = 0) -> None:
+        super().__init__()
+        self.patch, self.halo = patch, halo
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+        return batch.pixels.mean((2, 3)), ()
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        return tokens
+
+    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        return self.inner(batch.pixels).clone()
+
+    def inner(self, pixels: Tensor) -> Tensor:
+        end = self.halo + self.patch
+        return pixels[..., self.halo : end, self.halo : end]
+
+    def footprint(self, dtype: torch.dtype) -> Footprint:
+        pixels = 12 * (self.patch + 2 * self.halo) ** 2
+        return Footprint(4, 12, pixels, 4 * pixels, 24)
+
+
+class Toy(Identity):
+    """Global, local and positional at once: every wrong patch, order, halo or missing skip shows.
+
+    Each patch becomes a blur of itself and its halo, minus the scene's mean, weighted by where it lies.
+    """
+
+    def __init__(self, patch: int = 16, halo: int = 2, gather: str = "stack") -> None:
+        super().__init__(patch, halo)
+        self.gather = gather  # type: ignore[assignment]
+        self.encoded: list[int] = []
+        self.mixed = 0
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+        self.encoded += batch.ids
+        blurred = torch.nn.functional.avg_pool2d(batch.pixels, 2 * self.halo + 1, 1)
+        return self.inner(batch.pixels).mean((2, 3)), (blurred,)
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        self.mixed += 1
+        if self.gather == "sum":
+            return tokens / len(grid)
+        order = torch.arange(tokens.shape[1]).view(1, -1, 1) + 1
+        return (tokens * order).sum(1, keepdim=True) / order.sum() + tokens / order
+
+    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        (blurred,) = skips
+        if self.gather == "sum":
+            rows = [id // len(batch.grid) for id in batch.ids]
+            context = scene[rows]
+        else:
+            context = scene.flatten(0, 1)[list(batch.ids)]
+        return 0.5 * self.inner(batch.pixels) + 0.3 * blurred + 0.2 * context[:, :, None, None]
+
+
+@pytest.fixture
+def identity() -> Identity:
+    return Identity()
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy()
