@@ -1,0 +1,31 @@
+"""Rasters by path: `open_reader` and `open_writer` are the only functions that take one."""
+
+from __future__ import annotations
+
+import os
+
+from dehazexl_cli.raster.base import RasterReader, RasterWriter
+
+
+def open_reader(path: str | os.PathLike[str]) -> RasterReader:
+    """Open a raster of any format that GDAL reads; raises InputError, with a hint, if it cannot be used.
+
+    A path, or a name GDAL understands: /vsizip/scenes.zip/a.tif, GPKG:file:table, https://…
+    """
+    # Here and below: whoever only needs the interface (raster.base) must not pay for loading GDAL.
+    from dehazexl_cli.raster.gdal import GdalReader
+
+    return GdalReader(os.fspath(path))
+
+
+def open_writer(path: str | os.PathLike[str], like: RasterReader, overwrite: bool = False) -> RasterWriter:
+    """Create a raster of the shape and type of `like`, with all that its file says beside the pixels.
+
+    The suffix tells the format: .tif, .tiff or .png. Raises OutputError if the target exists (unless
+    `overwrite`), cannot be written, or its format cannot hold such a raster. Use it in a `with` statement.
+    """
+    from dehazexl_cli.raster.gdal import GdalReader
+    from dehazexl_cli.raster.gdal_writer import GdalWriter
+
+    source = like.path if isinstance(like, GdalReader) else None
+    return GdalWriter(os.fspath(path), like.info, source, overwrite)

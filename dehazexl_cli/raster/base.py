@@ -1,0 +1,98 @@
+"""What the engine may know of a raster: its numbers, its value range, and how to read and write boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from dehazexl_cli.grid import Box
+
+Pixels = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """The shape and type of a raster, and what a person calls it."""
+
+    name: str
+    driver: str  # GDAL's short name, or "MEM" for arrays
+    height: int
+    width: int
+    count: int  # bands, alpha included
+    dtype: str  # numpy's name of the pixel type, the same for all bands
+    nodata: float | None = None
+    alpha: int | None = None  # 1-based index of the alpha band
+    georeferenced: bool = False
+
+
+@dataclass(frozen=True)
+class Radiometry:
+    """One value range for the whole scene: `low` is shown to the model as 0, `high` as 1."""
+
+    low: float
+    high: float
+    source: str  # where the range comes from, for the report: "dtype", "given" or "percentiles"
+
+    @property
+    def scale(self) -> float:
+        """Source units per unit of the model's range."""
+        return self.high - self.low
+
+
+class RasterReader(Protocol):
+    """Reads boxes of the source's own numbers. Safe to use from one thread at a time.
+
+    Reading raises InputError where the source is damaged, ValueError for a box outside the scene.
+    """
+
+    @property
+    def info(self) -> RasterInfo: ...
+
+    def read(self, box: Box, bands: Sequence[int]) -> Pixels:
+        """Pixels [bands, height, width] of a box inside the scene, 1-based bands, the source's dtype."""
+        ...
+
+    def valid(self, box: Box) -> Pixels | None:
+        """Which pixels of the box are ground [height, width] bool; None where all of them are.
+
+        Not ground is where every colour band is nodata, a mask band says so, alpha is 0, or any colour
+        band is NaN or infinite.
+        """
+        ...
+
+    def sample(self, bands: Sequence[int], side: int) -> Pixels:
+        """Values [bands, n] of valid pixels, evenly thinned to at most side x side of the scene."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class RasterWriter(Protocol):
+    """Takes the scene from top to bottom; the file exists under its name only after `commit`.
+
+    As a context manager: leaving it without `commit`, for whatever reason, leaves nothing behind.
+    """
+
+    def write(self, rows: Pixels) -> None:
+        """Append rows [count, height, width] in the source's dtype below those written so far.
+
+        Raises ValueError if they do not fit the raster, OutputError if they cannot be stored.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Finish the file and give it its name; ValueError if rows are missing, OutputError if it fails."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...

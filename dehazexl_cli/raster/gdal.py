@@ -1,0 +1,215 @@
+"""Scenes that GDAL opens: GeoTIFF, PNG, JPEG and the rest."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import NodataShadowWarning
+from rasterio.windows import Window
+
+from dehazexl_cli.errors import InputError
+from dehazexl_cli.grid import Box
+from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.pixels import require_supported, window
+from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
+
+log = logging.getLogger(__name__)
+
+
+class GdalReader:
+    """Reads boxes of one dataset; raises InputError where the file cannot be opened, used or decoded.
+
+    The handle is its own, so a writer that opens the same file for its metadata shares nothing with it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path  # as GDAL takes it: a file's name, /vsizip/…, GPKG:file:table, https://…
+        self._gdal = GdalSession()
+        self._dataset = open_dataset(path, self._gdal)
+        try:
+            with self._reading("its description"):
+                self.info = _info(path, self._dataset)
+                self._mask_bands = _mask_bands(self._dataset, self.info)
+        except BaseException:
+            self._dataset.close()
+            raise
+        self._colour = [band for band in range(1, self.info.count + 1) if band != self.info.alpha]
+        self._may_be_infinite = self.info.dtype.startswith("float")
+        # With alpha and nodata rasterio warns at every read that it heeds one; here both are heeded. Said
+        # once for this module, as `catch_warnings` around reads would not be safe in threads.
+        warnings.filterwarnings("ignore", category=NodataShadowWarning, module=re.escape(__name__))
+
+    def read(self, box: Box, bands: Sequence[int]) -> Pixels:
+        """Pixels [bands, height, width] of a box inside the scene, 1-based bands, the source's dtype.
+
+        Raises InputError if the file is damaged there.
+        """
+        rows, cols = window(box, self.info)
+        with self._reading(_rows_named(box)):
+            pixels: Pixels = self._dataset.read(list(bands), window=Window.from_slices(rows, cols))
+        return pixels
+
+    def valid(self, box: Box) -> Pixels | None:
+        """Which pixels of the box are ground [height, width] bool; None where all of them are.
+
+        As in GDAL, a nodata value takes a pixel out only where every colour band has it, and a mask band
+        stands before nodata values. Beyond GDAL, an alpha of 0 always takes a pixel out, and so does NaN
+        or infinity in any colour band: one of them would spread through the whole scene, and which bands
+        will be processed is not known here.
+        """
+        rows, cols = window(box, self.info)
+        with self._reading(_rows_named(box)):
+            ground = self._ground(Window.from_slices(rows, cols), (box.height, box.width))
+        return None if ground is None or ground.all() else ground
+
+    def sample(self, bands: Sequence[int], side: int) -> Pixels:
+        """Values [bands, n] of valid pixels, evenly thinned to at most side x side of the scene.
+
+        GDAL thins (nearest neighbour, from overviews where there are some), so memory is bounded by
+        side² and the same file gives the same values every time.
+        """
+        shape = (min(side, self.info.height), min(side, self.info.width))
+        scene = Window(0, 0, self.info.width, self.info.height)
+        with self._reading("a thinned view"):
+            values: Pixels = self._dataset.read(list(bands), window=scene, out_shape=(len(bands), *shape))
+            ground = self._ground(scene, shape)
+        return values.reshape(len(bands), -1) if ground is None else values[:, ground]
+
+    def close(self) -> None:
+        """Let go of the file; may be called twice."""
+        with self._gdal():
+            self._dataset.close()
+
+    def _ground(self, where: Window, shape: tuple[int, int]) -> Pixels | None:
+        """Which pixels are ground [shape], one band in memory at a time; None if nothing can be invalid."""
+        checks: list[Pixels] = []
+        if self._mask_bands:
+            mask = np.zeros(shape, bool)
+            for band in self._mask_bands:
+                mask |= self._dataset.read_masks(band, window=where, out_shape=shape) != 0
+            checks.append(mask)
+        if self.info.alpha is not None:
+            checks.append(self._dataset.read(self.info.alpha, window=where, out_shape=shape) != 0)
+        if self._may_be_infinite:
+            finite = np.ones(shape, bool)
+            for band in self._colour:
+                finite &= np.isfinite(self._dataset.read(band, window=where, out_shape=shape))
+            checks.append(finite)
+        return reduce(np.logical_and, checks) if checks else None
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            with self._gdal():
+                yield
+        except GDAL_ERRORS as error:
+            raise damaged(self.path, what, error) from error
+
+
+def _mask_bands(dataset: Any, info: RasterInfo) -> tuple[int, ...]:
+    """Bands whose GDAL masks, OR-ed, tell ground from nodata; none where only alpha or nothing does."""
+    flags = dataset.mask_flag_enums
+    if MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]:
+        return (1,)
+    colour = tuple(band for band in range(1, info.count + 1) if band != info.alpha)
+    # One band without nodata makes every pixel valid; an alpha band is looked at for itself.
+    always = {MaskFlags.all_valid, MaskFlags.alpha}
+    return () if any(always.intersection(flags[band - 1]) for band in colour) else colour
+
+
+def damaged(path: str, what: str, error: BaseException) -> InputError:
+    """The error to raise where a file that could be opened cannot be decoded."""
+    return InputError(
+        f"{path}: {what} cannot be read ({reason(error)})",
+        "the file is damaged or incomplete; copy or download it again",
+    )
+
+
+def open_dataset(path: str, gdal: GdalSession) -> Any:
+    """Open a file for reading, or raise InputError saying why it cannot be."""
+    try:
+        return gdal.open(path)
+    except GDAL_ERRORS as error:
+        raise _why_not_opened(path, reason(error)) from error
+
+
+def _why_not_opened(path: str, said: str) -> InputError:
+    """GDAL says "not recognized" of much that has a better name."""
+    on_this_machine = ":" not in os.path.splitdrive(path)[1]  # else a URL or GPKG:file:table
+    if on_this_machine and not path.startswith("/vsi") and not Path(path).exists():
+        return InputError(f"{path}: no such file", "check the spelling and the folder")
+    if Path(path).is_dir():
+        return InputError(f"{path}: is a folder, not a raster", "name a file in it")
+    if Path(path).is_file() and Path(path).stat().st_size == 0:
+        return InputError(f"{path}: the file is empty", "copy or download it again")
+    if "missing codec" in said:
+        return InputError(
+            f"{path}: GDAL cannot decode its compression ({said})",
+            "convert it where that codec is at hand: gdal_translate -co COMPRESS=DEFLATE IN OUT.tif",
+        )
+    return InputError(
+        f"{path}: cannot be opened as a raster ({said})",
+        "it is damaged, incomplete or of a format that GDAL does not read; try gdalinfo on it",
+    )
+
+
+def _info(path: str, dataset: Any) -> RasterInfo:
+    _require_bands(path, dataset)
+    _require_one_type(path, dataset.dtypes)
+    colours = dataset.colorinterp
+    if ColorInterp.palette in colours:
+        raise InputError(
+            f"{path}: its pixels are numbers in a colour table",
+            "expand them to colours first: gdal_translate -expand rgb IN OUT.tif",
+        )
+    return RasterInfo(
+        name=path,
+        driver=dataset.driver,
+        height=dataset.height,
+        width=dataset.width,
+        count=dataset.count,
+        dtype=dataset.dtypes[0],
+        nodata=dataset.nodata,
+        alpha=colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None,
+        georeferenced=_is_georeferenced(dataset),
+    )
+
+
+def _require_bands(path: str, dataset: Any) -> None:
+    inside = list(dataset.subdatasets)
+    if dataset.count == 0 and inside:
+        raise InputError(f"{path}: holds several rasters", f"name one of them: {', '.join(inside)}")
+    if dataset.count == 0:
+        raise InputError(f"{path}: has no bands", "name a raster that has pixels")
+    if len(inside) > 1:
+        log.warning("%s: holds %d rasters; the first is read (%s)", path, len(inside), inside[0])
+
+
+def _require_one_type(path: str, dtypes: Sequence[str]) -> None:
+    for dtype in dtypes:
+        require_supported(path, dtype)
+    if len(set(dtypes)) > 1:
+        raise InputError(
+            f"{path}: its bands have different types ({', '.join(dtypes)})",
+            "give all bands one type first: gdal_translate -ot TYPE IN OUT.tif",
+        )
+
+
+def _is_georeferenced(dataset: Any) -> bool:
+    placed = not dataset.transform.is_identity or dataset.gcps[0] or dataset.rpcs
+    return bool(placed or (dataset.crs and dataset.crs != CRS()))
+
+
+def _rows_named(box: Box) -> str:
+    return f"rows {box.top} to {box.bottom - 1}"

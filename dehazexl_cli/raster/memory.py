@@ -1,0 +1,146 @@
+"""Arrays as rasters, for the Python interface and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+
+from dehazexl_cli.errors import InputError
+from dehazexl_cli.grid import Box
+from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.pixels import require_supported, thinned, window
+from dehazexl_cli.raster.rows import RowCounter
+
+Layout = Literal["hw", "hwc", "chw"]
+
+
+class ArrayReader:
+    """Reads an array [h, w] or [h, w, c] as a scene, or [c, h, w] if `channels_first`.
+
+    The array is not copied, so it must not change meanwhile. Raises InputError for an array of another
+    shape, an empty one, a masked one, or a type that is not supported.
+    """
+
+    def __init__(
+        self,
+        array: Pixels,
+        channels_first: bool = False,
+        nodata: float | None = None,
+        alpha: int | None = None,  # 1-based
+        name: str = "array",
+    ) -> None:
+        self.layout = _layout(array, channels_first, name)
+        self._bands = _bands_first(array, self.layout)  # [c, h, w], a view
+        count, height, width = self._bands.shape
+        dtype = array.dtype.newbyteorder("=").name
+        require_supported(name, dtype)
+        if alpha is not None and not 1 <= alpha <= count:
+            raise InputError(f"{name}: there is no band {alpha} to be its alpha", f"name one of 1 to {count}")
+        self.info = RasterInfo(name, "MEM", height, width, count, dtype, nodata, alpha)
+
+    def read(self, box: Box, bands: Sequence[int]) -> Pixels:
+        """Pixels [bands, height, width] of a box inside the scene, 1-based bands: a copy."""
+        return self._take(bands, *window(box, self.info))
+
+    def valid(self, box: Box) -> Pixels | None:
+        """Which pixels of the box are ground [height, width] bool; None where all of them are.
+
+        Not ground: every colour band is nodata, any colour band is NaN or infinite, alpha is 0.
+        """
+        ground = self._ground(*window(box, self.info))
+        return None if ground is None or ground.all() else ground
+
+    def sample(self, bands: Sequence[int], side: int) -> Pixels:
+        """Values [bands, n] of valid pixels, evenly thinned to at most side x side of the scene."""
+        rows, cols = thinned(self.info.height, side), thinned(self.info.width, side)
+        values = self._take(bands, rows, cols)
+        ground = self._ground(rows, cols)
+        return values.reshape(len(bands), -1) if ground is None else values[:, ground]
+
+    def close(self) -> None:
+        """Nothing is held open; the array stays with its owner."""
+
+    def _take(self, bands: Sequence[int], rows: slice | Pixels, cols: slice | Pixels) -> Pixels:
+        taken = [self._bands[band - 1][rows][:, cols] for band in bands]
+        return np.stack(taken).astype(self.info.dtype, copy=False)
+
+    def _ground(self, rows: slice | Pixels, cols: slice | Pixels) -> Pixels | None:
+        info = self.info
+        checks = []
+        colour = [band for band in range(1, info.count + 1) if band != info.alpha]
+        if info.nodata is not None:
+            checks.append((self._take(colour, rows, cols) != info.nodata).any(axis=0))
+        if info.dtype.startswith("float"):
+            checks.append(np.isfinite(self._take(colour, rows, cols)).all(axis=0))
+        if info.alpha is not None:
+            checks.append(self._take([info.alpha], rows, cols)[0] != 0)
+        return reduce(np.logical_and, checks) if checks else None
+
+
+class ArrayWriter:
+    """Collects rows in an array of the given layout; `array` has it after `commit`."""
+
+    def __init__(self, info: RasterInfo, layout: Layout = "hwc") -> None:
+        if layout == "hw" and info.count != 1:
+            raise ValueError(f"{info.count} bands do not fit the layout hw")
+        self._counter = RowCounter(info)
+        sizes = {"h": info.height, "w": info.width, "c": info.count}
+        self._array: Pixels | None = np.empty([sizes[axis] for axis in layout], info.dtype)
+        self._bands = _bands_first(self._array, layout)  # [c, h, w], a view
+        self._committed = False
+
+    @property
+    def array(self) -> Pixels:
+        """The whole scene; ValueError before `commit`, as half a scene is no scene."""
+        if self._array is None or not self._committed:
+            raise ValueError("there is no array before commit")
+        return self._array
+
+    def write(self, rows: Pixels) -> None:
+        """Append rows [count, height, width] in the raster's dtype; ValueError if they do not fit."""
+        if self._array is None or self._committed:
+            raise ValueError("this writer is finished")
+        top = self._counter.accept(rows)
+        self._bands[:, top : top + rows.shape[1]] = rows
+
+    def commit(self) -> None:
+        """Give out the array; ValueError if rows are missing."""
+        self._counter.require_all()
+        self._committed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._committed:
+            self._array = None
+            self._bands = np.empty((0, 0, 0))
+
+
+def _layout(array: Pixels, channels_first: bool, name: str) -> Layout:
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError(f"{name}: its mask would be lost", "pass array.filled(VALUE) and nodata=VALUE")
+    if array.size == 0:
+        raise InputError(f"{name}: it has no pixels {array.shape}", "pass at least one row and one column")
+    if array.ndim == 2:
+        return "hw"
+    if array.ndim == 3:
+        return "chw" if channels_first else "hwc"
+    raise InputError(
+        f"{name}: it has {array.ndim} axes", "pass [h, w], [h, w, c], or [c, h, w] marked as such"
+    )
+
+
+def _bands_first(array: Pixels, layout: Layout) -> Pixels:
+    if layout == "hw":
+        return array[np.newaxis]
+    return array if layout == "chw" else np.moveaxis(array, 2, 0)

@@ -1,0 +1,96 @@
+"""How GDAL is called here: a small block cache, every core, nothing printed; what the user has set stays."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.env import get_gdal_config, getenv, hasenv, set_gdal_config
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+# GDAL would take 5 % of the machine's memory. This holds one row of 512-pixel tiles of a scene
+# 20,000 pixels wide with four bands of 16 bits, so that neighbouring boxes decode no tile twice.
+CACHE_BYTES = 128 * 1024 * 1024
+
+# Some GDAL errors reach Python without rasterio's own exception around them.
+GDAL_ERRORS = (RasterioError, CPLE_BaseError, OSError)
+
+
+def reason(error: BaseException) -> str:
+    """What GDAL said first, in one line: rasterio's own message only points to it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split()).rstrip(".")
+
+
+class GdalSession:
+    """Wraps every call to GDAL; one object serves calls from several threads.
+
+    As a function it returns the context to make the calls in. What the user has set is looked up once,
+    where the object is made: an `Env` around that place is not visible in other threads.
+    """
+
+    def __init__(self) -> None:
+        self.threads_are_set = _is_set_by_user("GDAL_NUM_THREADS")
+        self._cache_is_set = _is_set_by_user("GDAL_CACHEMAX")
+        self._options: dict[str, Any] = {
+            "GDAL_TIFF_INTERNAL_MASK": True,
+            # Reading a truncated PNG in one piece gives noise and no error (GDAL 3.10), by rows it fails.
+            "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,
+        }
+        if not self.threads_are_set:
+            self._options["GDAL_NUM_THREADS"] = "ALL_CPUS"
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with rasterio.Env(**self._options):
+            if self._cache_is_set:
+                yield
+            else:
+                with _CACHE:
+                    yield
+
+    def open(self, path: str) -> Any:
+        """A dataset of its own, never shared; scenes without a georeference are nothing to warn of."""
+        with self(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(path)
+
+
+class _SmallCache:
+    """Keeps GDAL's block cache small while any thread is inside.
+
+    The size belongs to the process, so two threads that each restored "their" old value would leave the
+    other's. Here the first to enter lowers it and the last to leave gives the process its own value back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._bytes_before = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._bytes_before = get_gdal_config("GDAL_CACHEMAX")
+                set_gdal_config("GDAL_CACHEMAX", min(self._bytes_before, CACHE_BYTES))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                set_gdal_config("GDAL_CACHEMAX", self._bytes_before)
+
+
+_CACHE = _SmallCache()  # one per process, as GDAL's cache is
+
+
+def _is_set_by_user(option: str) -> bool:
+    return option in os.environ or (hasenv() and option in getenv())

@@ -1,0 +1,121 @@
+"""Half a file is no file: written beside its target under another name, renamed when it is complete."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from dehazexl_cli.errors import OutputError
+
+log = logging.getLogger(__name__)
+
+# GDAL reads these with the file whose full name they extend, whoever wrote them.
+_SIDE_FILES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
+
+
+class Staging:
+    """Temporary names for a file, its side files and what is needed on the way; no handles, only names.
+
+    Raises OutputError, here and again in `publish`, if the target exists and is not to be overwritten, or
+    its folder cannot be written. A symbolic link is followed, so the link stays and its file is replaced.
+    """
+
+    def __init__(self, target: str, overwrite: bool) -> None:
+        self.target = Path(os.path.realpath(target))
+        self._overwrite = overwrite
+        self._require_free()
+        # Side files are named after the stem or the whole name; with the result's stem unlike any other
+        # file's, both kinds are found and renamed by it.
+        self._prefix = f".{self.target.stem[:40]}.{os.getpid()}-{secrets.token_hex(4)}."
+        self.result = self._beside(f"{self._prefix}part{self.target.suffix}")
+        self.scratch = self._beside(f"{self._prefix}rows.tif")
+        self._require_writable()
+
+    def publish(self, stale: Iterable[Path]) -> None:
+        """Give result and side files their names, the result last; then remove the stale ones of before.
+
+        Raises OutputError; then no new file has stayed.
+        """
+        self._require_free()
+        stale = {*stale, *self._side_files_of_target()}
+        moved: list[Path] = []
+        try:
+            _settle(self.result)
+            for side in self.written():
+                if side != self.result:
+                    name = self._beside(self.target.stem + side.name[len(self.result.stem) :])
+                    os.replace(side, name)
+                    moved.append(name)
+            os.replace(self.result, self.target)
+        except OSError as error:
+            _remove(moved)
+            raise self.failure(error.strerror or str(error)) from error
+        _remove(stale.difference(moved))
+
+    def discard(self) -> None:
+        """Remove every temporary."""
+        _remove(self._found(self._prefix))
+
+    def failure(self, why: str) -> OutputError:
+        """The error to raise when writing did not work."""
+        return OutputError(
+            f"{self.target}: cannot be written ({why})", "free some space or choose another folder"
+        )
+
+    def written(self) -> list[Path]:
+        """The result and its side files, as far as there are any yet."""
+        return self._found(self.result.stem)
+
+    def _beside(self, name: str) -> Path:
+        return self.target.parent / name
+
+    def _found(self, prefix: str) -> list[Path]:
+        return sorted(self.target.parent.glob(glob.escape(prefix) + "*"))
+
+    def _side_files_of_target(self) -> list[Path]:
+        return [self._beside(self.target.name + suffix) for suffix in _SIDE_FILES]
+
+    def _require_free(self) -> None:
+        if self.target.is_dir():
+            raise OutputError(
+                f"{self.target}: is a folder", f"name a file, such as {self.target / 'out.tif'}"
+            )
+        if self._overwrite:
+            return
+        for path in [self.target, *self._side_files_of_target()]:
+            if path.exists():
+                raise OutputError(
+                    f"{path}: exists already", "give another name, or --overwrite to replace it"
+                )
+
+    def _require_writable(self) -> None:
+        folder = self.target.parent
+        if not folder.is_dir():
+            raise OutputError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
+        try:
+            # Asked of the system, as GDAL does not say why; GDAL then makes the file itself.
+            os.close(os.open(self.result, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            self.result.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be written ({error.strerror})",
+                "choose another folder or ask for the right",
+            ) from error
+
+
+def _settle(path: Path) -> None:
+    """Wait until the file is on the disk: network file systems report a full one only then."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: cannot be removed (%s)", path, error.strerror)
