@@ -1,0 +1,175 @@
+"""Runs a model over a raster: decide, then stream; on lack of memory, the next plan of the ladder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from dehazexl_cli.engine.stream import Scene, Watch, dehaze_scene
+from dehazexl_cli.engine.transfer import choose_device, choose_precision, measure_budget, precision_name
+from dehazexl_cli.engine.values import choose_bands, choose_range
+from dehazexl_cli.errors import DeviceError, UsageError
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.plan import MemoryBudget, Plan, Wishes, choose, ladder
+from dehazexl_cli.raster.base import RasterReader, RasterWriter
+from dehazexl_cli.report import Report, peak_host_bytes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may decide about a run; the defaults adapt to the scene and the machine."""
+
+    bands: tuple[int, ...] | None = None
+    input_range: tuple[float, float] | None = None
+    strength: float = 1.0
+    device: str = "auto"
+    precision: str = "auto"
+    max_ram: int | None = None  # bytes
+    max_vram: int | None = None  # bytes
+    overlap: int = 0  # pixels
+    wishes: Wishes = field(default_factory=Wishes)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise UsageError(f"--strength {self.strength} is out of range", "give a number from 0 to 1")
+        if self.overlap != 0:
+            raise UsageError(
+                f"--overlap {self.overlap} is not possible yet",
+                "use --overlap 0, patches that meet edge to edge",
+            )
+
+
+class Job(NamedTuple):
+    """A scene with everything decided."""
+
+    scene: Scene
+    dtype: torch.dtype
+    plans: list[Plan]
+    first: int  # index of the plan to begin with
+    budget: MemoryBudget
+
+    @property
+    def plan(self) -> Plan:
+        """The plan the run begins with."""
+        return self.plans[self.first]
+
+
+def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
+    """Decide how to run; reads a thinned sample of the scene at most."""
+    device = choose_device(options.device)
+    dtype = choose_precision(options.precision, device)
+    info = reader.info
+    bands = choose_bands(info, options.bands)
+    grid = PatchGrid(info.height, info.width, model.patch, model.halo)
+    scene = Scene(
+        reader, grid, bands, choose_range(reader, bands, options.input_range), options.strength, device
+    )
+    itemsize = np.dtype(info.dtype).itemsize
+    band_bytes = (grid.patch + 2 * grid.halo) * grid.width * info.count * itemsize
+    budget = measure_budget(device, options.max_ram, options.max_vram)
+    plans = ladder(model.footprint(dtype), grid, band_bytes, device.type == "cuda", options.wishes)
+    return Job(scene, dtype, plans, choose(plans, budget), budget)
+
+
+def run(
+    reader: RasterReader,
+    make_writer: Callable[[], RasterWriter],
+    model: Dehazer,
+    options: Options,
+    watch: Watch | None = None,
+) -> Report:
+    """Dehaze a raster into a new one and say how it went.
+
+    `make_writer` is called once per attempt; the file appears when the last row is written. Raises a
+    DehazeError of the kind that fits, and leaves no output, if anything goes wrong.
+    """
+    report = Report()
+    with report.timed("prepare"):
+        job = prepare(reader, model, options)
+        model = model.to(device=job.scene.device, dtype=job.dtype)
+    describe(report, job, options)
+    for index in range(job.first, len(job.plans)):
+        plan = job.plans[index]
+        report.plan = plan.to_dict()
+        try:
+            attempt(job.scene, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
+            break
+        except OutOfMemory as error:
+            release(job.scene.device)
+            if index + 1 == len(job.plans):
+                raise DeviceError(
+                    f"memory ran out with the smallest plan ({error})",
+                    "close other programs, choose a smaller model, or use a machine with more memory",
+                ) from error
+            following = job.plans[index + 1]
+            report.fallbacks.append(
+                f"out of memory with skips on {plan.skips}, batch {plan.batch}; "
+                f"went on with skips on {following.skips}, batch {following.batch}"
+            )
+    report.peak_host_bytes = peak_host_bytes()
+    if job.scene.device.type == "cuda":
+        report.peak_device_bytes = torch.cuda.max_memory_allocated(job.scene.device)
+    return report
+
+
+def attempt(
+    scene: Scene,
+    model: Dehazer,
+    plan: Plan,
+    make_writer: Callable[[], RasterWriter],
+    report: Report,
+    watch: Watch,
+) -> None:
+    """Run the scene by one plan; OutOfMemory if it needs more than there is."""
+    with make_writer() as writer, noticing_lack_of_memory():
+        dehaze_scene(scene, model, plan, writer, report, watch)
+
+
+class OutOfMemory(Exception):
+    """An allocation failed, on whatever device, under whatever name the library gives it."""
+
+
+ALLOCATION = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC", re.IGNORECASE
+)
+
+
+@contextmanager
+def noticing_lack_of_memory() -> Iterator[None]:
+    """Turn every library's way to say that memory ran out into OutOfMemory."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise OutOfMemory(str(error).splitlines()[0] if str(error) else "no memory") from error
+    except RuntimeError as error:
+        if not ALLOCATION.search(str(error)):
+            raise
+        raise OutOfMemory(str(error).splitlines()[0]) from error
+
+
+def release(device: torch.device) -> None:
+    """Hand cached memory back before the next attempt."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def describe(report: Report, job: Job, options: Options) -> None:
+    """Write what was decided into the report."""
+    info, radiometry = job.scene.reader.info, job.scene.radiometry
+    report.input = info.name
+    report.height, report.width, report.count, report.dtype = info.height, info.width, info.count, info.dtype
+    report.bands = job.scene.bands
+    report.low, report.high, report.range_source = radiometry.low, radiometry.high, radiometry.source
+    report.strength = options.strength
+    report.device = str(job.scene.device)
+    report.precision = precision_name(job.dtype)
+
+
+__all__ = ["Job", "Options", "Plan", "Wishes", "prepare", "run"]

@@ -1,0 +1,99 @@
+"""Reading ahead and writing behind, each on one thread, with errors that come back to the caller."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from dehazexl_cli.raster.base import Pixels, RasterWriter
+
+T = TypeVar("T")
+
+DEPTH = 1  # rows of patches that may wait in a pipe
+POLL_SECONDS = 0.1
+
+
+def ahead(items: Iterable[T]) -> Iterator[T]:
+    """Yield the items while a thread already makes the next; its exception is raised here.
+
+    Leaving the loop early stops the thread before control returns.
+    """
+    pipe: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(DEPTH)
+    stopped = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                return pipe.put((kind, value), timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stopped.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = pipe.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class Behind:
+    """Writes rows on a thread of its own; an error there is raised at the next `save` or at the end."""
+
+    def __init__(self, writer: RasterWriter) -> None:
+        self.writer = writer
+        self._pipe: queue.Queue[Pixels | None] = queue.Queue(DEPTH)
+        self._error: BaseException | None = None
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
+
+    def save(self, rows: Pixels) -> None:
+        """Hand over rows to be written below those before."""
+        if self._error is not None:
+            raise self._error
+        self._pipe.put(rows)
+
+    def _work(self) -> None:
+        # After an error it goes on emptying the pipe, so that `save` never waits for ever.
+        while (rows := self._pipe.get()) is not None:
+            if self._error is None and not self._abandoned:
+                try:
+                    self.writer.write(rows)
+                except BaseException as error:
+                    self._error = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._abandoned = kind is not None
+        self._pipe.put(None)
+        self._thread.join()
+        if kind is None and self._error is not None:
+            raise self._error

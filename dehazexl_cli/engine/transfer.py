@@ -1,0 +1,121 @@
+"""Which device and precision to use, and how source numbers become [0, 1] there and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dehazexl_cli.errors import DeviceError, UsageError
+from dehazexl_cli.plan import MemoryBudget
+from dehazexl_cli.raster.base import Radiometry
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FREE_SHARE = 0.8  # of the memory that is free, unless the user says how much
+# Types whose every value float32 cannot hold are worked on in float64.
+WIDE = {torch.uint32, torch.int32, torch.float64}
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device a user named, or the best one for "auto".
+
+    Raises UsageError for a name that is none, DeviceError for a device that is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UsageError(f"there is no device {wanted!r}", "use auto, cpu, cuda, cuda:1 or mps") from error
+    there: dict[str, Callable[[], bool]] = {
+        "cpu": lambda: True,
+        "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available,
+    }
+    if device.type not in there:
+        raise UsageError(f"device {wanted!r} is not supported", "use auto, cpu, cuda, cuda:1 or mps")
+    if not there[device.type]():
+        raise DeviceError(
+            f"device {wanted!r} is not available here", "use --device auto, or install a PyTorch built for it"
+        )
+    return device
+
+
+def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
+    """The dtype networks compute in: fp16 on CUDA, bf16 on CPUs made for it, else fp32."""
+    if wanted == "auto":
+        if device.type == "cuda":
+            return torch.float16
+        if device.type == "cpu" and cpu_has_bf16():
+            return torch.bfloat16
+        return torch.float32
+    if wanted not in PRECISIONS:
+        raise UsageError(f"there is no precision {wanted!r}", f"use auto, {', '.join(PRECISIONS)}")
+    if wanted == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 is for GPUs; CPUs compute it slowly", "use --precision bf16, fp32 or auto")
+    return PRECISIONS[wanted]
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware (without it, bf16 is slower than fp32)."""
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check and check())
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """The name a user knows a dtype by."""
+    return next(name for name, value in PRECISIONS.items() if value == dtype)
+
+
+def measure_budget(device: torch.device, host_bytes: int | None, device_bytes: int | None) -> MemoryBudget:
+    """What the user allows, or a share of what is free now."""
+    host = host_bytes or int(FREE_SHARE * free_host_bytes())
+    if device.type != "cuda":
+        return MemoryBudget(host, None, host_given=host_bytes is not None)
+    vram = device_bytes or int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
+    return MemoryBudget(host, vram, host_bytes is not None, device_bytes is not None)
+
+
+def free_host_bytes() -> int:
+    """Memory this process may still take: the system's, or less if its control group has a limit."""
+    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such control group, or no limit ("max")
+            continue
+    return max(0, min(free))
+
+
+def to_unit(source: Tensor, radiometry: Radiometry) -> Tensor:
+    """Source numbers -> float32 in [0, 1]; what lies outside the range is held at its ends."""
+    wide = source.to(torch.float64 if source.dtype in WIDE else torch.float32)
+    return ((wide - radiometry.low) / radiometry.scale).clamp(0, 1).float()
+
+
+def to_source(source: Tensor, change: Tensor, radiometry: Radiometry) -> Tensor:
+    """Source numbers with a change, in units of [0, 1], added; rounded and held within the source's type.
+
+    The change is added to the original number, so no change gives back every bit, and what lay outside
+    the range of the model keeps its distance from it.
+    """
+    dtype = source.dtype
+    wide = torch.float64 if dtype in WIDE else torch.float32
+    result = source.to(wide) + change.to(wide) * radiometry.scale
+    if dtype.is_floating_point:
+        return result.to(dtype)
+    limits = torch.iinfo(dtype)
+    return result.round().clamp(limits.min, limits.max).to(dtype)

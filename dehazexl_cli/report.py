@@ -1,0 +1,69 @@
+"""What a run did: its plan, its time and memory, and everything that did not go by the plan."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Report:
+    """Filled in while a scene runs."""
+
+    input: str = ""
+    output: str = ""
+    height: int = 0
+    width: int = 0
+    count: int = 0
+    dtype: str = ""
+    bands: tuple[int, ...] = ()
+    low: float = 0.0  # source value shown to the model as 0
+    high: float = 1.0  # source value shown to the model as 1
+    range_source: str = ""
+    strength: float = 1.0
+    model: str = ""
+    weights_sha256: str = ""
+    device: str = ""
+    precision: str = ""
+    plan: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # per phase
+    peak_host_bytes: int = 0
+    peak_device_bytes: int = 0
+    redone_batches: int = 0  # came out non-finite and were done again in float32
+    fallbacks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    version: str = ""
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time spent inside to a phase's seconds."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
+
+    def warn(self, message: str) -> None:
+        """Note something the user should know, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values, ready for JSON."""
+        values = asdict(self)
+        values["seconds"] = {phase: round(value, 3) for phase, value in self.seconds.items()}
+        return values
+
+
+def peak_host_bytes() -> int:
+    """The process's largest resident size so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

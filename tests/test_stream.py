@@ -1,0 +1,228 @@
+"""Streamed equals whole: for every size, batch, skip policy and model; and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import Identity, Toy
+from numpy.typing import NDArray
+
+from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.errors import DeviceError, UsageError
+from dehazexl_cli.models import build
+from dehazexl_cli.models.base import Batch, Dehazer, Skips, compose
+from dehazexl_cli.plan import SkipPolicy
+from dehazexl_cli.raster.base import Pixels
+from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
+from dehazexl_cli.report import Report
+
+FP32 = {"device": "cpu", "precision": "fp32"}
+
+
+def streamed(array: Pixels, model: Dehazer, options: Options, **reading: object) -> tuple[Pixels, Report]:
+    reader = ArrayReader(array, **reading)  # type: ignore[arg-type]
+    writers: list[ArrayWriter] = []
+
+    def make_writer() -> ArrayWriter:
+        writers.append(ArrayWriter(reader.info, "hw" if array.ndim == 2 else "hwc"))
+        return writers[-1]
+
+    report = run(reader, make_writer, model, options)
+    return writers[-1].array, report
+
+
+def whole(array: NDArray[np.uint8], model: Dehazer) -> Pixels:
+    pixels = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
+    with torch.inference_mode():
+        output = compose(model, pixels)[0].clamp(0, 1)
+    result: Pixels = (output * 255).round().permute(1, 2, 0).to(torch.uint8).numpy()
+    return result
+
+
+def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (37, 5), (16, 16), (33, 50), (64, 48)])
+@pytest.mark.parametrize("gather", ["stack", "sum"])
+def test_streamed_equals_whole_for_every_size(height: int, width: int, gather: str) -> None:
+    array = scene(height, width)
+    output, _ = streamed(array, Toy(gather=gather), Options(**FP32))
+    difference = abs(output.astype(int) - whole(array, Toy(gather=gather)).astype(int))
+    # The change is added to the integer, the whole image rounded from its float: at a tie they may differ.
+    assert difference.max() <= 1
+    assert (difference == 0).mean() > 0.99
+
+
+@pytest.mark.parametrize("skips", ["device", "host", "recompute"])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_batch_and_skip_policy_do_not_change_a_bit(skips: SkipPolicy, batch: int) -> None:
+    array = scene(50, 120)
+    first, _ = streamed(array, Toy(), Options(**FP32, wishes=Wishes("device", 1)))
+    other, report = streamed(array, Toy(), Options(**FP32, wishes=Wishes(skips, batch)))
+    assert np.array_equal(first, other)
+    assert (report.plan["skips"], report.plan["batch"]) == (skips, batch)
+
+
+@pytest.mark.parametrize("name", ["dehazexl-s", "dehazexl-paper"])
+def test_the_real_networks_stream_as_they_run_whole(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name).eval()
+    if name == "dehazexl-s":
+        torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.05)  # type: ignore[union-attr]
+    array = scene(300, 520)
+    expected = whole(array, model).astype(int)
+    for wishes in (Wishes("host", 2), Wishes("recompute", 1)):
+        output, _ = streamed(array, model, Options(**FP32, wishes=wishes))
+        assert abs(output.astype(int) - expected).max() <= 1
+    assert abs(expected - array).mean() > 1  # the network does something
+
+
+def test_each_patch_is_encoded_and_mixed_once() -> None:
+    model = Toy()
+    streamed(scene(50, 120), model, Options(**FP32, wishes=Wishes("host", 4)))
+    assert sorted(model.encoded) == list(range(4 * 8))
+    assert model.mixed == 1
+
+
+DTYPES = ["uint8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
+
+
+def values(dtype: str, shape: tuple[int, ...]) -> Pixels:
+    rng = np.random.default_rng(1)
+    if dtype.startswith("float"):
+        return (rng.standard_normal(shape) * 1e4).astype(dtype)
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 3), (35, 17, 3), (20, 40), (20, 21, 5), (9, 50, 1)])
+def test_identity_gives_back_every_bit(dtype: str, shape: tuple[int, ...], identity: Identity) -> None:
+    array = values(dtype, shape)
+    output, _ = streamed(array, identity, Options(device="cpu"))
+    assert output.dtype == array.dtype
+    assert output.tobytes() == array.tobytes()
+
+
+def test_strength_zero_changes_nothing_and_half_changes_half() -> None:
+    array = scene(33, 50)
+    full, none, half = (
+        streamed(array, Toy(), Options(**FP32, strength=s))[0].astype(int) for s in (1.0, 0.0, 0.5)
+    )
+    assert np.array_equal(none, array)
+    assert abs(half - (array + full) / 2).max() <= 1
+
+
+def test_grey_is_shown_as_three_equal_bands_and_averaged_back() -> None:
+    grey = scene(33, 50)[:, :, 0]
+    output, report = streamed(grey, Toy(), Options(**FP32))
+    colour, _ = streamed(np.repeat(grey[:, :, None], 3, 2), Toy(), Options(**FP32))
+    assert report.bands == (1,)
+    assert abs(output.astype(int) - colour[:, :, 0]).max() <= 1
+
+
+def test_chosen_bands_change_and_the_others_stay_bit_equal() -> None:
+    array = values("uint16", (33, 50, 5))
+    output, _ = streamed(array, Toy(), Options(**FP32, bands=(4, 3, 2)))
+    assert np.array_equal(output[:, :, [0, 4]], array[:, :, [0, 4]])
+    assert not np.array_equal(output[:, :, 1], array[:, :, 1])
+    rgb, _ = streamed(array[:, :, [3, 2, 1]], Toy(), Options(**FP32))
+    assert np.array_equal(output[:, :, [3, 2, 1]], rgb)
+
+
+def test_invalid_pixels_come_out_as_they_were_and_do_not_show_beside_them() -> None:
+    array = np.full((40, 60, 3), 100, np.uint8)
+    array[:, 30:] = 0
+    output, _ = streamed(array, Toy(), Options(**FP32), nodata=0)
+    assert (output[:, 30:] == 0).all()
+    flat, _ = streamed(np.full((40, 60, 3), 100, np.uint8), Toy(), Options(**FP32))
+    assert abs(output[:, :30].astype(int) - flat[:, :30]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint8", 0), ("uint8", 255), ("uint16", 65535), ("float32", 0.0)]
+)
+def test_ground_never_becomes_nodata(dtype: str, nodata: float) -> None:
+    class Flat(Identity):
+        """Makes everything the nodata value."""
+
+        def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+            return torch.full_like(batch.pixels, 1.0 if nodata else 0.0)
+
+    array = np.full((20, 20, 3), 100, dtype)
+    array[4, 4] = nodata
+    top = 65535 if dtype == "uint16" else 255
+    output, _ = streamed(array, Flat(), Options(**FP32, input_range=(0, top)), nodata=nodata)
+    holes = (output == nodata).all(2)
+    assert holes[4, 4]
+    assert holes.sum() == 1
+    assert abs(output.astype(float) - nodata).max() <= 1
+
+
+def test_nan_and_infinity_stay_and_spread_nowhere() -> None:
+    array = np.random.default_rng(0).random((40, 60, 3), dtype=np.float32)
+    array[3, 4] = np.nan
+    array[20, 50, 1] = np.inf
+    output, _ = streamed(array, Toy(), Options(**FP32))
+    assert np.array_equal(np.isfinite(output), np.isfinite(array))
+    assert np.isinf(output[20, 50, 1])
+
+
+class Overflowing(Toy):
+    """Overflows where the input is bright, unless it runs in float32, as networks in half precision do."""
+
+    def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+        out = super().decode(batch, scene.float(), skips)
+        if self.anchor.dtype != torch.float32:
+            out = torch.where(self.inner(batch.pixels) > 0.9, torch.inf, out)
+        return out
+
+
+def test_a_batch_that_overflows_is_done_again_in_float32_and_counted() -> None:
+    array = scene(40, 60) // 2
+    array[0, 0] = 255
+    expected, _ = streamed(array, Toy(), Options(**FP32, wishes=Wishes(batch=1)))
+    output, report = streamed(
+        array, Overflowing(), Options(device="cpu", precision="bf16", wishes=Wishes(batch=1))
+    )
+    assert report.redone_batches == 1
+    assert abs(output.astype(int) - expected).max() <= 1
+
+
+class Hungry(Toy):
+    """Runs out of memory for batches larger than it can hold."""
+
+    limit = 2
+
+    def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+        if len(batch.ids) > self.limit:
+            raise MemoryError("planned for a test")
+        return super().encode(batch)
+
+
+def test_lack_of_memory_goes_down_the_ladder_and_is_reported() -> None:
+    array = scene(50, 200)
+    expected, _ = streamed(array, Toy(), Options(**FP32))
+    output, report = streamed(array, Hungry(), Options(**FP32))
+    assert np.array_equal(output, expected)
+    assert report.plan["batch"] == 2
+    assert len(report.fallbacks) == 2
+
+
+def test_lack_of_memory_with_a_given_batch_fails_instead_of_changing_it() -> None:
+    with pytest.raises(DeviceError):
+        streamed(scene(50, 200), Hungry(), Options(**FP32, wishes=Wishes("recompute", 4)))
+
+
+@pytest.mark.parametrize("bands", [(0,), (1, 2), (1, 2, 4), (1, 1, 2), (-1, 2, 3)])
+def test_bands_that_are_no_colours_are_refused(bands: tuple[int, ...], identity: Identity) -> None:
+    with pytest.raises(UsageError):
+        streamed(scene(5, 5), identity, Options(bands=bands))
+
+
+def test_sixteen_bit_ramps_keep_their_levels() -> None:
+    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    output, _ = streamed(ramp, Identity(64), Options(**FP32))
+    assert len(np.unique(output)) == 65536
