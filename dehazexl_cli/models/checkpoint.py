@@ -77,6 +77,8 @@ def load(path: Path, name: str | None = None) -> Loaded:
     `name` is the model asked for, if any. Raises WeightsError if the file is missing, damaged, of another
     model, or does not fit its network.
     """
+    if name is not None:
+        find(name)
     if not path.is_file():
         raise WeightsError(f"there is no weight file {path}", "check --weights, or leave it out")
     header, state = read_state(path)
@@ -108,7 +110,8 @@ def read_state(path: Path) -> tuple[dict[str, str], State]:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return file.metadata() or {}, renamed({key: file.get_tensor(key) for key in file.keys()})
+                names = file.keys()
+                return file.metadata() or {}, renamed({name: file.get_tensor(name) for name in names})
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -22,6 +22,7 @@ from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
 STEM = 4  # pixels per side of a cell of the finest feature map
+TOKENS_AT_ONCE = 8192  # in the mixer's feed-forward part
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class DehazeXL(Dehazer):
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
             work_bytes=12 * widest * finest + 6 * pixels,
-            mix_bytes=12 * token,
+            mix_bytes=7 * token,  # residual, queries, keys, values, attended, and their like in flight
         )
 
 
@@ -177,6 +178,10 @@ class MixerBlock(nn.Module):
         qkv = self.qkv(self.input_layernorm(x))
         q, k, v = qkv.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # [b, heads, n, d]
         x = x + self.proj(attend(q, k, v, seed).transpose(1, 2).reshape(b, n, dim))
+        # The hidden layer is eight times as large as the tokens, so large scenes pass it in parts.
+        return torch.cat([self._feed(part) for part in x.split(TOKENS_AT_ONCE, dim=1)], dim=1)
+
+    def _feed(self, x: Tensor) -> Tensor:
         y = self.post_attention_layernorm(x)
         return x + self.down_proj(F.gelu(self.gate_proj(y)) * self.up_proj(y))
 

@@ -1,0 +1,1 @@
+"""Haze synthesis and the trainer."""

@@ -1,0 +1,88 @@
+"""Sampled attention: repeatable, close to exact, and the published two-pass arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models import attention
+from dehazexl_cli.models.attention import BLOCK, EXACT_TOKENS, SAMPLES, attend, sampled_attention
+from dehazexl_cli.models.dehazexl import position_code, token_places
+
+
+def tokens(n: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, 16, generator=rng) for _ in range(3))
+    return q * spread, k * spread, v
+
+
+def two_pass(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
+    """The published form: own block and samples attended apart, merged by their log-sum-exp."""
+    heads, n, d = q.shape
+    rng = torch.Generator().manual_seed(seed)
+    planes = torch.randn(d, attention.PROJECTIONS, generator=rng)
+    orders = [attention.angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k)]
+    q, k, v = (
+        attention.take(t, o) for t, o in zip((q, k, v), (orders[0], orders[1], orders[1]), strict=True)
+    )
+    picks = torch.randint(n, (SAMPLES,), generator=rng)
+    out = torch.empty_like(q)
+    for head in range(heads):
+        for start in range(0, n, BLOCK):
+            block = slice(start, min(n, start + BLOCK))
+            near = q[head, block] @ k[head, block].T / math.sqrt(d)
+            far = q[head, block] @ k[head, picks].T / math.sqrt(d) + math.log(n / SAMPLES)
+            far[:, picks // BLOCK == start // BLOCK] = -torch.inf
+            weights = torch.stack([near.logsumexp(1), far.logsumexp(1)]).softmax(0)[..., None]
+            out[head, block] = weights[0] * (near.softmax(1) @ v[head, block]) + weights[1] * (
+                far.softmax(1) @ v[head, picks]
+            )
+    return torch.empty_like(out).scatter_(1, orders[0][..., None].expand_as(out), out)
+
+
+@pytest.mark.parametrize("n", [EXACT_TOKENS, EXACT_TOKENS + 77])
+def test_one_softmax_equals_the_published_two_passes(n: int) -> None:
+    q, k, v = tokens(n)
+    assert torch.allclose(sampled_attention(q, k, v, 5), two_pass(q, k, v, 5), atol=1e-5)
+
+
+def test_a_seed_repeats_and_another_differs() -> None:
+    q, k, v = (t[None] for t in tokens(EXACT_TOKENS))
+    assert torch.equal(attend(q, k, v, 1), attend(q, k, v, 1))
+    assert not torch.equal(attend(q, k, v, 1), attend(q, k, v, 2))
+
+
+def test_few_tokens_are_attended_exactly_whatever_the_seed() -> None:
+    q, k, v = (t[None] for t in tokens(EXACT_TOKENS - 1))
+    assert torch.equal(attend(q, k, v, 1), F.scaled_dot_product_attention(q, k, v))
+
+
+def test_sampled_comes_near_exact_attention() -> None:
+    q, k, v = (t[None] for t in tokens(EXACT_TOKENS, spread=0.5))
+    exact, sampled = attend(q, k, v, None), attend(q, k, v, 0)
+    # Values are noise of deviation 1: ignoring the scene beyond the block would err by about 1/16.
+    assert (exact - sampled).square().mean().sqrt() < 0.08
+    assert (exact - sampled).mean().abs() < 0.02
+
+
+def test_places_follow_the_rectangle_and_its_origin() -> None:
+    places = token_places(PatchGrid(300, 700, 256, origin=(64, 32)), torch.device("cpu"))
+    assert places.shape == (2 * 3 * 64, 2)
+    assert places[0].tolist() == [2, 1]
+    assert places[9].tolist() == [3, 2]
+    assert places[64].tolist() == [2, 9]  # the second patch lies to the right
+    assert places[3 * 64].tolist() == [10, 1]  # the fourth below the first
+    assert len({tuple(place) for place in places.tolist()}) == len(places)
+
+
+def test_position_codes_are_width_first_and_of_unit_pairs() -> None:
+    code = position_code(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), 16)
+    assert torch.equal(code[0], torch.tensor([0.0] * 4 + [1.0] * 4).repeat(2))
+    assert not torch.equal(code[1, :8], code[0, :8])
+    assert torch.equal(code[1, 8:], code[0, 8:])
+    assert torch.equal(code[2, :8], code[0, :8])

@@ -1,0 +1,152 @@
+"""The trainer resumes bit by bit, learns, keeps validation apart, and writes weights that run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.models.checkpoint import load
+from dehazexl_cli.training.data import Recipe, Sampler, Scene, load_scenes, split
+from dehazexl_cli.training.loop import Lesson, TrainConfig, train, validation_pairs
+from dehazexl_cli.training.losses import restoration_loss
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name in ("town__1", "town__2", "field__1"):
+        coarse = rng.integers(0, 200, (3, 20, 20), dtype=np.uint8)
+        pixels = coarse.repeat(15, 1).repeat(15, 2) + rng.integers(0, 50, (3, 300, 300), dtype=np.uint8)
+        with rasterio.open(folder / f"{name}.tif", "w", "GTiff", 300, 300, 3, dtype="uint8") as file:
+            file.write(pixels)
+    return folder
+
+
+def config(pictures: Path, out: Path, **changes: object) -> TrainConfig:
+    base = TrainConfig(
+        data=(str(pictures),),
+        out=str(out),
+        held_out=("field",),
+        lessons=(Lesson(1, 1, 2), Lesson(2, 1, 2)),
+        warm_up=1,
+        precision="fp32",
+        validate_every=100,
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_run_that_was_stopped_ends_with_the_same_bits(pictures: Path, tmp_path: Path) -> None:
+    whole = train(config(pictures, tmp_path / "whole"), lambda progress: None)
+
+    def stop(progress: object) -> None:
+        if progress.step == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    pieces = config(pictures, tmp_path / "pieces", checkpoint_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(pieces, stop)
+    resumed = train(pieces, lambda progress: None)
+    expected = load(whole).model.state_dict()
+    for key, value in load(resumed).model.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+    assert load(resumed).about["steps"] == 4
+    assert "output" in load(resumed).about["metrics"]
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_folder_of_other_settings_is_not_gone_on_with(pictures: Path, tmp_path: Path) -> None:
+    train(config(pictures, tmp_path, time_limit=0.0), lambda progress: None)
+    with pytest.raises(UsageError, match="other settings"):
+        train(config(pictures, tmp_path, rate=1e-5), lambda progress: None)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_training_lowers_the_loss(pictures: Path, tmp_path: Path) -> None:
+    losses: list[float] = []
+    settings = config(
+        pictures, tmp_path, lessons=(Lesson(1, 2, 14),), rate=2e-3, recipe=Recipe(clear_share=0.0)
+    )
+    train(settings, lambda progress: losses.append(progress.loss))
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine(pictures: Path, tmp_path: Path) -> None:
+    settings = config(pictures, tmp_path, lessons=(Lesson(1, 1, 110),), warm_up=10, rate=1.0)
+    assert settings.rate_at(0) == pytest.approx(0.1)
+    assert settings.rate_at(10) == pytest.approx(1.0)
+    assert settings.rate_at(60) == pytest.approx(0.505)
+    assert settings.rate_at(110) == pytest.approx(0.01)
+
+
+def test_lessons_follow_each_other(pictures: Path, tmp_path: Path) -> None:
+    settings = config(pictures, tmp_path)
+    assert [settings.lesson(step).side for step in range(5)] == [1, 1, 2, 2, 2]
+
+
+def scenes() -> list[Scene]:
+    rng = np.random.default_rng(0)
+    return [
+        Scene(f"{place}__{i}", place, rng.integers(0, 255, (3, 90, 120), dtype=np.uint8))
+        for place in "ab"
+        for i in range(3)
+    ]
+
+
+def test_samples_depend_on_seed_and_step_alone() -> None:
+    first, again = (Sampler(scenes(), Recipe(), seed=1) for _ in range(2))
+    first.batch(1, 2, 32)
+    for one, other in zip(first.batch(5, 3, 32), again.batch(5, 3, 32), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(first.batch(5, 3, 32)[0], first.batch(6, 3, 32)[0])
+
+
+def test_samples_are_pairs_of_hazy_and_clear_in_range() -> None:
+    hazy, clear = Sampler(scenes(), Recipe(clear_share=0.3), seed=1).batch(0, 24, 48)
+    for images in (hazy, clear):
+        assert images.shape == (24, 3, 48, 48)
+        assert images.dtype == torch.float32
+        assert images.min() >= 0
+        assert images.max() <= 1
+    equal = [torch.equal(h, c) for h, c in zip(hazy, clear, strict=True)]
+    assert 2 <= sum(equal) <= 14
+    contrast = torch.stack([(h.std() / c.std()) for h, c in zip(hazy, clear, strict=True)])
+    assert contrast.max() < 1.2  # uneven haze may add a little of its own
+    assert contrast.mean() < 0.9
+    assert contrast.min() < 0.6
+
+
+def test_validation_scenes_are_not_trained_on() -> None:
+    training, validation = split(scenes(), ["b"])
+    assert {s.source for s in training} == {"a"}
+    assert {s.source for s in validation} == {"b"}
+    assert split(scenes(), [])[1] == []
+
+
+def test_validation_pairs_are_the_same_each_time() -> None:
+    for one, other in zip(validation_pairs(scenes()), validation_pairs(scenes()), strict=True):
+        assert torch.equal(one[0], other[0])
+        assert not torch.equal(one[0], one[1])
+
+
+def test_unusable_data_is_refused(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no images"):
+        load_scenes([tmp_path])
+    with pytest.raises(InputError, match="held out"):
+        train(config(pictures, tmp_path, held_out=("town", "field")), lambda progress: None)
+
+
+def test_the_loss_counts_pixels_and_their_spectrum() -> None:
+    clear = torch.zeros(1, 3, 8, 8)
+    assert restoration_loss(clear + 0.5, clear, 0.0).item() == pytest.approx(0.5)
+    # A constant error is one Fourier coefficient, 0.5·sqrt(64), of the 8·5·2 real numbers of each band.
+    assert restoration_loss(clear + 0.5, clear, 1.0).item() == pytest.approx(0.5 + 4 / 80)
+    assert math.isfinite(restoration_loss(clear, clear, 1.0).item())
