@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from dehazexl_cli.cli import main
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.checkpoint import save
+from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
 from dehazexl_cli.plan import Footprint
 
 SHARED = Path(os.environ.get("DEHAZEXL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -118,3 +124,44 @@ def identity() -> Identity:
 @pytest.fixture
 def toy() -> Toy:
     return Toy()
+
+
+TINY = dataclasses.replace(
+    SMALL, patch=64, embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), decoder_heads=(2, 2, 1, 1)
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file of a very small network that visibly changes what it sees."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    torch.manual_seed(0)
+    model = DehazeXL(TINY)
+    torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.1)
+    save(path, model, "dehazexl-s", {}, torch.float32)
+    return path
+
+
+class Result(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def dehazexl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Runs the command line in this process, as `main` would."""
+
+    def command(*arguments: object) -> Result:
+        monkeypatch.setattr("sys.argv", ["dehazexl", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Result(code, *capfd.readouterr())
+
+    return command

@@ -1,0 +1,99 @@
+"""Remove haze from aerial and satellite images of any size.
+
+>>> import dehazexl_cli
+>>> clear = dehazexl_cli.dehaze(hazy)                      # an array [height, width, 3], or a path
+>>> report = dehazexl_cli.dehaze_file("in.tif", "out.tif")  # any size, from disk to disk
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dehazexl_cli.engine import Options
+    from dehazexl_cli.models.checkpoint import Loaded
+    from dehazexl_cli.report import Report
+
+__version__ = "0.1.0"
+DEFAULT_MODEL = "dehazexl-s"
+
+
+def load_model(name: str | None = None, weights: str | PathLike[str] | None = None) -> Loaded:
+    """A model with weights: by default the bundled one, else the one that the weight file holds.
+
+    Raises UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
+    """
+    from dehazexl_cli.models.checkpoint import bundled, load
+
+    if weights is not None:
+        return load(Path(weights), name)
+    return load(bundled(name or DEFAULT_MODEL), name or DEFAULT_MODEL)
+
+
+def dehaze(
+    image: np.ndarray[Any, Any] | str | PathLike[str],
+    *,
+    model: Loaded | None = None,
+    options: Options | None = None,
+    nodata: float | None = None,
+) -> np.ndarray[Any, Any]:
+    """Dehaze an array [height, width] or [height, width, bands], or an image file; returns an array.
+
+    The result has the input's shape and dtype (a file's is [height, width, bands]). `nodata` marks array
+    values that are no ground; a file says so itself. Raises the DehazeError that fits.
+    """
+    from dehazexl_cli.engine import Options, run
+    from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
+
+    path = isinstance(image, str | PathLike)
+    reader = open_reader(image) if path else ArrayReader(image, nodata=nodata)  # type: ignore[arg-type]
+    writers: list[ArrayWriter] = []
+
+    def make_writer() -> ArrayWriter:
+        writers.append(ArrayWriter(reader.info, "hwc" if path or image.ndim == 3 else "hw"))  # type: ignore[union-attr]
+        return writers[-1]
+
+    try:
+        run(reader, make_writer, (model or load_model()).model, options or Options())
+    finally:
+        reader.close()
+    return writers[-1].array
+
+
+def dehaze_file(
+    source: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    model: Loaded | None = None,
+    options: Options | None = None,
+    overwrite: bool = False,
+    watch: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
+
+    `watch` is told (phase, patches done, patches in all). Raises the DehazeError that fits.
+    """
+    from dehazexl_cli.engine import Options, run
+    from dehazexl_cli.raster import open_reader, open_writer
+
+    loaded = model or load_model()
+    reader = open_reader(source)
+    try:
+        report = run(
+            reader,
+            lambda: open_writer(target, reader, overwrite=overwrite),
+            loaded.model,
+            options or Options(),
+            watch,
+        )
+    finally:
+        reader.close()
+    report.output = str(target)
+    report.model, report.weights_sha256, report.version = loaded.name, loaded.sha256, __version__
+    return report

@@ -1,0 +1,59 @@
+"""The command line: one file per command. Heavy libraries are imported inside command bodies only."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dehazexl_cli import __version__
+from dehazexl_cli.cli import console
+from dehazexl_cli.cli.plan import plan
+from dehazexl_cli.cli.run import run
+from dehazexl_cli.errors import DehazeError
+
+app = typer.Typer(
+    name="dehazexl",
+    help="Remove haze from aerial and satellite images of any size.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command()(plan)
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"dehazexl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def settings(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """Remove haze from aerial and satellite images of any size."""
+    console.debug = debug
+
+
+def main() -> None:
+    """Run the command line; known failures become two lines and their exit code."""
+    try:
+        with console.signals():
+            app()
+    except DehazeError as error:
+        if console.debug:
+            raise
+        console.show_error(error)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if console.debug:
+            raise
+        console.show_bug(error)
+        sys.exit(1)

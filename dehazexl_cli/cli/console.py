@@ -1,0 +1,202 @@
+"""What a person sees: messages and progress on stderr. Data goes to stdout elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from dehazexl_cli.errors import DehazeError, Stopped, UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+debug = False  # set by the global option, read by main()
+
+PHASES = {"encode": "Encoding", "mix": "Mixing", "decode": "Decoding", "finish": "Finishing"}
+
+
+class ProgressKind(StrEnum):
+    """How progress is shown."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+    json = "json"
+
+
+def say(message: str) -> None:
+    """One line for the person at the terminal."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def show_error(error: DehazeError) -> None:
+    """One line of what happened, one of what to do."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"  try: {error.hint}")
+
+
+def show_bug(error: Exception) -> None:
+    """An error nobody foresaw."""
+    text = str(error).splitlines()
+    say(f"error: {type(error).__name__}: {text[0] if text else 'no further words'}")
+    say("  try: run it again as `dehazexl --debug …` and report what it prints; this should not happen")
+
+
+def configure_logging(verbose: bool, quiet: bool) -> None:
+    """Send the libraries' warnings to stderr, or more of them, or only errors."""
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+@contextmanager
+def signals() -> Iterator[None]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into Stopped, so that every `with` on the way cleans up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number, "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+
+    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, stop) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress(Protocol):
+    """Shows how far a run is; a context manager's `start` and `stop` around calls in between."""
+
+    def __call__(self, phase: str, done: int, total: int) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@contextmanager
+def progress(kind: ProgressKind, quiet: bool) -> Iterator[Progress]:
+    """Progress in the way the user and the terminal want it."""
+    shown = make_progress(kind, quiet)
+    try:
+        yield shown
+    finally:
+        shown.stop()
+
+
+def make_progress(kind: ProgressKind, quiet: bool) -> Progress:
+    """A bar on a terminal, lines elsewhere, JSON or nothing on request."""
+    if kind is ProgressKind.json:
+        return JsonProgress()
+    if kind is ProgressKind.never or (quiet and kind is ProgressKind.auto):
+        return NoProgress()
+    terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return BarProgress() if terminal or kind is ProgressKind.always else LineProgress()
+
+
+class NoProgress:
+    """Shows nothing."""
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        pass
+
+    def stop(self) -> None:
+        """Nothing to end."""
+
+
+class JsonProgress:
+    """One JSON object a line, for schedulers and other programs."""
+
+    def __init__(self) -> None:
+        self._percent: tuple[str, int] | None = None
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        percent = (phase, 100 * done // total)
+        if percent != self._percent:
+            self._percent = percent
+            say(json.dumps({"event": "progress", "phase": phase, "done": done, "total": total}))
+
+    def stop(self) -> None:
+        """Nothing to end."""
+
+
+class LineProgress:
+    """A line per tenth of the long phases, for logs."""
+
+    def __init__(self) -> None:
+        self._shown = ("", -1)
+        self._began = time.monotonic()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if total == 1:
+            return
+        if phase != self._shown[0]:
+            self._began = time.monotonic()
+        tenth = (phase, 10 * done // total)
+        if tenth != self._shown and done:
+            left = (time.monotonic() - self._began) * (total - done) / done
+            say(f"{PHASES[phase]} {100 * done // total}%, {done} of {total} patches, {left:.0f} s left")
+        self._shown = tenth
+
+    def stop(self) -> None:
+        """Nothing to end."""
+
+
+class BarProgress:
+    """A bar per phase with the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._bars.start()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(PHASES[phase], total=total)
+        self._bars.update(self._tasks[phase], completed=done)
+
+    def stop(self) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        self._bars.stop()
+
+
+def parse_size(text: str | None) -> int | None:
+    """Bytes of "8G", "512M" or "1.5GB" (powers of 1024); UsageError for anything else."""
+    if text is None:
+        return None
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = {"K": 10, "M": 20, "G": 30, "T": 40}.get(number[-1:], 0)
+    try:
+        size = int(float(number[:-1] if unit else number) * 2**unit)
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"{text!r} is no amount of memory", "write it like 8G or 512M")
+    return size

@@ -1,0 +1,103 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dehazexl_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dehazexl_cli.engine import Options
+
+
+class Precision(StrEnum):
+    """What networks compute in."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+Input = Annotated[
+    str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="dehazexl-s (bundled, the default) or dehazexl-paper.")
+]
+Weights = Annotated[Path | None, typer.Option("--weights", help="A weight file, .safetensors or .pth.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+PrecisionName = Annotated[Precision, typer.Option("--precision", help="What the network computes in.")]
+Bands = Annotated[
+    str | None,
+    typer.Option("--bands", "-b", metavar="R,G,B", help="Bands that are red, green and blue, or one grey."),
+]
+InputRange = Annotated[
+    str | None,
+    typer.Option("--input-range", metavar="LOW,HIGH", help="Source values shown as black and white."),
+]
+MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory it may use, like 8G.")]
+MaxVram = Annotated[
+    str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory it may use, like 6G.")
+]
+Overlap = Annotated[
+    int, typer.Option("--overlap", metavar="PIXELS", help="Overlap of patches; only 0 so far.")
+]
+Strength = Annotated[
+    float, typer.Option("--strength", metavar="0..1", help="How much of the change to apply.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the sampled attention in very large scenes.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def read_options(
+    bands: str | None,
+    input_range: str | None,
+    strength: float,
+    device: str,
+    precision: Precision,
+    max_ram: str | None,
+    max_vram: str | None,
+    overlap: int,
+    seed: int,
+) -> Options:
+    """The engine's options from the command line's texts; UsageError for a text that is none."""
+    from dehazexl_cli.cli.console import parse_size
+    from dehazexl_cli.engine import Options, Wishes
+
+    return Options(
+        bands=parse_bands(bands),
+        input_range=parse_range(input_range),
+        strength=strength,
+        device=device,
+        precision=precision.value,
+        max_ram=parse_size(max_ram),
+        max_vram=parse_size(max_vram),
+        overlap=overlap,
+        wishes=Wishes(seed=seed),
+    )
+
+
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
+    """Band numbers of "4,3,2"."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--bands {text!r} are no band numbers", "write them like 4,3,2") from None
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Low and high of "0,4095"."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--input-range {text!r} is no range", "write it like 0,4095") from None
+    return low, high

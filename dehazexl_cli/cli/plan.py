@@ -1,0 +1,135 @@
+"""`dehazexl plan IN`: how a scene would be run, and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from dehazexl_cli.cli import options
+
+if TYPE_CHECKING:
+    from dehazexl_cli.engine import Job, Options
+    from dehazexl_cli.models.base import Dehazer
+
+
+def plan(
+    source: options.Input,
+    model: options.ModelName = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.PrecisionName = options.Precision.auto,
+    bands: options.Bands = None,
+    input_range: options.InputRange = None,
+    max_ram: options.MaxRam = None,
+    max_vram: options.MaxVram = None,
+    overlap: options.Overlap = 0,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Print how IN would be run on this machine, what it would need, and why. Nothing is written.
+
+    Example: dehazexl plan huge.tif --max-ram 4G
+    """
+    chosen = options.read_options(
+        bands, input_range, 1.0, device, precision, max_ram, max_vram, overlap, seed
+    )
+    print_plan(source, model, weights, chosen, as_json)
+
+
+def print_plan(source: str, model: str | None, weights: Path | None, chosen: Options, as_json: bool) -> None:
+    """Decide as a run would, and print it on stdout."""
+    from dehazexl_cli import DEFAULT_MODEL
+    from dehazexl_cli.engine import prepare
+    from dehazexl_cli.raster import open_reader
+
+    reader = open_reader(source)
+    try:
+        network = network_for(model or DEFAULT_MODEL, weights)
+        facts = describe(prepare(reader, network, chosen), model or DEFAULT_MODEL)
+    finally:
+        reader.close()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        typer.echo("\n".join(sentences(facts)))
+
+
+def network_for(name: str, weights: Path | None) -> Dehazer:
+    """The network; without a weight file only its shape, which costs no memory."""
+    from dehazexl_cli import load_model
+
+    if weights is not None:
+        return load_model(name, weights).model
+    import torch
+
+    from dehazexl_cli.models import build
+
+    with torch.device("meta"):
+        return build(name)
+
+
+def describe(job: Job, model: str) -> dict[str, Any]:
+    """What was decided, as plain values."""
+    from dehazexl_cli.engine.transfer import precision_name
+
+    info, radiometry = job.scene.reader.info, job.scene.radiometry
+    return {
+        "input": info.name,
+        "height": info.height,
+        "width": info.width,
+        "count": info.count,
+        "dtype": info.dtype,
+        "bands": list(job.scene.bands),
+        "range": [radiometry.low, radiometry.high],
+        "range_source": radiometry.source,
+        "model": model,
+        "device": str(job.scene.device),
+        "precision": precision_name(job.dtype),
+        "patches": [job.scene.grid.rows, job.scene.grid.cols],
+        "budget": {"host_bytes": job.budget.host_bytes, "device_bytes": job.budget.device_bytes},
+        "plan": job.plan.to_dict(),
+        "rejected": [plan.to_dict() for plan in job.plans[: job.first]],
+    }
+
+
+def sentences(facts: dict[str, Any]) -> list[str]:
+    """The same for a person."""
+    plan, budget = facts["plan"], facts["budget"]
+    rows, cols = facts["patches"]
+    waiting = {
+        "host": "kept in memory between encoding and decoding",
+        "device": "kept on the device between encoding and decoding",
+        "recompute": "computed again when decoding, as they do not fit",
+    }[plan["skips"]]
+    attention = {
+        "exact": "exact, every token sees every other",
+        "sampled": "sampled, as exact attention would take longer than all patches",
+    }[plan["attention"]]
+    lines = [
+        f"scene      {facts['width']} x {facts['height']} pixels, {facts['count']} bands of {facts['dtype']}",
+        f"bands      {','.join(map(str, facts['bands']))}; {facts['range'][0]:g} to {facts['range'][1]:g} "
+        f"shown to the model as 0 to 1 ({facts['range_source']})",
+        f"model      {facts['model']} on {facts['device']} in {facts['precision']}",
+        f"patches    {cols} x {rows}, {plan['batch']} at a time",
+        f"attention  {attention}",
+        f"features   {waiting}",
+        f"memory     {size(plan['host_bytes'])} expected, {size(budget['host_bytes'])} allowed",
+    ]
+    if budget["device_bytes"] is not None:
+        lines.append(
+            f"device     {size(plan['device_bytes'])} expected, {size(budget['device_bytes'])} allowed"
+        )
+    for other in facts["rejected"]:
+        lines.append(
+            f"rejected   features {other['skips']}, batch {other['batch']}: needs {size(other['host_bytes'])}"
+            + (f" and {size(other['device_bytes'])} on the device" if other["device_bytes"] else "")
+        )
+    return lines
+
+
+def size(count: int) -> str:
+    """Bytes for a person."""
+    return f"{count / 2**30:.2f} GB"

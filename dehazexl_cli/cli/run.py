@@ -1,0 +1,96 @@
+"""`dehazexl run IN OUT`: dehaze one scene."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dehazexl_cli.cli import console, options
+from dehazexl_cli.errors import OutputError
+
+if TYPE_CHECKING:
+    from dehazexl_cli.report import Report
+
+
+def run(
+    source: options.Input,
+    target: Annotated[str, typer.Argument(metavar="OUT", help="The dehazed image; .tif or .png.")],
+    model: options.ModelName = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.PrecisionName = options.Precision.auto,
+    bands: options.Bands = None,
+    input_range: options.InputRange = None,
+    strength: options.Strength = 1.0,
+    overlap: options.Overlap = 0,
+    max_ram: options.MaxRam = None,
+    max_vram: options.MaxVram = None,
+    seed: options.Seed = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
+    as_json: options.Json = False,
+    report_file: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON.")
+    ] = None,
+    progress: Annotated[
+        console.ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")
+    ] = console.ProgressKind.auto,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")] = False,
+) -> None:
+    """Remove the haze from IN and write OUT, with the same size, type, bands and georeference.
+
+    Example: dehazexl run hazy.tif clear.tif
+    """
+    console.configure_logging(verbose, quiet)
+    chosen = options.read_options(
+        bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
+    )
+    if dry_run:
+        from dehazexl_cli.cli.plan import print_plan
+
+        return print_plan(source, model, weights, chosen, as_json)
+
+    from dehazexl_cli import dehaze_file, load_model
+
+    with console.progress(progress, quiet) as shown:
+        report = dehaze_file(
+            source,
+            target,
+            model=load_model(model, weights),
+            options=chosen,
+            overwrite=overwrite,
+            watch=shown,
+        )
+    if report_file is not None:
+        write_report(report, report_file)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    if not quiet:
+        summarise(report)
+
+
+def write_report(report: Report, path: Path) -> None:
+    """The report as a JSON file."""
+    try:
+        path.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    except OSError as error:
+        raise OutputError(
+            f"the report {path} cannot be written: {error.strerror}", "name another --report"
+        ) from error
+
+
+def summarise(report: Report) -> None:
+    """A few lines on stderr: what was done, and what the user should know."""
+    seconds = sum(report.seconds.values())
+    megapixels = report.height * report.width / 1e6
+    console.say(
+        f"{report.output}: {report.width} x {report.height} pixels in {seconds:.1f} s "
+        f"({megapixels / seconds:.2f} megapixels/s, {report.device}, {report.precision}, {report.model}, "
+        f"peak memory {report.peak_host_bytes / 2**30:.2f} GB)"
+    )
+    for note in (*report.fallbacks, *report.warnings):
+        console.say(f"note: {note}")

@@ -1,0 +1,330 @@
+"""`dehazexl run` and `plan` as a shell sees them: files, streams, exit codes, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import Result
+from rasterio.transform import from_origin
+
+from dehazexl_cli import __version__, dehaze, dehaze_file, load_model
+from dehazexl_cli.engine import Options
+
+Command = Callable[..., Result]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return make_scene(tmp_path / "in.tif", 150, 200)
+
+
+def make_scene(path: Path, height: int, width: int, dtype: str = "uint8", count: int = 3) -> Path:
+    top = 255 if dtype == "uint8" else 4000 if dtype == "uint16" else 1
+    values = np.random.default_rng(0).random((count, height, width)) * top
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        height=height,
+        width=width,
+        count=count,
+        dtype=dtype,
+        crs="EPSG:32633",
+        transform=from_origin(4e5, 5e6, 0.5, 0.5),
+    ) as file:
+        file.write(values.astype(dtype))
+        file.update_tags(MISSION="one")
+    return path
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"]])
+def test_help_is_quick_and_loads_no_heavy_library(arguments: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['dehazexl', *{arguments!r}]\n"
+        "from dehazexl_cli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "heavy = {'torch', 'rasterio', 'numpy', 'tifffile'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    seconds = []
+    for _ in range(3):  # the machine may be busy; the best run tells what the command itself needs
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    assert min(seconds) < 0.5
+
+
+def test_version_is_the_package_s(dehazexl: Command) -> None:
+    assert dehazexl("--version").out.strip() == f"dehazexl {__version__}"
+
+
+def test_a_geotiff_comes_out_changed_with_its_georeference(
+    dehazexl: Command, scene: Path, tiny_weights: Path
+) -> None:
+    out = scene.with_name("out.tif")
+    result = dehazexl("run", scene, out, "--weights", tiny_weights)
+    assert (result.code, result.out) == (0, "")
+    assert "200 x 150 pixels" in result.err
+    with rasterio.open(scene) as before, rasterio.open(out) as after:
+        assert (after.crs, after.transform, after.shape) == (before.crs, before.transform, before.shape)
+        assert after.tags()["MISSION"] == "one"
+        assert after.dtypes == before.dtypes
+        assert not np.array_equal(after.read(), before.read())
+    assert left(scene.parent) == {"in.tif", "out.tif"}
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_other_types_keep_type_and_range(
+    dehazexl: Command, tmp_path: Path, tiny_weights: Path, dtype: str
+) -> None:
+    scene = make_scene(tmp_path / "in.tif", 70, 90, dtype, count=4)
+    out = tmp_path / "out.tif"
+    result = dehazexl("run", scene, out, "--weights", tiny_weights, "-b", "3,2,1", "--json")
+    report = json.loads(result.out)
+    assert report["range_source"] == "percentiles"
+    with rasterio.open(scene) as before, rasterio.open(out) as after:
+        assert after.dtypes == before.dtypes
+        assert np.array_equal(after.read(4), before.read(4))
+        assert not np.array_equal(after.read(1), before.read(1))
+        assert 0.2 < after.read(1).mean() / before.read(1).mean() < 5
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_png_comes_out_as_png(dehazexl: Command, tmp_path: Path, tiny_weights: Path) -> None:
+    image = tmp_path / "in.png"
+    with rasterio.open(image, "w", driver="PNG", height=50, width=60, count=3, dtype="uint8") as file:
+        file.write(np.random.default_rng(0).integers(0, 255, (3, 50, 60), dtype=np.uint8))
+    assert dehazexl("run", image, tmp_path / "out.png", "--weights", tiny_weights).code == 0
+    with rasterio.open(tmp_path / "out.png") as file:
+        assert (file.driver, file.shape, file.count) == ("PNG", (50, 60), 3)
+
+
+def test_json_on_stdout_is_the_whole_report(
+    dehazexl: Command, scene: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "report.json"
+    result = dehazexl(
+        "run", scene, tmp_path / "out.tif", "--weights", tiny_weights, "--json", "--report", file
+    )
+    report = json.loads(result.out)
+    assert report == json.loads(file.read_text())
+    assert (report["height"], report["width"], report["model"]) == (150, 200, "dehazexl-s")
+    assert report["plan"]["attention"] == "exact"
+    assert set(report["seconds"]) == {"prepare", "encode", "mix", "decode", "finish"}
+    assert report["peak_host_bytes"] > 50e6
+    assert re.fullmatch("[0-9a-f]{64}", report["weights_sha256"])
+    assert report["fallbacks"] == report["warnings"] == []
+
+
+def test_quiet_says_nothing(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
+    result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights, "-q")
+    assert result == Result(0, "", "")
+
+
+def test_progress_as_json_counts_every_phase(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
+    result = dehazexl(
+        "run", scene, scene.with_name("o.tif"), "--weights", tiny_weights, "-q", "--progress", "json"
+    )
+    events = [json.loads(line) for line in result.err.splitlines()]
+    assert [e["phase"] for e in events if e["done"] == e["total"]] == ["encode", "mix", "decode", "finish"]
+
+
+def test_progress_outside_a_terminal_is_lines(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
+    result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights)
+    assert re.search(r"^Decoding 100%, 12 of 12 patches, 0 s left$", result.err, re.MULTILINE)
+
+
+def test_strength_zero_gives_the_input_back(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
+    out = scene.with_name("o.tif")
+    assert dehazexl("run", scene, out, "--weights", tiny_weights, "--strength", "0").code == 0
+    with rasterio.open(scene) as before, rasterio.open(out) as after:
+        assert np.array_equal(before.read(), after.read())
+
+
+def test_plan_and_dry_run_print_the_same_and_write_nothing(dehazexl: Command, scene: Path) -> None:
+    planned = dehazexl("plan", scene, "--max-ram", "8G")
+    dry = dehazexl("run", scene, scene.with_name("o.tif"), "--dry-run", "--max-ram", "8G")
+    assert planned.out == dry.out
+    assert "8.00 GB allowed" in planned.out
+    assert "attention  exact" in planned.out
+    assert left(scene.parent) == {"in.tif"}
+
+
+def test_plan_says_what_was_rejected_and_why(dehazexl: Command, tmp_path: Path) -> None:
+    scene = tmp_path / "large.tif"
+    with rasterio.open(
+        scene,
+        "w",
+        driver="GTiff",
+        height=9000,
+        width=9000,
+        count=3,
+        dtype="uint8",
+        tiled=True,
+        sparse_ok=True,
+    ):
+        pass
+    facts = json.loads(dehazexl("plan", scene, "--max-ram", "1.2G", "--precision", "fp32", "--json").out)
+    assert facts["plan"]["skips"] == "recompute"
+    assert facts["plan"]["attention"] == "sampled"
+    assert {plan["skips"] for plan in facts["rejected"]} == {"host"}
+
+
+def test_an_existing_output_is_kept_unless_told(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
+    out = scene.with_name("o.tif")
+    out.write_bytes(b"precious")
+    result = dehazexl("run", scene, out, "--weights", tiny_weights)
+    assert result.code == 4
+    assert "--overwrite" in result.err
+    assert out.read_bytes() == b"precious"
+    assert dehazexl("run", scene, out, "--weights", tiny_weights, "--overwrite").code == 0
+    assert out.read_bytes() != b"precious"
+
+
+def spoil(folder: Path, kind: str) -> Path:
+    """An input of some unusable kind."""
+    path = folder / f"{kind}.tif"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "text":
+        path.write_text("this is no image")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "complex":
+        with rasterio.open(path, "w", driver="GTiff", height=9, width=9, count=3, dtype="complex64"):
+            pass
+    elif kind == "truncated":
+        make_scene(path, 300, 300)
+        path.write_bytes(path.read_bytes()[:100_000])
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", ["missing", "directory", "text", "empty", "complex", "truncated"])
+def test_an_unusable_input_is_two_lines_and_exit_3(
+    dehazexl: Command, tmp_path: Path, tiny_weights: Path, kind: str
+) -> None:
+    path = spoil(tmp_path, kind)
+    before = left(tmp_path)
+    result = dehazexl("run", path, tmp_path / "o.tif", "--weights", tiny_weights, "-q")
+    assert (result.code, result.out) == (3, "")
+    lines = result.err.splitlines()
+    assert len(lines) == 2, result.err
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("  try: ")
+    assert left(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["--bands", "1,2,9"], 2, "no band 9"),
+        (["--bands", "red"], 2, "no band numbers"),
+        (["--input-range", "9,1"], 2, "empty"),
+        (["--input-range", "all"], 2, "no range"),
+        (["--strength", "3"], 2, "out of range"),
+        (["--overlap", "32"], 2, "--overlap 0"),
+        (["--max-ram", "lots"], 2, "no amount of memory"),
+        (["--max-ram", "100M"], 6, "--max-ram 0."),
+        (["--device", "abacus"], 2, "no device"),
+        (["--model", "dehazexl-xxl"], 2, "no model named"),
+        (["--model", "dehazexl-paper"], 5, "holds weights of dehazexl-s"),
+        (["--weights", "nowhere.safetensors"], 5, "nowhere.safetensors"),
+        (["--weights", __file__], 5, "no readable weight file"),
+        (["--device", "cuda:7"], 6, "not available"),
+        (["--precision", "fp16", "--device", "cpu"], 2, "bf16"),
+        (["--no-such-option"], 2, "No such option"),
+    ],
+)
+def test_a_wish_that_cannot_be_kept_says_so(
+    dehazexl: Command, scene: Path, tiny_weights: Path, arguments: list[str], code: int, word: str
+) -> None:
+    result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights, "-q", *arguments)
+    assert result.code == code, result.err
+    assert word in result.err
+    assert "Traceback" not in result.err
+    assert left(scene.parent) == {"in.tif"}
+
+
+def test_an_unwritable_target_is_exit_4(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
+    for target in (scene.parent / "no" / "o.tif", scene.parent / "o.xyz", scene.parent):
+        result = dehazexl("run", scene, target, "--weights", tiny_weights, "-q")
+        assert result.code == 4, result.err
+        assert len(result.err.splitlines()) == 2
+    assert left(scene.parent) == {"in.tif"}
+
+
+def test_an_output_of_a_failed_run_is_gone(
+    dehazexl: Command, scene: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise ZeroDivisionError("unforeseen")
+
+    monkeypatch.setattr("dehazexl_cli.engine.stream.place", broken)
+    result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights, "-q")
+    assert result.code == 1
+    assert "ZeroDivisionError: unforeseen" in result.err
+    assert "--debug" in result.err
+    assert left(scene.parent) == {"in.tif"}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+@pytest.mark.parametrize("phase", ["encode", "decode"])
+def test_a_signal_in_any_phase_leaves_one_message_and_no_file(
+    tmp_path: Path, tiny_weights: Path, number: int, code: int, phase: str
+) -> None:
+    scene = make_scene(tmp_path / "in.tif", 1500, 1500)
+    options = ["--weights", str(tiny_weights), "--progress", "json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dehazexl_cli", "run", scene, tmp_path / "o.tif", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        event = json.loads(line)
+        if event["phase"] == phase and event["done"] > 20:
+            break
+    os.kill(process.pid, number)
+    message = [line for line in process.communicate(timeout=30)[1].splitlines() if line[:1] != "{"]
+    assert process.returncode == code
+    assert len(message) == 2
+    assert message[0].startswith("error: stopped by")
+    assert left(tmp_path) == {"in.tif"}
+
+
+def test_python_and_the_command_line_give_the_same_pixels(
+    dehazexl: Command, scene: Path, tiny_weights: Path
+) -> None:
+    out = scene.with_name("o.tif")
+    assert dehazexl("run", scene, out, "--weights", tiny_weights).code == 0
+    model = load_model(weights=tiny_weights)
+    with rasterio.open(scene) as before, rasterio.open(out) as after:
+        array = before.read().transpose(1, 2, 0)
+        expected = after.read().transpose(1, 2, 0)
+    assert np.array_equal(dehaze(array, model=model), expected)
+    assert np.array_equal(dehaze(scene, model=model), expected)
+    grey = dehaze(array[:, :, 0], model=model)
+    assert grey.shape == array.shape[:2]
+    report = dehaze_file(scene, scene.with_name("p.tif"), model=model, options=Options(strength=0.5))
+    assert (report.strength, report.model) == (0.5, "dehazexl-s")
