@@ -18,6 +18,7 @@ EXACT_TOKENS = 4096  # up to here the sampled form is exact attention, as publis
 BLOCK = 256
 SAMPLES = 256
 PROJECTIONS = 7
+BLOCKS_AT_ONCE = 64  # bounds what is gathered beside the tokens themselves
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, seed: int | None) -> Tensor:
@@ -41,33 +42,39 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     planes = torch.randn(d, PROJECTIONS, generator=rng).to(q)
     q_order, k_order = (angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k))
-    k, v = take(k, k_order), take(v, k_order)
-    blocks = -(-n // BLOCK)
-    overhang = blocks * BLOCK - n
-    queries, own_k, own_v = (
-        F.pad(t, (0, 0, 0, overhang)).view(heads, blocks, BLOCK, d) for t in (take(q, q_order), k, v)
-    )
     picks = torch.randint(n, (SAMPLES,), generator=rng).to(q.device)
-    keys, values = (
-        torch.cat([own, t[:, None, picks].expand(-1, blocks, -1, -1)], dim=2)
-        for own, t in ((own_k, k), (own_v, v))
-    )
-    bias = sample_bias(n, blocks, picks, q.dtype)
-    out = F.scaled_dot_product_attention(
-        queries.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), attn_mask=bias.repeat(heads, 1, 1)
-    )
-    out = out.view(heads, blocks * BLOCK, d)[:, :n]
-    return torch.empty_like(out).scatter_(1, q_order[..., None].expand(-1, -1, d), out)
+    k_far, v_far = (take(t, k_order[:, picks]) for t in (k, v))  # [heads, SAMPLES, d]
+    result = torch.empty_like(q)
+    for first in range(0, -(-n // BLOCK), BLOCKS_AT_ONCE):
+        part = slice(first * BLOCK, min(n, (first + BLOCKS_AT_ONCE) * BLOCK))
+        own_q, own_k, own_v = (
+            blocks_of(take(t, order[:, part])) for t, order in ((q, q_order), (k, k_order), (v, k_order))
+        )
+        keys, values = (
+            torch.cat([own, far.expand(len(own), -1, -1, -1)], dim=2)
+            for own, far in ((own_k, k_far), (own_v, v_far))
+        )
+        bias = sample_bias(n, first, len(own_q), picks, q.dtype)
+        out = F.scaled_dot_product_attention(own_q, keys, values, attn_mask=bias)
+        out = out.transpose(0, 1).reshape(heads, -1, d)[:, : part.stop - part.start]
+        result.scatter_(1, q_order[:, part, None].expand_as(out), out)
+    return result
 
 
-def sample_bias(n: int, blocks: int, picks: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the logits of [own block, samples]: [blocks, 1, BLOCK + SAMPLES]."""
-    position = torch.arange(blocks * BLOCK, device=picks.device).view(blocks, BLOCK)
-    absent = torch.finfo(dtype).min
-    own = torch.zeros(blocks, BLOCK, device=picks.device, dtype=dtype).masked_fill(position >= n, absent)
-    stranger = (picks[None] // BLOCK) != torch.arange(blocks, device=picks.device)[:, None]
-    weight = torch.full(stranger.shape, math.log(n / SAMPLES), device=picks.device, dtype=dtype)
-    return torch.cat([own, weight.masked_fill(~stranger, absent)], dim=1)[:, None]
+def blocks_of(x: Tensor) -> Tensor:
+    """[heads, n, d] -> [blocks, heads, BLOCK, d], the last block filled up with zeros."""
+    heads, n, d = x.shape
+    return F.pad(x, (0, 0, 0, -n % BLOCK)).view(heads, -1, BLOCK, d).transpose(0, 1)
+
+
+def sample_bias(n: int, first: int, count: int, picks: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the logits of [own block, samples]: [count, 1, BLOCK, BLOCK + SAMPLES]."""
+    numbers = torch.arange(first, first + count, device=picks.device)[:, None]
+    absent = (numbers * BLOCK + torch.arange(BLOCK, device=picks.device)) >= n
+    bias = torch.full((count, BLOCK + SAMPLES), math.log(n / SAMPLES), device=picks.device, dtype=dtype)
+    bias[:, :BLOCK] = 0
+    bias.masked_fill_(torch.cat([absent, picks[None] // BLOCK == numbers], dim=1), torch.finfo(dtype).min)
+    return bias[:, None, None].expand(-1, -1, BLOCK, -1)
 
 
 def angular_hash(x: Tensor, planes: Tensor) -> Tensor:
@@ -81,5 +88,5 @@ def angular_hash(x: Tensor, planes: Tensor) -> Tensor:
 
 
 def take(x: Tensor, order: Tensor) -> Tensor:
-    """Rows of x [heads, n, d] in the order [heads, n]."""
-    return x.gather(1, order[..., None].expand_as(x))
+    """Rows of x [heads, n, d] named by [heads, m], in that order: [heads, m, d]."""
+    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
