@@ -16,9 +16,11 @@ GPU_BATCHES = (32, 16, 8, 4, 2, 1)
 CPU_BATCHES = (8, 4, 2, 1)
 # Exact attention grows with the square of the tokens. On a CPU it is kept to where it costs no more than
 # the patches themselves; GPUs take 102,400 tokens exactly in about a second.
-EXACT_PATCHES_ON_CPU = 256
-# Interpreter, torch, rasterio and GDAL's block cache, measured after start.
-PROCESS_BYTES = 420 << 20
+EXACT_PATCHES_ON_CPU = 160
+# Interpreter, torch, rasterio and what allocators keep, measured.
+PROCESS_BYTES = 440 << 20
+# GDAL's block cache fills up to this as a scene goes through it.
+BLOCK_CACHE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def estimated(
     busy = max(footprint.mix_bytes * patches, footprint.work_bytes * batch)
     network = footprint.weight_bytes + tokens + busy
     # A row being read, one being worked on, one waiting to be written; twice for what is cut and cast.
-    rasters = 6 * band_bytes
+    rasters = 6 * band_bytes + min(BLOCK_CACHE_BYTES, grid.rows * band_bytes)
     if not on_gpu:
         kept = 0 if skips == "recompute" else waiting
         return Plan(skips, batch, seed, PROCESS_BYTES + rasters + network + kept, 0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from dehazexl_cli.cli import main
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
-from dehazexl_cli.models.checkpoint import save
+from dehazexl_cli.models.checkpoint import bundled, save
 from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
 from dehazexl_cli.plan import Footprint
 
@@ -165,3 +165,9 @@ def dehazexl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return Result(code, *capfd.readouterr())
 
     return command
+
+
+@pytest.fixture(scope="session")
+def bundled_weights() -> Path:
+    """The weight file that comes with the package."""
+    return bundled("dehazexl-s")

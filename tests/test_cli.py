@@ -53,7 +53,10 @@ def left(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"], ["plan", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], *([name, "--help"] for name in ("run", "plan", "evaluate", "train"))],
+)
 def test_help_is_quick_and_loads_no_heavy_library(arguments: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['dehazexl', *{arguments!r}]\n"

@@ -68,7 +68,7 @@ def test_wishes_are_kept_in_every_rung() -> None:
 
 
 def test_attention_is_exact_where_it_is_cheap() -> None:
-    small, large = PatchGrid(4096, 4096, 256), PatchGrid(4096, 4352, 256)
+    small, large = PatchGrid(2560, 4096, 256), PatchGrid(2560, 4352, 256)
     assert ladder(FOOTPRINT, small, 0, False, Wishes())[0].attention == "exact"
     assert ladder(FOOTPRINT, large, 0, False, Wishes())[0].attention == "sampled"
     assert ladder(FOOTPRINT, large, 0, True, Wishes())[0].attention == "exact"

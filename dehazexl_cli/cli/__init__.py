@@ -9,8 +9,10 @@ import typer
 
 from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
+from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.run import run
+from dehazexl_cli.cli.train import train
 from dehazexl_cli.errors import DehazeError
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(evaluate)
+app.command()(train)
 
 
 def show_version(wanted: bool) -> None:

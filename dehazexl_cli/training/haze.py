@@ -6,7 +6,7 @@ size can be hazed by windows. Two draws from equal generators give equal haze.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +74,7 @@ class Haze:
     exponent: float  # depth goes with wavelength^-exponent: 0 grey cloud, 1.5 blue haze
     airlight: tuple[float, float, float]  # colour of haze without ground, 0 to 1
     limit: float  # no place is deeper than this
+    threshold: float = 0.3  # clouds close where the noise exceeds this; the lower, the less ground between
 
     @classmethod
     def draw(cls, rng: Generator, side: int) -> Haze:
@@ -100,7 +101,7 @@ class Haze:
         """Optical depth in green light [height, width] over a box of the scene."""
         noise = self.noise.at(box)
         if self.kind == "cloud":
-            shape = 1 / (1 + np.exp(-(noise - 0.3) * (2 + 6 * np.float32(self.contrast))))
+            shape = 1 / (1 + np.exp(-(noise - self.threshold) * (2 + 6 * np.float32(self.contrast))))
         else:
             shape = np.exp(np.float32(self.contrast) * noise - np.float32(self.contrast**2 / 2))
         down = (box.top + np.arange(box.height, dtype=np.float32)) / 1000 * self.gradient[0]
@@ -108,10 +109,24 @@ class Haze:
         slope = np.maximum(0.1, 1 + down[:, None] + right[None, :])
         return np.minimum(np.float32(self.depth) * shape * slope, np.float32(self.limit)).astype(np.float32)
 
+    def transmission(self, box: Box) -> Floats:
+        """Share of the ground's red, green and blue light that arrives, [3, height, width] over a box."""
+        ratios = (np.array(WAVELENGTHS, np.float32) / WAVELENGTHS[1]) ** np.float32(-self.exponent)
+        share: Floats = np.exp(-self.optical_depth(box)[None] * ratios[:, None, None])
+        return share
+
+    def veil(self, clear: Floats, transmission: Floats) -> Floats:
+        """Clear pixels [3, height, width] in [0, 1] as seen with that transmission, of the same shape."""
+        airlight = np.array(self.airlight, np.float32)[:, None, None]
+        hazy: Any = clear * transmission + airlight * (1 - transmission)
+        return hazy.astype(np.float32, copy=False)
+
     def apply(self, clear: Floats, box: Box) -> Floats:
         """Haze over the clear pixels [3, height, width] in [0, 1] of a box of the scene."""
-        ratios = (np.array(WAVELENGTHS, np.float32) / WAVELENGTHS[1]) ** np.float32(-self.exponent)
-        t = np.exp(-self.optical_depth(box)[None] * ratios[:, None, None])
-        airlight = np.array(self.airlight, np.float32)[:, None, None]
-        hazy: Any = clear * t + airlight * (1 - t)
-        return hazy.astype(np.float32, copy=False)
+        return self.veil(clear, self.transmission(box))
+
+    def thinned(self, step: int) -> Haze:
+        """This sky over a scene of which only every `step`-th row and column is kept."""
+        down, right = self.gradient
+        noise = replace(self.noise, period=self.noise.period / step)
+        return replace(self, noise=noise, gradient=(down * step, right * step))

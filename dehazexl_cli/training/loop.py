@@ -54,7 +54,7 @@ class TrainConfig:
     average: float = 0.998
     frequency_weight: float = 0.05
     clip: float = 1.0
-    precision: str = "bf16"
+    precision: str = "bf16"  # or "fp32"; weights and their updates are float32 either way
     device: str = "cpu"
     threads: int = 0  # 0 leaves it to torch
     seed: int = 22
@@ -282,7 +282,7 @@ def psnr(output: Tensor, clear: Tensor) -> float:
 def autocast(config: TrainConfig) -> torch.autocast:
     """The context in which networks compute at the configured precision."""
     device = torch.device(config.device).type
-    return torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16")
+    return torch.autocast(device, torch.bfloat16, enabled=config.precision != "fp32")
 
 
 def config_text(config: TrainConfig) -> str:
