@@ -18,7 +18,7 @@ EXACT_TOKENS = 4096  # up to here the sampled form is exact attention, as publis
 BLOCK = 256
 SAMPLES = 256
 PROJECTIONS = 7
-BLOCKS_AT_ONCE = 64  # bounds what is gathered beside the tokens themselves
+BLOCKS_AT_ONCE = 32  # bounds what is gathered beside the tokens themselves
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, seed: int | None) -> Tensor:
@@ -28,8 +28,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seed: int | None) -> Tensor:
     """
     if seed is None or q.shape[2] < EXACT_TOKENS:
         return F.scaled_dot_product_attention(q, k, v)
+    # Scenes are as separate from each other as heads are.
     flat = sampled_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), seed)
-    return flat.view_as(q)
+    return flat.unflatten(0, q.shape[:2])
 
 
 def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
@@ -44,7 +45,7 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     q_order, k_order = (angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k))
     picks = torch.randint(n, (SAMPLES,), generator=rng).to(q.device)
     k_far, v_far = (take(t, k_order[:, picks]) for t in (k, v))  # [heads, SAMPLES, d]
-    result = torch.empty_like(q)
+    result = q.new_empty(n, heads, d).transpose(0, 1)  # so that heads side by side need no copy
     for first in range(0, -(-n // BLOCK), BLOCKS_AT_ONCE):
         part = slice(first * BLOCK, min(n, (first + BLOCKS_AT_ONCE) * BLOCK))
         own_q, own_k, own_v = (
@@ -57,7 +58,7 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
         bias = sample_bias(n, first, len(own_q), picks, q.dtype)
         out = F.scaled_dot_product_attention(own_q, keys, values, attn_mask=bias)
         out = out.transpose(0, 1).reshape(heads, -1, d)[:, : part.stop - part.start]
-        result.scatter_(1, q_order[:, part, None].expand_as(out), out)
+        result[torch.arange(heads, device=q.device)[:, None], q_order[:, part]] = out
     return result
 
 
@@ -80,7 +81,9 @@ def sample_bias(n: int, first: int, count: int, picks: Tensor, dtype: torch.dtyp
 def angular_hash(x: Tensor, planes: Tensor) -> Tensor:
     """Bucket of each vector [heads, n, d]: the side of every plane it lies on, as a Gray code's rank."""
     sides = (x @ planes) > 0  # [heads, n, PROJECTIONS]
-    gray = (sides * 2 ** torch.arange(PROJECTIONS, device=x.device)).sum(-1)
+    gray = torch.zeros(sides.shape[:-1], dtype=torch.int32, device=x.device)
+    for plane in range(PROJECTIONS):
+        gray |= sides[..., plane].int() << plane
     # Ranks of a Gray code differ by one where vectors differ in one plane, so neighbours stay near.
     for shift in (4, 2, 1):
         gray = gray ^ (gray >> shift)
@@ -89,4 +92,5 @@ def angular_hash(x: Tensor, planes: Tensor) -> Tensor:
 
 def take(x: Tensor, order: Tensor) -> Tensor:
     """Rows of x [heads, n, d] named by [heads, m], in that order: [heads, m, d]."""
-    return x.gather(1, order[..., None].expand(-1, -1, x.shape[-1]))
+    # Unlike gather, indexing does not first copy all of a tensor that lies in memory token by token.
+    return x[torch.arange(len(x), device=x.device)[:, None], order]

@@ -7,6 +7,7 @@ size: narrower, skips joined at half width, and an ending that cannot invent tex
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
 STEM = 4  # pixels per side of a cell of the finest feature map
-TOKENS_AT_ONCE = 8192  # in the mixer's feed-forward part
+TOKENS_AT_ONCE = 8192  # through those parts of the mixer that take each token by itself
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class DehazeXL(Dehazer):
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
             work_bytes=12 * widest * finest + 6 * pixels,
-            mix_bytes=7 * token,  # residual, queries, keys, values, attended, and their like in flight
+            mix_bytes=8 * token,  # tokens, queries, keys, values, attended, sums; measured
         )
 
 
@@ -152,11 +153,14 @@ class Mixer(nn.Module):
 
     def forward(self, tokens: Tensor, places: Tensor, seed: int | None) -> Tensor:
         """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim]."""
-        x = self.input_proj(tokens)
-        x = x + position_code(places, x.shape[-1]).to(x.dtype)
+        x = in_parts(self._enter, tokens, places.expand(tokens.shape[0], -1, -1))
         for number, layer in enumerate(self.layers):
             x = layer(x, None if seed is None else seed + number)
         return x
+
+    def _enter(self, tokens: Tensor, places: Tensor) -> Tensor:
+        x = self.input_proj(tokens)
+        return x + position_code(places[0], x.shape[-1]).to(x.dtype)
 
 
 class MixerBlock(nn.Module):
@@ -174,16 +178,36 @@ class MixerBlock(nn.Module):
         self.down_proj = nn.Linear(4 * dim, dim, bias=False)
 
     def forward(self, x: Tensor, seed: int | None) -> Tensor:
+        x = x + in_parts(self.proj, self._attend(x, seed))
+        return in_parts(self._feed, x)
+
+    def _attend(self, x: Tensor, seed: int | None) -> Tensor:
         b, n, dim = x.shape
-        qkv = self.qkv(self.input_layernorm(x))
+        qkv = in_parts(lambda part: self.qkv(self.input_layernorm(part)), x)
         q, k, v = qkv.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # [b, heads, n, d]
-        x = x + self.proj(attend(q, k, v, seed).transpose(1, 2).reshape(b, n, dim))
-        # The hidden layer is eight times as large as the tokens, so large scenes pass it in parts.
-        return torch.cat([self._feed(part) for part in x.split(TOKENS_AT_ONCE, dim=1)], dim=1)
+        return attend(q, k, v, seed).transpose(1, 2).reshape(b, n, dim)
 
     def _feed(self, x: Tensor) -> Tensor:
         y = self.post_attention_layernorm(x)
         return x + self.down_proj(F.gelu(self.gate_proj(y)) * self.up_proj(y))
+
+
+def in_parts(step: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """A step that takes each token by itself, over inputs [b, n, …], in parts of bounded memory.
+
+    What a step makes on its way (float32 copies, hidden layers) is many times the tokens themselves.
+    """
+    n = inputs[0].shape[1]
+    if n <= TOKENS_AT_ONCE or torch.is_grad_enabled():
+        return step(*inputs)
+    result: Tensor | None = None
+    for start in range(0, n, TOKENS_AT_ONCE):
+        part = step(*(x[:, start : start + TOKENS_AT_ONCE] for x in inputs))
+        if result is None:
+            result = part.new_empty(part.shape[0], n, part.shape[2])
+        result[:, start : start + TOKENS_AT_ONCE] = part
+    assert result is not None
+    return result
 
 
 class Decoder(nn.Module):
