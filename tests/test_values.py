@@ -1,0 +1,139 @@
+"""Source numbers to the model's range and back, one range for a scene, and ground where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dehazexl_cli.engine.fill import fill_invalid
+from dehazexl_cli.engine.transfer import (
+    choose_device,
+    choose_precision,
+    free_host_bytes,
+    measure_budget,
+    to_source,
+    to_unit,
+)
+from dehazexl_cli.engine.values import choose_bands, choose_range, range_of
+from dehazexl_cli.errors import DeviceError, InputError, UsageError
+from dehazexl_cli.raster.base import Radiometry, RasterInfo
+from dehazexl_cli.raster.memory import ArrayReader
+
+CPU = torch.device("cpu")
+
+
+def info(count: int, alpha: int | None = None) -> RasterInfo:
+    return RasterInfo("x", "MEM", 9, 9, count, "uint8", alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("count", "alpha", "wanted", "bands"),
+    [
+        (3, None, None, (1, 2, 3)),
+        (1, None, None, (1,)),
+        (2, 2, None, (1,)),
+        (4, 4, None, (1, 2, 3)),
+        (4, 1, None, (2, 3, 4)),
+        (8, None, None, (1, 2, 3)),
+        (8, None, (5, 3, 2), (5, 3, 2)),
+        (8, None, (7,), (7,)),
+    ],
+)
+def test_colours_are_the_first_three_bands_that_are_not_alpha(
+    count: int, alpha: int | None, wanted: tuple[int, ...] | None, bands: tuple[int, ...]
+) -> None:
+    assert choose_bands(info(count, alpha), wanted) == bands
+
+
+def test_an_image_of_alpha_alone_has_no_colours() -> None:
+    with pytest.raises(InputError, match="no band but alpha"):
+        choose_bands(info(1, 1), None)
+
+
+def test_the_dark_end_is_not_stretched_away() -> None:
+    haze_over_ground = np.random.default_rng(0).integers(900, 3000, (3, 100, 100))
+    assert range_of(haze_over_ground).low == 0
+    assert range_of(haze_over_ground).high == pytest.approx(3000, rel=0.01)
+
+
+def test_data_below_zero_begin_at_a_low_percentile() -> None:
+    values = np.linspace(-10, 30, 10_001)
+    assert range_of(values).low == pytest.approx(-10, abs=0.1)
+
+
+@pytest.mark.parametrize("values", [np.zeros(9), np.full(9, 7.0), np.array([np.nan]), np.array([])])
+def test_even_and_empty_scenes_have_a_range_too(values: np.ndarray) -> None:  # type: ignore[type-arg]
+    assert range_of(values).scale > 0
+
+
+def test_ranges_are_given_or_of_the_type_or_of_the_scene() -> None:
+    bytes_, words = (ArrayReader(np.full((9, 9, 3), 90, dtype)) for dtype in ("uint8", "uint16"))
+    assert choose_range(bytes_, (1, 2, 3), None) == Radiometry(0, 255, "dtype")
+    assert choose_range(words, (1, 2, 3), None).source == "percentiles"
+    assert choose_range(words, (1, 2, 3), (5, 4095)) == Radiometry(5, 4095, "given")
+    with pytest.raises(UsageError, match="empty"):
+        choose_range(words, (1, 2, 3), (5, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.uint32, torch.float64])
+def test_no_change_gives_back_every_bit_and_a_change_its_amount(dtype: torch.dtype) -> None:
+    numbers = torch.tensor([0, 3, 77, 200], dtype=dtype)
+    radiometry = Radiometry(0.0, 100.0, "given")
+    assert to_unit(numbers, radiometry).tolist() == pytest.approx([0, 0.03, 0.77, 1])
+    assert torch.equal(to_source(numbers, torch.zeros(4), radiometry), numbers)
+    changed = to_source(numbers, torch.tensor([0.5, 0, -0.07, -0.25]), radiometry)
+    assert changed.dtype == dtype
+    assert changed.tolist() == pytest.approx([50, 3, 70, 175])
+
+
+def test_results_are_held_within_their_type() -> None:
+    numbers = torch.tensor([5, 250], dtype=torch.uint8)
+    assert to_source(numbers, torch.tensor([-1.0, 1.0]), Radiometry(0, 255, "dtype")).tolist() == [0, 255]
+
+
+def test_gaps_take_the_values_around_them() -> None:
+    pixels = np.zeros((3, 32, 48), np.float32)
+    pixels[:, :, :24], pixels[:, :, 24:] = 10, 20
+    valid = np.ones((32, 48), bool)
+    valid[5:20, 3:15] = valid[5:20, 30:45] = False
+    hidden = np.where(valid, pixels, -999)
+    filled = fill_invalid(hidden, valid, default=0)
+    assert np.array_equal(filled[:, valid], pixels[:, valid])
+    assert abs(filled[:, 5:20, 3:12] - 10).max() < 1
+    assert abs(filled[:, 5:20, 33:45] - 20).max() < 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 9)])
+def test_where_nothing_is_valid_the_default_is_taken(shape: tuple[int, int]) -> None:
+    filled = fill_invalid(np.full((3, *shape), np.nan, np.float32), np.zeros(shape, bool), default=7)
+    assert (filled == 7).all()
+
+
+def test_a_single_valid_pixel_fills_the_scene() -> None:
+    valid = np.zeros((9, 14), bool)
+    valid[4, 11] = True
+    filled = fill_invalid(np.where(valid, 5, np.nan)[None].astype(np.float32), valid, default=0)
+    assert np.allclose(filled, 5)
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert choose_device("cpu") == CPU
+    with pytest.raises(UsageError):
+        choose_device("gpu")
+    with pytest.raises((DeviceError, UsageError)):
+        choose_device("cuda:99")
+
+
+def test_precision_follows_the_device() -> None:
+    assert choose_precision("auto", torch.device("cuda")) == torch.float16
+    assert choose_precision("auto", CPU) in (torch.bfloat16, torch.float32)
+    assert choose_precision("fp32", CPU) == torch.float32
+    with pytest.raises(UsageError):
+        choose_precision("int4", CPU)
+
+
+def test_budgets_are_given_or_a_share_of_what_is_free() -> None:
+    assert measure_budget(CPU, 5 << 30, None).host_bytes == 5 << 30
+    assert measure_budget(CPU, 5 << 30, None).device_bytes is None
+    assert 0 < measure_budget(CPU, None, None).host_bytes < free_host_bytes() * 1.1
