@@ -44,6 +44,12 @@ class DeviceError(DehazeError):
     exit_code = 6
 
 
+class CheckError(DehazeError):
+    """Something was examined and found wanting."""
+
+    exit_code = 8
+
+
 class Stopped(DehazeError):
     """A signal asked the run to end; `exit_code` is 128 + the signal's number."""
 

@@ -184,7 +184,7 @@ def test_plan_says_what_was_rejected_and_why(dehazexl: Command, tmp_path: Path) 
         sparse_ok=True,
     ):
         pass
-    facts = json.loads(dehazexl("plan", scene, "--max-ram", "1.2G", "--precision", "fp32", "--json").out)
+    facts = json.loads(dehazexl("plan", scene, "--max-ram", "2G", "--precision", "fp32", "--json").out)
     assert facts["plan"]["skips"] == "recompute"
     assert facts["plan"]["attention"] == "sampled"
     assert {plan["skips"] for plan in facts["rejected"]} == {"host"}

@@ -41,6 +41,9 @@ def test_every_command_has_a_row_in_the_readme_and_an_example_in_its_help(name: 
 def test_every_shell_example_is_understood_by_the_command_line(line: str) -> None:
     _, name, *arguments = shlex.split(line, comments=True)
     command = GROUP.commands[name]  # type: ignore[attr-defined]
+    if hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     context = command.make_context(name, arguments, resilient_parsing=False)
     assert context.params
 

@@ -12,7 +12,9 @@ from dehazexl_cli.cli import console
 from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.run import run
+from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
+from dehazexl_cli.cli.weights import weights
 from dehazexl_cli.errors import DehazeError
 
 app = typer.Typer(
@@ -26,6 +28,8 @@ app.command()(run)
 app.command()(plan)
 app.command()(evaluate)
 app.command()(train)
+app.command()(synth)
+app.add_typer(weights, name="weights")
 
 
 def show_version(wanted: bool) -> None:

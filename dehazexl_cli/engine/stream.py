@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from dehazexl_cli.engine.transfer import to_source, to_unit
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models.base import Batch, Dehazer
 from dehazexl_cli.plan import Plan
-from dehazexl_cli.raster.base import Pixels, Radiometry, RasterReader, RasterWriter
+from dehazexl_cli.raster.base import Pixels, Radiometry, RasterReader, RasterWriter, keep_off_nodata
 from dehazexl_cli.report import Report
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
@@ -107,7 +107,8 @@ def decode_all(
             place(out, scene, load, careful.decode(load.batch, mixed, skips))
             done += len(load.batch.ids)
             watch("decode", done, total)
-        keep_off_nodata(out, row.source, scene)
+        for index in (band - 1 for band in scene.bands):
+            keep_off_nodata(out[index], row.source[index], scene.reader.info.nodata)
         if row.valid is not None:
             np.copyto(out, row.source, where=~row.valid)
         behind.save(out)
@@ -174,22 +175,3 @@ def place(out: Pixels, scene: Scene, load: Load, pixels: Tensor) -> None:
         width = min(grid.patch, grid.width - left)
         for band, values in zip(scene.bands, patch, strict=True):
             out[band - 1, :, left : left + width] = values[:height, :width]
-
-
-def keep_off_nodata(out: Pixels, source: Pixels, scene: Scene) -> None:
-    """Move pixels that became the nodata value by the least step their type has, or they would be holes."""
-    nodata = scene.reader.info.nodata
-    if nodata is None or np.isnan(nodata):
-        return
-    for band in scene.bands:
-        values = out[band - 1]
-        became = (values == nodata) & (source[band - 1] != nodata)
-        if became.any():
-            values[became] = beside(nodata, values.dtype)
-
-
-def beside(value: float, dtype: np.dtype[Any]) -> Any:
-    """The number next to a value in its type: above it, or below where there is none above."""
-    if dtype.kind == "f":
-        return np.nextafter(dtype.type(value), dtype.type(np.inf))
-    return dtype.type(value + 1 if value < np.iinfo(dtype).max else value - 1)

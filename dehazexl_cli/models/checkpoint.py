@@ -1,4 +1,5 @@
-"""Weight files: our safetensors, which say what they are, and the published `.pth` files, which do not.
+"""Weight files: our safetensors, which say what they are, the published `.pth` files, which do not, and the
+checkpoints of our trainer.
 
 Keys and shapes of foreign files are recognised and renamed here and nowhere else.
 """
@@ -10,23 +11,26 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dehazexl_cli.errors import DehazeError, WeightsError
-from dehazexl_cli.models import Preset, find
+from dehazexl_cli.errors import DehazeError, OutputError, WeightsError
+from dehazexl_cli.models import REGISTRY, Preset, find
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.dehazexl import XLConfig
 
 FORMAT = "dehazexl/1"
+TRAINING_FORMAT = "dehazexl training checkpoint"
 State = dict[str, Tensor]
+T = TypeVar("T")
 
 # Published name -> ours, in this order. Buffers that we compute ourselves are dropped.
 RENAMES = [
@@ -45,6 +49,9 @@ RENAMES = [
 ]
 COMPUTED = re.compile(r"(attn_mask|relative_position_index|relative_coords_table)$")
 
+TRAINING_KEYS = {"name", "step", "average"}  # that only a trainer's checkpoint has together
+SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -56,8 +63,15 @@ class Loaded:
     about: dict[str, Any]  # training set, licence, metrics: whatever the header holds
 
 
+class Outline(NamedTuple):
+    """A tensor of a file without its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
 def save(path: Path, model: Dehazer, name: str, about: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """Write weights with config and provenance in the header."""
+    """Write weights with config and provenance in the header; OutputError, and no file, if that fails."""
     state = {key: value.detach().to(dtype).contiguous() for key, value in model.state_dict().items()}
     config = dataclasses.asdict(model.config)  # type: ignore[call-overload]
     header = {
@@ -67,8 +81,15 @@ def save(path: Path, model: Dehazer, name: str, about: Mapping[str, Any], dtype:
         "about": json.dumps(dict(about)),
     }
     temporary = path.with_name(f".{path.name}.part")
-    save_file(state, temporary, metadata=header)
-    temporary.replace(path)
+    try:
+        save_file(state, temporary, metadata=header)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"{path}: cannot be written ({error})", "free some space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, name: str | None = None) -> Loaded:
@@ -79,63 +100,139 @@ def load(path: Path, name: str | None = None) -> Loaded:
     """
     if name is not None:
         find(name)
-    if not path.is_file():
-        raise WeightsError(f"there is no weight file {path}", "check --weights, or leave it out")
     header, state = read_state(path)
-    if header.get("format") == FORMAT:
-        preset, named, about = described(path, header)
-    else:
-        preset, named, about = recognised(path, state, name)
+    preset, named, about = identified(path, header, state.keys(), name)
     if name is not None and name != named:
         raise WeightsError(f"{path} holds weights of {named}, not of {name}", f"run it with --model {named}")
     model = preset.network(preset.config)
-    load_exactly(model, state, path)
-    return Loaded(model.eval(), named, hashlib.sha256(path.read_bytes()).hexdigest(), about)
+    require_fit(model, {key: tuple(value.shape) for key, value in state.items()}, path)
+    model.load_state_dict(state)
+    return Loaded(model.eval(), named, digest(path), about)
 
 
 def bundled(name: str) -> Path:
     """The weight file that comes with the package; WeightsError if this model has none."""
     find(name)
-    package = Path(__file__).resolve().parents[1]
-    # In a wheel the weights lie inside the package, in a source tree beside it.
-    for folder in (package / "weights", package.parent / "weights"):
+    for folder in weight_folders():
         path = folder / f"{name}.safetensors"
         if path.is_file():
             return path
     raise WeightsError(f"no weights of {name} come with dehazexl", "name a file with --weights")
 
 
+def all_bundled() -> dict[str, Path]:
+    """The weight files that come with the package, by model."""
+    found: dict[str, Path] = {}
+    for name in REGISTRY:
+        with suppress(WeightsError):
+            found[name] = bundled(name)
+    return found
+
+
+def weight_folders() -> tuple[Path, Path]:
+    """Where bundled weights may lie: in a wheel inside the package, in a source tree beside it."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "weights", package.parent / "weights"
+
+
 def read_state(path: Path) -> tuple[dict[str, str], State]:
     """Header and tensors of a `.safetensors` or `.pth` file, under our key names."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                names = file.keys()
-                return file.metadata() or {}, renamed({name: file.get_tensor(name) for name in names})
+    if path.suffix == ".safetensors":
+        with reading(path), safe_open(path, framework="pt") as file:
+            names = file.keys()
+            header, state = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+    else:
+        header, state = read_pickle(path)
+    return header, {key: value.float() for key, value in renamed(state).items()}
+
+
+def read_outlines(path: Path) -> tuple[dict[str, str], dict[str, Outline]]:
+    """As `read_state`, but of a safetensors file without its numbers."""
+    if path.suffix == ".safetensors":
+        with reading(path), safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            header = file.metadata() or {}
+            outlines = {name: outline(s.get_shape(), s.get_dtype()) for name, s in slices.items()}
+    else:
+        header, state = read_pickle(path)
+        outlines = {name: outline(value.shape, str(value.dtype)) for name, value in state.items()}
+    return header, renamed(outlines)
+
+
+def outline(shape: Collection[int], dtype: str) -> Outline:
+    """A tensor's outline, its type by torch's name."""
+    return Outline(tuple(shape), SAFETENSORS_TYPES.get(dtype, dtype.removeprefix("torch.")))
+
+
+def read_pickle(path: Path) -> tuple[dict[str, str], State]:
+    """Header and tensors of a `.pth` file under its own key names; only a trainer's has a header."""
+    with reading(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path} is no readable weight file: {reason}", "download or copy it again"
-        ) from error
+    header: dict[str, str] = {}
+    if isinstance(content, dict) and content.keys() >= TRAINING_KEYS:
+        header, content = trained(path, content), content["average"]
     for key in ("state_dict", "model", "params"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise WeightsError(f"{path} holds no table of weights", "pass a state dict saved by torch.save")
-    return {}, renamed(content)
+    return header, content
 
 
-def renamed(state: Mapping[str, Tensor]) -> State:
-    """The state under our names; what we compute ourselves is left out."""
-    result: State = {}
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn every library's way to say that a file cannot be read into WeightsError."""
+    if not path.is_file():
+        raise WeightsError(f"there is no weight file {path}", "check the spelling and the folder")
+    try:
+        yield
+    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path} is no readable weight file: {reason}", "download or copy it again"
+        ) from error
+
+
+def renamed(state: Mapping[str, T]) -> dict[str, T]:
+    """The entries under our names; what we compute ourselves is left out."""
+    result: dict[str, T] = {}
     for key, value in state.items():
         ours = key
         for pattern, name in RENAMES:
             ours = re.sub(pattern, name, ours)
         if not COMPUTED.search(ours):
-            result[ours] = value.float()
+            result[ours] = value
     return result
+
+
+def identified(
+    path: Path, header: Mapping[str, str], keys: Collection[str], name: str | None
+) -> tuple[Preset, str, dict[str, Any]]:
+    """Network, name and provenance: from the header if it is ours, else from the tensors' names."""
+    if "format" in header and header["format"] in (FORMAT, TRAINING_FORMAT):
+        return described(path, header)
+    return recognised(path, keys, name)
+
+
+def trained(path: Path, content: Mapping[str, Any]) -> dict[str, str]:
+    """The header that the weights of a trainer's checkpoint would have in a file of ours."""
+    name = str(content["name"])
+    if name not in REGISTRY:
+        raise WeightsError(
+            f"{path} is of a training whose model is not known here", "use the version that trained it"
+        )
+    about = {
+        "source": path.name,
+        "steps": content["step"],
+        "seconds": round(content.get("seconds", 0)),
+        "settings": str(content.get("config", "")),
+    }
+    return {
+        "format": TRAINING_FORMAT,
+        "model": name,
+        "config": json.dumps(dataclasses.asdict(find(name).config)),
+        "about": json.dumps(about),
+    }
 
 
 def described(path: Path, header: Mapping[str, str]) -> tuple[Preset, str, dict[str, Any]]:
@@ -157,29 +254,29 @@ def described(path: Path, header: Mapping[str, str]) -> tuple[Preset, str, dict[
         ) from error
 
 
-def recognised(path: Path, state: State, name: str | None) -> tuple[Preset, str, dict[str, Any]]:
-    """Which of our networks a file without our header belongs to, from its keys alone."""
+def recognised(path: Path, keys: Collection[str], name: str | None) -> tuple[Preset, str, dict[str, Any]]:
+    """Which of our networks a file without our header belongs to, from its tensors' names alone."""
     named = name or "dehazexl-paper"
     preset = find(named)
     config: XLConfig = preset.config
-    if "decoder.ending.up.norm.weight" in state:
+    if "decoder.ending.up.norm.weight" in keys:
         config = dataclasses.replace(config, upsample="linear")
     return Preset(preset.network, config), named, {"source": path.name, "revision": config.upsample}
 
 
-def load_exactly(model: Dehazer, state: State, path: Path) -> None:
-    """Load the state if every key and shape fits; else say in words what does not."""
-    own = model.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    unexpected = sorted(state.keys() - own.keys())
-    shapes = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in sorted(own.keys() & state.keys())
-        if own[key].shape != state[key].shape
+def require_fit(model: Dehazer, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raises WeightsError, with words for what does not fit, unless every name and shape is the model's."""
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    missing = sorted(own.keys() - shapes.keys())
+    unexpected = sorted(shapes.keys() - own.keys())
+    other = [
+        f"{key} is {shapes[key]}, not {own[key]}"
+        for key in sorted(own.keys() & shapes.keys())
+        if own[key] != shapes[key]
     ]
     faults = [
-        f"{len(found)} {what}: {', '.join(found[:4])}{' …' if len(found) > 4 else ''}"
-        for what, found in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shapes))
+        f"{len(found)} {what}: {listed(found)}"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", other))
         if found
     ]
     if faults:
@@ -187,4 +284,14 @@ def load_exactly(model: Dehazer, state: State, path: Path) -> None:
             f"the weights in {path} do not fit; {'; '.join(faults)}",
             "both published revisions of DehazeXL and files written by dehazexl are understood",
         )
-    model.load_state_dict(state)
+
+
+def listed(found: Sequence[str]) -> str:
+    """The first few, for a message."""
+    return f"{', '.join(found[:4])}{' …' if len(found) > 4 else ''}"
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

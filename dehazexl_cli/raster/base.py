@@ -96,3 +96,22 @@ class RasterWriter(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+def keep_off_nodata(values: Pixels, before: Pixels, nodata: float | None) -> None:
+    """Move ground that became the nodata value by the least step of its type, or it would be a hole.
+
+    `before` are the same pixels as they were; those that were nodata already are left.
+    """
+    if nodata is None or np.isnan(nodata):
+        return
+    became = (values == nodata) & (before != nodata)
+    if became.any():
+        values[became] = step_from(nodata, values.dtype)
+
+
+def step_from(value: float, dtype: np.dtype[Any]) -> Any:
+    """The number next to a value in its type: above it, or below where there is none above."""
+    if dtype.kind == "f":
+        return np.nextafter(dtype.type(value), dtype.type(np.inf))
+    return dtype.type(value + 1 if value < np.iinfo(dtype).max else value - 1)

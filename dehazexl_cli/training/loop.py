@@ -192,6 +192,7 @@ class Trainer:
     def checkpoint(self) -> None:
         """Write all that is needed to go on exactly: samples follow from the step's number."""
         content = {
+            "name": self.config.model,
             "step": self.step,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
