@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dehazexl_cli import load_model
 from dehazexl_cli.training.data import load_scenes, split
-from dehazexl_cli.training.loop import psnr, validation_pairs
+from dehazexl_cli.training.validation import make_trials, psnr
 
 WINDOW = 15  # pixels of the dark channel
 KEPT = 0.95  # share of the haze that is removed
@@ -60,9 +60,9 @@ def main() -> None:
     _, scenes = split(load_scenes(arguments.data), arguments.hold_out)
     rows = []
     with torch.inference_mode():
-        for hazy, clear in validation_pairs(scenes):
+        for hazy, clear in make_trials(scenes):
             outputs = (hazy, dark_channel_prior(hazy), model(hazy))
-            rows.append([min(50.0, psnr(image, clear)) for image in outputs] + [psnr(model(clear), clear)])
+            rows.append([psnr(image, clear) for image in outputs] + [psnr(model(clear), clear)])
     table = np.array(rows)
     print(f"{len(table)} pairs; PSNR in dB, each at most 50")
     print("| | hazy | dark channel prior | network | network on haze-free |")

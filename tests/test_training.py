@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,11 @@ import torch
 
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.models.checkpoint import load
+from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.data import Recipe, Sampler, Scene, load_scenes, split
-from dehazexl_cli.training.loop import Lesson, TrainConfig, train, validation_pairs
-from dehazexl_cli.training.losses import restoration_loss
+from dehazexl_cli.training.loop import Lesson, TrainConfig, train
+from dehazexl_cli.training.losses import Loss
+from dehazexl_cli.training.validation import make_trials
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +99,7 @@ def test_lessons_follow_each_other(pictures: Path, tmp_path: Path) -> None:
 def scenes() -> list[Scene]:
     rng = np.random.default_rng(0)
     return [
-        Scene(f"{place}__{i}", place, rng.integers(0, 255, (3, 90, 120), dtype=np.uint8))
+        Scene(f"{place}__{i}", place, ArrayReader(rng.integers(0, 255, (90, 120, 3), dtype=np.uint8)))
         for place in "ab"
         for i in range(3)
     ]
@@ -132,7 +136,7 @@ def test_validation_scenes_are_not_trained_on() -> None:
 
 
 def test_validation_pairs_are_the_same_each_time() -> None:
-    for one, other in zip(validation_pairs(scenes()), validation_pairs(scenes()), strict=True):
+    for one, other in zip(make_trials(scenes()), make_trials(scenes()), strict=True):
         assert torch.equal(one[0], other[0])
         assert not torch.equal(one[0], one[1])
 
@@ -144,9 +148,61 @@ def test_unusable_data_is_refused(pictures: Path, tmp_path: Path) -> None:
         train(config(pictures, tmp_path, held_out=("town", "field")), lambda progress: None)
 
 
-def test_the_loss_counts_pixels_and_their_spectrum() -> None:
+def write(path: Path, pixels: np.ndarray) -> None:  # type: ignore[type-arg]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", "PNG", pixels.shape[2], pixels.shape[1], 3, dtype="uint8") as file:
+        file.write(pixels)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_real_pairs_are_cropped_alike_and_not_hazed_again(tmp_path: Path) -> None:
+    clear = np.random.default_rng(0).integers(0, 200, (3, 120, 150), dtype=np.uint8)
+    write(tmp_path / "clear" / "a.png", clear)
+    for level in (1, 2):
+        write(tmp_path / f"cloud_L{level}" / "a.png", clear + np.uint8(20 * level))
+    (scene,) = load_scenes([tmp_path])
+    assert len(scene.hazy) == 2
+    hazy, same = Sampler([scene], Recipe(clear_share=0.25), seed=0).batch(0, 24, 64)
+    steps = {round(float((h - c).mean()) * 255) for h, c in zip(hazy, same, strict=True)}
+    assert steps == {0, 20, 40}
+    assert all((h - c).std() < 1e-3 for h, c in zip(hazy, same, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_large_pictures_are_read_crop_by_crop_with_equal_results(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_memory = Sampler(load_scenes([pictures]), Recipe(), seed=3).batch(0, 3, 64)
+    monkeypatch.setattr("dehazexl_cli.training.data.IN_MEMORY", 0)
+    scenes = load_scenes([pictures])
+    assert scenes[0].clear.info.driver == "GTiff"
+    for one, other in zip(in_memory, Sampler(scenes, Recipe(), seed=3).batch(0, 3, 64), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_two_processes_learn_what_one_with_twice_the_crops_learns(pictures: Path, tmp_path: Path) -> None:
+    """Started as torchrun does; gradients are averaged, so only rounding may differ."""
+    common = ["train", "--data", pictures, "--hold-out", "field", "--precision", "fp32", "--device", "cpu"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    for folder, crops, start in (("one", 2, ["-m"]), ("two", 1, launcher)):
+        options = ["--out", tmp_path / folder, "--lessons", f"1x{crops}x2", "-q"]
+        command = [sys.executable, *start, "dehazexl_cli", *common, *options]
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+    first, second = (
+        load(tmp_path / folder / "dehazexl-s.safetensors").model.state_dict() for folder in ("one", "two")
+    )
+    change = max((first[key] - second[key]).abs().max() for key in first)
+    assert change < 1e-3
+
+
+def test_the_loss_counts_pixels_spectrum_and_seams() -> None:
     clear = torch.zeros(1, 3, 8, 8)
-    assert restoration_loss(clear + 0.5, clear, 0.0).item() == pytest.approx(0.5)
+    assert Loss(0, 0)(clear + 0.5, clear, 4).item() == pytest.approx(0.5)
     # A constant error is one Fourier coefficient, 0.5·sqrt(64), of the 8·5·2 real numbers of each band.
-    assert restoration_loss(clear + 0.5, clear, 1.0).item() == pytest.approx(0.5 + 4 / 80)
-    assert math.isfinite(restoration_loss(clear, clear, 1.0).item())
+    assert Loss(1, 0)(clear + 0.5, clear, 4).item() == pytest.approx(0.5 + 4 / 80)
+    assert Loss(0, 1)(clear + 0.5, clear, 4).item() == pytest.approx(0.5)
+    stepped = clear.clone()
+    stepped[..., 4:] = 0.5  # right where two of the four patches meet two others
+    assert Loss(0, 1)(stepped, clear, 4).item() == pytest.approx(0.25 + 0.5 / 2)
+    assert Loss(0, 1)(stepped, clear, 8).item() == pytest.approx(0.25)
+    assert math.isfinite(Loss(1, 1)(clear, clear, 4).item())

@@ -1,8 +1,11 @@
-"""`dehazexl train`: train a model on clear images, hazed on the fly."""
+"""`dehazexl train`: train a model on pairs, or on clear images that are hazed on the fly."""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +15,17 @@ from dehazexl_cli.cli import console, options
 from dehazexl_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from dehazexl_cli.training.loop import Lesson, Progress
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def train(
-    data: Annotated[list[Path], typer.Option("--data", help="A folder of clear 8-bit images; repeatable.")],
+    data: Annotated[
+        list[Path], typer.Option("--data", help="Clear 8-bit images, or folders of pairs; repeatable.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where checkpoint, log and weights go.")],
     held_out: Annotated[
         list[str] | None,
@@ -29,11 +36,17 @@ def train(
     lessons: Annotated[
         str,
         typer.Option(metavar="SIDExCROPSxSTEPS,…", help="Crop side in patches, crops per step, steps."),
-    ] = "1x12x3400,2x3x1000,3x1x500",
+    ] = "1x12x3000,2x3x1400,3x1x700",
     rate: Annotated[float, typer.Option("--rate", help="Largest learning rate.")] = 8e-4,
     precision: options.PrecisionName = options.Precision.bf16,
     device: options.Device = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves it to PyTorch.")] = 0,
+    frequency_weight: Annotated[
+        float, typer.Option("--frequency-weight", help="Of the spectrum's error in the loss.")
+    ] = 0.05,
+    seam_weight: Annotated[
+        float, typer.Option("--seam-weight", help="Of steps between patches in the loss.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Of weights and samples.")] = 22,
     validate_every: Annotated[int, typer.Option("--validate-every", metavar="STEPS")] = 500,
     time_limit: Annotated[
@@ -41,18 +54,20 @@ def train(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
-    """Train on folders of clear images and write OUT/MODEL.safetensors for `dehazexl run --weights`.
+    """Train a model and write OUT/MODEL.safetensors for `dehazexl run --weights`.
 
-    A run that was stopped goes on from its last checkpoint when the same command is given again.
+    A folder of images is taken for clear scenes, which are hazed as training goes; folders inside it for
+    pairs, as 8KDehaze, O-HAZE and others lay them out. A run that was stopped goes on from its last
+    checkpoint when the same command is given again. Several GPUs: torchrun --nproc-per-node N -m
+    dehazexl_cli train …
 
     Example: dehazexl train --data scenes --hold-out town --out runs/first --time-limit 2h
     """
     limit = float("inf") if time_limit is None else parse_duration(time_limit)
     curriculum = parse_lessons(lessons)
-    if precision is options.Precision.fp16:
-        raise UsageError("training in fp16 overflows", "use --precision bf16 or fp32")
     from dehazexl_cli.engine.transfer import choose_device
     from dehazexl_cli.training import loop
+    from dehazexl_cli.training.losses import Loss
 
     config = loop.TrainConfig(
         data=tuple(map(str, data)),
@@ -62,6 +77,7 @@ def train(
         start=None if start is None else str(start),
         lessons=curriculum,
         rate=rate,
+        loss=Loss(frequency_weight, seam_weight),
         precision=precision.value,
         device=str(choose_device(device)),
         threads=threads,
@@ -69,10 +85,28 @@ def train(
         validate_every=validate_every,
         time_limit=limit,
     )
-    typer.echo(loop.train(config, (lambda progress: None) if quiet else show))
+    with shown(quiet) as show:
+        path = loop.train(config, show)
+    typer.echo(path)
 
 
-def show(progress: Progress) -> None:
+@contextmanager
+def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """What is told of each step: a live table on a terminal, lines elsewhere."""
+    if quiet:
+        yield lambda progress: None
+    elif not sys.stderr.isatty():
+        yield say_line
+    else:
+        from rich.console import Console
+        from rich.live import Live
+
+        table = LiveTable()
+        with Live(console=Console(stderr=True), get_renderable=table.render, refresh_per_second=2):
+            yield table.note
+
+
+def say_line(progress: Progress) -> None:
     """A line every 20 steps, and one for each validation."""
     if progress.step % 20 == 0:
         console.say(
@@ -82,6 +116,35 @@ def show(progress: Progress) -> None:
     if progress.metrics is not None:
         hazy, output, clear = (progress.metrics[key] for key in ("hazy", "output", "clear"))
         console.say(f"validation: hazy {hazy:.2f} dB -> output {output:.2f} dB; haze-free {clear:.2f} dB")
+
+
+class LiveTable:
+    """The run so far: a row for each validation, and where it stands now."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, ...]] = []
+        self._now = "starting"
+        self._loss: float | None = None  # running mean
+
+    def note(self, progress: Progress) -> None:
+        """Take in one step."""
+        self._loss = progress.loss if self._loss is None else 0.98 * self._loss + 0.02 * progress.loss
+        self._now = (
+            f"step {progress.step} of {progress.steps}, loss {self._loss:.4f}, rate {progress.rate:.1e}, "
+            f"{progress.waiting_share:.0%} waiting for samples"
+        )
+        if progress.metrics is not None:
+            figures = (f"{progress.metrics[key]:.2f}" for key in ("hazy", "output", "clear"))
+            self._rows.append((str(progress.step), f"{self._loss:.4f}", *figures))
+
+    def render(self) -> Table:
+        """The table as it is now."""
+        from rich.table import Table
+
+        table = Table("step", "loss", "hazy dB", "output dB", "haze-free dB", caption=self._now)
+        for row in self._rows:
+            table.add_row(*row)
+        return table
 
 
 def parse_duration(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Training samples: random crops of clear scenes, hazed on the fly.
+"""Training samples: random crops of pairs, or of clear scenes that are hazed on the fly.
 
 Every sample is drawn from its own number, so a resumed run sees exactly what an uninterrupted one would.
 """
@@ -14,23 +14,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box, mirrored
 from dehazexl_cli.raster import open_reader
+from dehazexl_cli.raster.base import RasterReader
+from dehazexl_cli.raster.layouts import find_pairs
+from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.haze import Haze
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+COLOURS = (1, 2, 3)
+IN_MEMORY = 30_000_000  # pixels; larger images are read from disk crop by crop
 
 
 class Scene(NamedTuple):
-    """One clear image and where it comes from."""
+    """A clear image, real hazy images of the same ground if there are any, and where they come from."""
 
     name: str
     source: str  # the file name up to "__": images of one source show one place
-    pixels: NDArray[np.uint8]  # [3, height, width]
+    clear: RasterReader
+    hazy: tuple[RasterReader, ...] = ()  # empty: haze is synthesised
 
 
 @dataclass(frozen=True)
@@ -44,34 +49,68 @@ class Recipe:
     sensor_noise: float = 0.01  # largest standard deviation
 
 
+class Placement(NamedTuple):
+    """Where a crop lies in its scene and how it is turned."""
+
+    top: int
+    left: int
+    covered: int  # pixels of the scene per side
+    turns: int  # by 90 degrees
+    flipped: bool
+
+
 def load_scenes(folders: Sequence[Path]) -> list[Scene]:
-    """All images of the folders, in name order, as 8-bit RGB in memory."""
-    paths = sorted(p for folder in folders for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise InputError(f"no images in {', '.join(map(str, folders))}", f"it looks for {sorted(SUFFIXES)}")
-    return [load_scene(path) for path in paths]
+    """The scenes of all folders, in name order: pairs where a folder holds them, else clear images.
+
+    Raises InputError for folders without images and for images that are not 8-bit with three bands.
+    """
+    return [scene for folder in folders for scene in scenes_of(folder)]
 
 
-def load_scene(path: Path) -> Scene:
-    """One image; InputError unless it is 8-bit with at least three bands."""
+def scenes_of(folder: Path) -> list[Scene]:
+    """The scenes of one folder: images that lie in it are clear, folders in it are a layout of pairs."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder", "check --data")
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if images:
+        return [Scene(path.stem, source_of(path), open_picture(path)) for path in images]
+    if not any(path.is_dir() for path in folder.iterdir()):
+        raise InputError(f"no images in {folder}", f"it looks for {', '.join(sorted(SUFFIXES))}")
+    hazy: dict[Path, list[Path]] = {}
+    for pair in find_pairs(folder):
+        hazy.setdefault(pair.clear, []).append(pair.hazy)
+    return [
+        Scene(clear.stem, source_of(clear), open_picture(clear), tuple(map(open_picture, several)))
+        for clear, several in sorted(hazy.items())
+    ]
+
+
+def source_of(path: Path) -> str:
+    """The place an image shows, as its file name says."""
+    return path.stem.split("__")[0]
+
+
+def open_picture(path: Path) -> RasterReader:
+    """An 8-bit image with at least three bands, decoded into memory unless it is large."""
     reader = open_reader(path)
-    try:
-        info = reader.info
-        if info.dtype != "uint8" or info.count < 3:
-            raise InputError(
-                f"{path} has {info.count} bands of {info.dtype}", "train on 8-bit images with three bands"
-            )
-        pixels = reader.read(Box(0, 0, info.height, info.width), (1, 2, 3))
-    finally:
+    info = reader.info
+    if info.dtype != "uint8" or info.count < len(COLOURS):
         reader.close()
-    return Scene(path.stem, path.stem.split("__")[0], pixels)
+        raise InputError(
+            f"{path} has {info.count} bands of {info.dtype}", "train on 8-bit images with three bands"
+        )
+    if info.height * info.width > IN_MEMORY:
+        return reader
+    pixels = reader.read(Box(0, 0, info.height, info.width), COLOURS)
+    reader.close()
+    return ArrayReader(pixels, channels_first=True, name=str(path))
 
 
 def split(scenes: Sequence[Scene], held_out: Sequence[str]) -> tuple[list[Scene], list[Scene]]:
     """(training, validation): held out are scenes whose name starts with one of the given words."""
-    validation = [s for s in scenes if s.name.startswith(tuple(held_out))] if held_out else []
-    names = {s.name for s in validation}
-    return [s for s in scenes if s.name not in names], validation
+    words = tuple(held_out)
+    validation = [scene for scene in scenes if words and scene.name.startswith(words)]
+    return [scene for scene in scenes if not words or not scene.name.startswith(words)], validation
 
 
 class Sampler:
@@ -81,44 +120,70 @@ class Sampler:
         self.scenes = scenes
         self.recipe = recipe
         self.seed = seed
-        sources = [s.source for s in scenes]
+        sources = [scene.source for scene in scenes]
+        sizes = [scene.clear.info.height * scene.clear.info.width for scene in scenes]
         # Large scenes hold more to see; large sources are not to drown the small ones.
-        weights = np.array([s.pixels[0].size ** 0.5 / sources.count(s.source) ** 0.5 for s in scenes])
+        weights = np.array(
+            [size**0.5 / sources.count(source) ** 0.5 for size, source in zip(sizes, sources, strict=True)]
+        )
         self.weights = weights / weights.sum()
 
-    def batch(self, step: int, size: int, side: int) -> tuple[Tensor, Tensor]:
-        """Hazy and clear crops [size, 3, side, side] float32 in [0, 1] of training step `step`."""
-        pairs = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in range(size)]
+    def batch(self, step: int, size: int, side: int, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Hazy and clear crops [size, 3, side, side] float32 in [0, 1] of a step, from number `first` on."""
+        numbers = range(first, first + size)
+        pairs = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in numbers]
         hazy, clear = (torch.stack(images) for images in zip(*pairs, strict=True))
         return hazy, clear
 
     def sample(self, rng: Generator, side: int) -> tuple[Tensor, Tensor]:
         """One pair (hazy, clear), each [3, side, side]."""
         scene = self.scenes[rng.choice(len(self.scenes), p=self.weights)]
-        clear = change_exposure(crop(scene, rng, side, self.recipe), rng, self.recipe.exposure)
+        placement = place(scene.clear, rng, side, self.recipe)
+        clear = crop(scene.clear, placement, side)
+        if scene.hazy:
+            if rng.random() < self.recipe.clear_share:
+                return clear, clear
+            return crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side), clear
+        clear = change_exposure(clear, rng, self.recipe.exposure)
         if rng.random() < self.recipe.clear_share:
             return clear, clear
+        return self._hazed(clear, rng, side), clear
+
+    def _hazed(self, clear: Tensor, rng: Generator, side: int) -> Tensor:
         hazed = Haze.draw(rng, side).apply(clear.numpy(), Box(0, 0, side, side))
         noise = rng.standard_normal(hazed.shape, dtype=np.float32) * np.float32(
             rng.uniform(0, self.recipe.sensor_noise)
         )
         # Real inputs are 8-bit, and what haze pressed into few levels stays pressed.
-        return torch.from_numpy((hazed + noise).clip(0, 1) * 255).round() / 255, clear
+        return torch.from_numpy((hazed + noise).clip(0, 1) * 255).round() / 255
 
 
-def crop(scene: Scene, rng: Generator, side: int, recipe: Recipe) -> Tensor:
-    """A random crop at a random scale, turned and mirrored at random: [3, side, side] in [0, 1]."""
-    _, height, width = scene.pixels.shape
+def place(picture: RasterReader, rng: Generator, side: int, recipe: Recipe) -> Placement:
+    """A random place, scale and turn for a crop of `side` pixels."""
+    height, width = picture.info.height, picture.info.width
     largest = max(recipe.smallest_scale, min(recipe.largest_scale, min(height, width) / side))
     covered = round(side * float(np.exp(rng.uniform(np.log(recipe.smallest_scale), np.log(largest)))))
-    top = int(rng.integers(0, max(1, height - covered + 1)))
-    left = int(rng.integers(0, max(1, width - covered + 1)))
-    rows, cols = mirrored(top, top + covered, height), mirrored(left, left + covered, width)
-    pixels = torch.from_numpy(scene.pixels[:, rows][:, :, cols]).float()[None] / 255
+    return Placement(
+        top=int(rng.integers(0, max(1, height - covered + 1))),
+        left=int(rng.integers(0, max(1, width - covered + 1))),
+        covered=covered,
+        turns=int(rng.integers(4)),
+        flipped=bool(rng.random() < 0.5),
+    )
+
+
+def crop(picture: RasterReader, placement: Placement, side: int) -> Tensor:
+    """A crop [3, side, side] in [0, 1]; where it overhangs a small picture, that is mirrored."""
+    top, left, covered, turns, flipped = placement
+    rows = np.array(mirrored(top, top + covered, picture.info.height))
+    cols = np.array(mirrored(left, left + covered, picture.info.width))
+    box = Box(rows.min(), cols.min(), np.ptp(rows) + 1, np.ptp(cols) + 1)
+    cut = picture.read(box, COLOURS)[:, rows - box.top][:, :, cols - box.left]
+    pixels = torch.from_numpy(cut).float()[None] / 255
     if covered != side:
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=covered > side)
-    turned = torch.rot90(pixels[0], int(rng.integers(4)), (1, 2))
-    return turned.flip(2) if rng.random() < 0.5 else turned
+    turned = torch.rot90(pixels[0], turns, (1, 2))
+    return turned.flip(2) if flipped else turned
 
 
 def change_exposure(image: Tensor, rng: Generator, most: float) -> Tensor:

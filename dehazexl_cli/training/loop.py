@@ -1,6 +1,7 @@
 """The trainer: AdamW with warm-up and cosine, an average of the weights, checkpoints that resume exactly.
 
-The curriculum goes from single patches (haze as such) to crops of several (what the mixer is for).
+The curriculum goes from single patches (haze as such) to crops of several (what the mixer is for). Lines
+marked `torchrun` are all that several GPUs need: each process makes its share of a step's samples.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,13 +20,13 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError, UsageError
-from dehazexl_cli.grid import Box
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import compose
-from dehazexl_cli.models.checkpoint import save
-from dehazexl_cli.training.data import Recipe, Sampler, Scene, load_scenes, split
-from dehazexl_cli.training.haze import Haze
-from dehazexl_cli.training.losses import restoration_loss
+from dehazexl_cli.models.checkpoint import load, save
+from dehazexl_cli.training import ranks
+from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
+from dehazexl_cli.training.losses import Loss
+from dehazexl_cli.training.validation import Trial, make_trials, mean_psnr
 
 FARTHEST = 320  # tokens from the origin up to which position codes are trained: 10240 pixels
 
@@ -47,14 +48,14 @@ class TrainConfig:
     held_out: tuple[str, ...] = ()
     model: str = "dehazexl-s"
     start: str | None = None  # weights to begin from
-    lessons: tuple[Lesson, ...] = (Lesson(1, 12, 3000), Lesson(2, 3, 800), Lesson(3, 1, 400))
+    lessons: tuple[Lesson, ...] = (Lesson(1, 12, 3000), Lesson(2, 3, 1400), Lesson(3, 1, 700))
     rate: float = 8e-4
     warm_up: int = 150
     weight_decay: float = 0.02
     average: float = 0.998
-    frequency_weight: float = 0.05
+    loss: Loss = field(default_factory=Loss)
     clip: float = 1.0
-    precision: str = "bf16"  # or "fp32"; weights and their updates are float32 either way
+    precision: str = "bf16"  # or "fp16", "fp32"; weights and their updates are float32 in any case
     device: str = "cpu"
     threads: int = 0  # 0 leaves it to torch
     seed: int = 22
@@ -97,7 +98,8 @@ class Progress(NamedTuple):
 
 def train(config: TrainConfig, show: Callable[[Progress], None]) -> Path:
     """Train, or go on training, and return the weight file `config.out`/NAME.safetensors."""
-    return Trainer(config).run(show)
+    with ranks.joined(config.device):  # torchrun
+        return Trainer(config).run(show)
 
 
 class Trainer:
@@ -109,19 +111,21 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         if config.threads:
             torch.set_num_threads(config.threads)
+        self.device = ranks.device(config.device)  # torchrun
         training, validation = split(load_scenes([Path(d) for d in config.data]), config.held_out)
         if not training:
             raise InputError("every image is held out for validation", "hold out fewer name prefixes")
         self.sampler = Sampler(training, config.recipe, config.seed)
-        self.trials = validation_pairs(validation)
+        self.trials: list[Trial] = make_trials(validation)
         torch.manual_seed(config.seed)
-        self.model = build(config.model).to(config.device).train()
-        self.average = build(config.model).to(config.device).eval()
+        self.model = build(config.model).to(self.device).train()
+        self.average = build(config.model).to(self.device).eval()
         self.step = 0
         self.seconds = 0.0
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
         )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._begin()
 
     def run(self, show: Callable[[Progress], None]) -> Path:
@@ -131,28 +135,22 @@ class Trainer:
         waiting = 0.0
         with ThreadPoolExecutor(1) as ahead:
             samples = ahead.submit(self._samples, self.step)
-            while self.step < config.steps and time.monotonic() - began < config.time_limit:
+            while self.step < config.steps and not ranks.any_of(time.monotonic() - began > config.time_limit):
                 started = time.monotonic()
                 hazy, clear = samples.result()
                 samples = ahead.submit(self._samples, self.step + 1)
                 waiting += time.monotonic() - started
-                loss = self._learn(hazy.to(config.device), clear.to(config.device))
+                loss = self._learn(hazy.to(self.device), clear.to(self.device))
                 self.seconds += time.monotonic() - started
                 self.step += 1
-                metrics = None
-                if self.trials and (self.step % config.validate_every == 0 or self.step == config.steps):
-                    metrics = self.validate()
-                share = waiting / (time.monotonic() - began)
-                show(Progress(self.step, config.steps, loss, config.rate_at(self.step - 1), share, metrics))
-                self._log(loss, metrics)
-                if self.step % config.checkpoint_every == 0:
-                    self.checkpoint()
-        self.checkpoint()
-        return self.export()
+                if ranks.is_first():  # torchrun
+                    self._tell(show, loss, waiting / (time.monotonic() - began))
+        return self._finish()
 
     def _samples(self, step: int) -> tuple[Tensor, Tensor]:
         lesson = self.config.lesson(step)
-        return self.sampler.batch(step, lesson.crops, lesson.side * self.model.patch)
+        first = ranks.number() * lesson.crops  # torchrun
+        return self.sampler.batch(step, lesson.crops, lesson.side * self.model.patch, first)
 
     def _learn(self, hazy: Tensor, clear: Tensor) -> float:
         config = self.config
@@ -160,13 +158,16 @@ class Trainer:
             group["lr"] = config.rate_at(self.step)
         rng = np.random.default_rng((config.seed, self.step, 0xC0DE))
         down, right = (32 * int(rng.integers(FARTHEST)) for _ in range(2))
-        with autocast(config):
+        with self._autocast():
             output = compose(self.model, hazy, origin=(down, right))
-        loss = restoration_loss(output, clear, config.frequency_weight)
-        loss.backward()
+        loss = config.loss(output, clear, self.model.patch)
+        self.scaler.scale(loss).backward()
+        ranks.average_gradients(self.model.parameters())  # torchrun
+        self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        if torch.isfinite(norm):  # one bad batch is not to spoil the run
-            self.optimizer.step()
+        if self.scaler.is_enabled() or torch.isfinite(norm):  # one bad batch is not to spoil the run
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
         return float(loss.detach())
@@ -177,17 +178,21 @@ class Trainer:
         for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(current, 1 - keep)
 
-    @torch.inference_mode()
+    def _tell(self, show: Callable[[Progress], None], loss: float, waiting_share: float) -> None:
+        config = self.config
+        metrics = None
+        if self.trials and (self.step % config.validate_every == 0 or self.step == config.steps):
+            metrics = self.validate()
+        rate = config.rate_at(self.step - 1)
+        show(Progress(self.step, config.steps, loss, rate, waiting_share, metrics))
+        self._log(loss, rate, metrics)
+        if self.step % config.checkpoint_every == 0:
+            self.checkpoint()
+
     def validate(self) -> dict[str, float]:
         """Mean PSNR, dB, on held-out scenes: hazy input, output, and haze-free input against its output."""
-        sums = dict.fromkeys(("hazy", "output", "clear"), 0.0)
-        with autocast(self.config):
-            for hazy, clear in self.trials:
-                hazy, clear = hazy.to(self.config.device), clear.to(self.config.device)
-                sums["hazy"] += psnr(hazy, clear)
-                sums["output"] += psnr(self.average(hazy), clear)
-                sums["clear"] += psnr(self.average(clear), clear)
-        return {key: value / len(self.trials) for key, value in sums.items()}
+        with torch.inference_mode(), self._autocast():
+            return mean_psnr(self.average, self.trials, self.device)
 
     def checkpoint(self) -> None:
         """Write all that is needed to go on exactly: samples follow from the step's number."""
@@ -198,15 +203,22 @@ class Trainer:
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "config": config_text(self.config),
         }
         temporary = self.out / ".checkpoint.part"
         torch.save(content, temporary)
         temporary.replace(self.out / "checkpoint.pth")
 
-    def export(self) -> Path:
-        """Write the averaged weights as a file that `dehazexl run --weights` takes."""
+    def _finish(self) -> Path:
         path = self.out / f"{self.config.model}.safetensors"
+        if ranks.is_first():  # torchrun
+            self.checkpoint()
+            self._export(path)
+        return path
+
+    def _export(self, path: Path) -> None:
+        """Write the averaged weights as a file that `dehazexl run --weights` takes."""
         settings = asdict(self.config) | {"data": [Path(d).name for d in self.config.data]}
         about = {
             "training": {key: value for key, value in settings.items() if key not in ("out", "start")},
@@ -215,30 +227,29 @@ class Trainer:
             "metrics": self.validate() if self.trials else {},
         }
         save(path, self.average, self.config.model, about, torch.float16)
-        return path
 
     def _begin(self) -> None:
         path = self.out / "checkpoint.pth"
         if path.exists():
-            content = torch.load(path, map_location=self.config.device, weights_only=True)
-            if content["config"] != config_text(self.config):
-                raise UsageError(
-                    f"{self.out} holds a run with other settings",
-                    "repeat its settings, or name another --out",
-                )
-            self.model.load_state_dict(content["model"])
-            self.average.load_state_dict(content["average"])
-            self.optimizer.load_state_dict(content["optimizer"])
-            self.step, self.seconds = content["step"], content["seconds"]
-        else:
-            if self.config.start:
-                from dehazexl_cli.models.checkpoint import load
+            self._resume(path)
+            return
+        if self.config.start:
+            self.model.load_state_dict(load(Path(self.config.start), self.config.model).model.state_dict())
+        self.average.load_state_dict(self.model.state_dict())
 
-                state = load(Path(self.config.start), self.config.model).model.state_dict()
-                self.model.load_state_dict(state)
-            self.average.load_state_dict(self.model.state_dict())
+    def _resume(self, path: Path) -> None:
+        content = torch.load(path, map_location=self.device, weights_only=True)
+        if content["config"] != config_text(self.config):
+            raise UsageError(
+                f"{self.out} holds a run with other settings", "repeat its settings, or name another --out"
+            )
+        self.model.load_state_dict(content["model"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scaler.load_state_dict(content["scaler"])
+        self.step, self.seconds = content["step"], content["seconds"]
 
-    def _log(self, loss: float, metrics: dict[str, float] | None) -> None:
+    def _log(self, loss: float, rate: float, metrics: dict[str, float] | None) -> None:
         path = self.out / "log.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as file:
@@ -246,58 +257,15 @@ class Trainer:
             if fresh:
                 writer.writerow(("step", "seconds", "rate", "loss", "hazy", "output", "clear"))
             values = [f"{metrics[key]:.3f}" for key in ("hazy", "output", "clear")] if metrics else [""] * 3
-            rate = self.config.rate_at(self.step - 1)
             writer.writerow((self.step, f"{self.seconds:.1f}", f"{rate:.3e}", f"{loss:.5f}", *values))
 
-
-def validation_pairs(scenes: Sequence[Scene], per_source: int = 7) -> list[tuple[Tensor, Tensor]]:
-    """Fixed pairs (hazy, clear) [1, 3, ≤ 768, ≤ 768], as many from each source, each under its own sky."""
-    pairs = []
-    for number, scene in enumerate(thinned(scenes, per_source)):
-        _, full_height, full_width = scene.pixels.shape
-        height, width = min(768, full_height), min(768, full_width)
-        top, left = (full_height - height) // 2, (full_width - width) // 2
-        clear = scene.pixels[:, top : top + height, left : left + width] / np.float32(255)
-        haze = Haze.draw(np.random.default_rng((1, number)), max(height, width))
-        hazy = (haze.apply(clear, Box(0, 0, height, width)) * 255).round() / 255
-        pairs.append((torch.from_numpy(hazy)[None], torch.from_numpy(clear)[None]))
-    return pairs
-
-
-def thinned(scenes: Sequence[Scene], per_source: int) -> list[Scene]:
-    """At most so many scenes of each source, evenly chosen."""
-    chosen: list[Scene] = []
-    for source in sorted({scene.source for scene in scenes}):
-        same = [scene for scene in scenes if scene.source == source]
-        count = min(per_source, len(same))
-        chosen += [same[i * len(same) // count] for i in range(count)]
-    return chosen
-
-
-def psnr(output: Tensor, clear: Tensor) -> float:
-    """Peak signal-to-noise ratio, dB, of images in [0, 1], the output clamped; at most 100."""
-    error = (output.float().clamp(0, 1) - clear).square().mean().item()
-    return -10 * math.log10(max(error, 1e-10))
-
-
-def autocast(config: TrainConfig) -> torch.autocast:
-    """The context in which networks compute at the configured precision."""
-    device = torch.device(config.device).type
-    return torch.autocast(device, torch.bfloat16, enabled=config.precision != "fp32")
+    def _autocast(self) -> torch.autocast:
+        half = torch.float16 if self.config.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, half, enabled=self.config.precision != "fp32")
 
 
 def config_text(config: TrainConfig) -> str:
     """The settings that must not change between the pieces of one run."""
     values: dict[str, Any] = asdict(config)
-    for free in (
-        "data",
-        "out",
-        "start",
-        "device",
-        "threads",
-        "time_limit",
-        "validate_every",
-        "checkpoint_every",
-    ):
-        values.pop(free)
-    return repr(sorted(values.items()))
+    free = ("data", "out", "start", "device", "threads", "time_limit", "validate_every", "checkpoint_every")
+    return repr(sorted(item for item in values.items() if item[0] not in free))

@@ -1,20 +1,41 @@
-"""What training minimises: the mean absolute error of pixels, and of their 2-D spectrum."""
+"""What training minimises: errors of pixels, of their spectrum, and steps between patches."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
-def restoration_loss(output: Tensor, clear: Tensor, frequency_weight: float) -> Tensor:
-    """L1 of images [b, 3, height, width] plus the weighted L1 of their Fourier coefficients.
+@dataclass(frozen=True)
+class Loss:
+    """L1 of images [b, 3, height, width], plus weighted terms."""
 
-    The second term is the published code's (real and imaginary parts); coefficients are scaled by
-    1/sqrt(pixels), so that the weight means the same at every crop size.
-    """
-    loss = F.l1_loss(output, clear)
-    if not frequency_weight:
+    frequency: float = 0.05  # weight of the error of the 2-D spectrum
+    seam: float = 0.0  # weight of steps in the error where patches meet
+
+    def __call__(self, output: Tensor, clear: Tensor, patch: int) -> Tensor:
+        """The loss of outputs made of `patch`-pixel patches."""
+        error = output.float() - clear.float()
+        loss = error.abs().mean()
+        if self.frequency:
+            loss = loss + self.frequency * spectrum_error(error)
+        if self.seam and max(error.shape[2:]) > patch:
+            loss = loss + self.seam * seam_error(error, patch)
         return loss
-    error = torch.view_as_real(torch.fft.rfft2(output.float() - clear.float(), norm="ortho"))
-    return loss + frequency_weight * error.abs().mean()
+
+
+def spectrum_error(error: Tensor) -> Tensor:
+    """Mean absolute real and imaginary part of the error's Fourier coefficients, as in the published code.
+
+    Coefficients are scaled by 1/sqrt(pixels), so that the term means the same at every crop size.
+    """
+    return torch.view_as_real(torch.fft.rfft2(error, norm="ortho")).abs().mean()
+
+
+def seam_error(error: Tensor, patch: int) -> Tensor:
+    """Mean step of the error from one patch to the next; where the error is smooth there is none."""
+    down = error[:, :, patch::patch] - error[:, :, patch - 1 : -1 : patch]
+    right = error[:, :, :, patch::patch] - error[:, :, :, patch - 1 : -1 : patch]
+    return torch.cat([down.flatten(), right.flatten()]).abs().mean()
