@@ -2,10 +2,12 @@
 
 Patches go in row order. A patch that overhangs the right or bottom edge sees the scene mirrored there,
 so its content is plausible ground and never black; what is computed beyond the edge is thrown away.
+Neighbours may overlap; `ramp` says how much each of two then counts, so that no edge shows.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,21 +49,29 @@ class PatchGrid:
     width: int
     patch: int  # side of a patch, pixels
     halo: int = 0  # pixels a model sees around each patch beside the patch itself
+    overlap: int = 0  # pixels that neighbouring patches share
     origin: tuple[int, int] = (0, 0)  # (top, left) of this scene in a larger one, for position codes
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.patch) < 1 or self.halo < 0:
             raise ValueError(f"no grid of {self.patch}-pixel patches on {self.height}x{self.width} pixels")
+        if not 0 <= self.overlap <= self.patch // 2:
+            raise ValueError(f"patches of {self.patch} pixels cannot overlap by {self.overlap}")
+
+    @property
+    def stride(self) -> int:
+        """Pixels from one patch to the next."""
+        return self.patch - self.overlap
 
     @property
     def rows(self) -> int:
         """Rows of patches."""
-        return -(-self.height // self.patch)
+        return max(1, -(-(self.height - self.overlap) // self.stride))
 
     @property
     def cols(self) -> int:
         """Columns of patches."""
-        return -(-self.width // self.patch)
+        return max(1, -(-(self.width - self.overlap) // self.stride))
 
     def __len__(self) -> int:
         return self.rows * self.cols
@@ -69,22 +79,35 @@ class PatchGrid:
     def box(self, id: int) -> Box:
         """The patch's place in the scene; it may overhang the right and bottom edges."""
         row, col = divmod(id, self.cols)
-        return Box(row * self.patch, col * self.patch, self.patch, self.patch)
+        return Box(row * self.stride, col * self.stride, self.patch, self.patch)
 
     def band(self, row: int) -> Box:
-        """The part of the scene that one row of patches covers, cut at the bottom edge."""
-        top = row * self.patch
-        return Box(top, 0, min(self.patch, self.height - top), self.width)
+        """The part of the scene that is finished once this row of patches is done."""
+        top = row * self.stride
+        height = self.height - top if row == self.rows - 1 else self.stride
+        return Box(top, 0, height, self.width)
 
     def view_rows(self, row: int) -> list[int]:
         """Scene rows that a row of patches sees, halo included, mirrored at the edges."""
-        top = row * self.patch
+        top = row * self.stride
         return mirrored(top - self.halo, top + self.patch + self.halo, self.height)
 
     def view_cols(self, col: int) -> list[int]:
         """Scene columns that a column of patches sees, halo included, mirrored at the edges."""
-        left = col * self.patch
+        left = col * self.stride
         return mirrored(left - self.halo, left + self.patch + self.halo, self.width)
+
+    def ramp(self, number: int, count: int) -> list[float]:
+        """How much each pixel along an axis of patch `number` of `count` counts in the result.
+
+        Raised cosines where it overlaps a neighbour; the weights of both sum to one everywhere.
+        """
+        rise = [math.sin(math.pi / 2 * (i + 0.5) / self.overlap) ** 2 for i in range(self.overlap)]
+        level = [1.0] * (self.patch - self.overlap)
+        weights = (rise if number > 0 else [1.0] * self.overlap) + level
+        if number < count - 1 and self.overlap:
+            weights[-self.overlap :] = rise[::-1]
+        return weights
 
     def batches_of_row(self, row: int, size: int) -> Iterator[tuple[int, ...]]:
         """Patch ids of one row from left to right, at most `size` at a time, evenly split."""

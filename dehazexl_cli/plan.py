@@ -115,7 +115,9 @@ def estimated(
     tokens = footprint.token_bytes * patches
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
     busy = max(footprint.mix_bytes * patches, footprint.work_bytes * batch)
-    network = footprint.weight_bytes + tokens + busy
+    # The change to a row of patches in float32, and what of it reaches into the next.
+    canvas = 2 * 3 * 4 * grid.patch * grid.width
+    network = footprint.weight_bytes + tokens + busy + canvas
     # A row being read, one being worked on, one waiting to be written; twice for what is cut and cast.
     rasters = 6 * band_bytes + min(BLOCK_CACHE_BYTES, grid.rows * band_bytes)
     if not on_gpu:

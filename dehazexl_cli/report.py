@@ -25,6 +25,7 @@ class Report:
     high: float = 1.0  # source value shown to the model as 1
     range_source: str = ""
     strength: float = 1.0
+    overlap: int = 0  # pixels that neighbouring patches share
     model: str = ""
     weights_sha256: str = ""
     device: str = ""

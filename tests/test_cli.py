@@ -101,6 +101,7 @@ def test_other_types_keep_type_and_range(
     out = tmp_path / "out.tif"
     result = dehazexl("run", scene, out, "--weights", tiny_weights, "-b", "3,2,1", "--json")
     report = json.loads(result.out)
+    assert report["overlap"] == 32
     assert report["range_source"] == "percentiles"
     with rasterio.open(scene) as before, rasterio.open(out) as after:
         assert after.dtypes == before.dtypes
@@ -151,7 +152,7 @@ def test_progress_as_json_counts_every_phase(dehazexl: Command, scene: Path, tin
 
 def test_progress_outside_a_terminal_is_lines(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
     result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights)
-    assert re.search(r"^Decoding 100%, 12 of 12 patches, 0 s left$", result.err, re.MULTILINE)
+    assert re.search(r"^Decoding 100%, 24 of 24 patches, 0 s left$", result.err, re.MULTILINE)
 
 
 def test_strength_zero_gives_the_input_back(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
@@ -243,7 +244,8 @@ def test_an_unusable_input_is_two_lines_and_exit_3(
         (["--input-range", "9,1"], 2, "empty"),
         (["--input-range", "all"], 2, "no range"),
         (["--strength", "3"], 2, "out of range"),
-        (["--overlap", "32"], 2, "--overlap 0"),
+        (["--overlap", "200"], 2, "use 0 to 32"),
+        (["--overlap", "some"], 2, "no number of pixels"),
         (["--max-ram", "lots"], 2, "no amount of memory"),
         (["--max-ram", "100M"], 6, "--max-ram 0."),
         (["--device", "abacus"], 2, "no device"),
@@ -280,7 +282,7 @@ def test_an_output_of_a_failed_run_is_gone(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("unforeseen")
 
-    monkeypatch.setattr("dehazexl_cli.engine.stream.place", broken)
+    monkeypatch.setattr("dehazexl_cli.engine.stream.finished_rows", broken)
     result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights, "-q")
     assert result.code == 1
     assert "ZeroDivisionError: unforeseen" in result.err

@@ -41,6 +41,26 @@ def test_views_reach_into_the_neighbours_and_mirror_the_edges() -> None:
     assert grid.band(1) == Box(16, 0, 4, 20)
 
 
-def test_an_empty_scene_has_no_grid() -> None:
+@pytest.mark.parametrize("overlap", [0, 3, 8])
+@pytest.mark.parametrize("size", [1, 16, 17, 24, 100])
+def test_weights_of_overlapping_patches_sum_to_one_everywhere(size: int, overlap: int) -> None:
+    grid = PatchGrid(size, 16, patch=16, overlap=overlap)
+    total = np.zeros(size + 16)
+    for row in range(grid.rows):
+        top = grid.box(row * grid.cols).top
+        total[top : top + 16] += grid.ramp(row, grid.rows)
+    assert np.allclose(total[:size], 1)
+    assert sum(grid.band(row).height for row in range(grid.rows)) == size
+
+
+def test_no_patch_is_needless() -> None:
+    for size in range(1, 120):
+        grid = PatchGrid(size, 1, patch=16, overlap=5)
+        assert grid.rows == 1 or grid.box(grid.rows - 2).bottom < size <= grid.box(grid.rows - 1).bottom
+
+
+def test_impossible_grids_are_refused() -> None:
     with pytest.raises(ValueError, match="no grid"):
         PatchGrid(0, 10, patch=16)
+    with pytest.raises(ValueError, match="cannot overlap"):
+        PatchGrid(10, 10, patch=16, overlap=9)

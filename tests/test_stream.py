@@ -32,10 +32,10 @@ def streamed(array: Pixels, model: Dehazer, options: Options, **reading: object)
     return writers[-1].array, report
 
 
-def whole(array: NDArray[np.uint8], model: Dehazer) -> Pixels:
+def whole(array: NDArray[np.uint8], model: Dehazer, overlap: int = 0) -> Pixels:
     pixels = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = compose(model, pixels)[0].clamp(0, 1)
+        output = compose(model, pixels, overlap=overlap)[0].clamp(0, 1)
     result: Pixels = (output * 255).round().permute(1, 2, 0).to(torch.uint8).numpy()
     return result
 
@@ -55,6 +55,39 @@ def test_streamed_equals_whole_for_every_size(height: int, width: int, gather: s
     assert (difference == 0).mean() > 0.99
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 5), (28, 40), (33, 50), (64, 148)])
+@pytest.mark.parametrize("overlap", [1, 4, 8])
+def test_streamed_equals_whole_with_overlap_too(height: int, width: int, overlap: int) -> None:
+    array = scene(height, width)
+    output, report = streamed(array, Toy(), Options(**FP32, overlap=overlap))
+    assert report.overlap == overlap
+    difference = abs(output.astype(int) - whole(array, Toy(), overlap).astype(int))
+    assert difference.max() <= 1
+    assert (difference == 0).mean() > 0.99
+
+
+def test_overlap_smooths_what_patches_disagree_about() -> None:
+    class Moody(Identity):
+        """Each patch is brightened by its number."""
+
+        def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+            numbers = torch.tensor(batch.ids).view(-1, 1, 1, 1)
+            return super().decode(batch, scene, skips) + 0.2 * (numbers % 2)
+
+    even = np.full((16, 100, 3), 100, np.uint8)
+    edged, _ = streamed(even, Moody(), Options(**FP32, overlap=0))
+    feathered, _ = streamed(even, Moody(), Options(**FP32, overlap=8))
+    steps = [int(abs(np.diff(image[:, :, 0].astype(int), axis=1)).max()) for image in (edged, feathered)]
+    assert steps[0] == 51
+    assert steps[1] <= 11
+
+
+def test_overlap_a_model_cannot_have_is_refused() -> None:
+    for model, overlap in ((Toy(gather="sum"), 4), (Toy(), 9), (Toy(), -1)):
+        with pytest.raises(UsageError, match="not possible with this model"):
+            streamed(scene(40, 40), model, Options(overlap=overlap))
+
+
 @pytest.mark.parametrize("skips", ["device", "host", "recompute"])
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_batch_and_skip_policy_do_not_change_a_bit(skips: SkipPolicy, batch: int) -> None:
@@ -72,7 +105,7 @@ def test_the_real_networks_stream_as_they_run_whole(name: str) -> None:
     if name == "dehazexl-s":
         torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.05)  # type: ignore[union-attr]
     array = scene(300, 520)
-    expected = whole(array, model).astype(int)
+    expected = whole(array, model, model.overlap).astype(int)
     for wishes in (Wishes("host", 2), Wishes("recompute", 1)):
         output, _ = streamed(array, model, Options(**FP32, wishes=wishes))
         assert abs(output.astype(int) - expected).max() <= 1

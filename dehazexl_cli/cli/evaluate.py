@@ -43,7 +43,7 @@ def evaluate(
     bands: options.Bands = None,
     input_range: options.InputRange = None,
     strength: options.Strength = 1.0,
-    overlap: options.Overlap = 0,
+    overlap: options.Overlap = "auto",
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
     seed: options.Seed = 0,

@@ -45,7 +45,8 @@ MaxVram = Annotated[
     str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory it may use, like 6G.")
 ]
 Overlap = Annotated[
-    int, typer.Option("--overlap", metavar="PIXELS", help="Overlap of patches; only 0 so far.")
+    str,
+    typer.Option("--overlap", metavar="PIXELS", help="Pixels that patches share, or auto; 0 as published."),
 ]
 Strength = Annotated[
     float, typer.Option("--strength", metavar="0..1", help="How much of the change to apply.")
@@ -62,7 +63,7 @@ def read_options(
     precision: Precision,
     max_ram: str | None,
     max_vram: str | None,
-    overlap: int,
+    overlap: str,
     seed: int,
 ) -> Options:
     """The engine's options from the command line's texts; UsageError for a text that is none."""
@@ -77,7 +78,7 @@ def read_options(
         precision=precision.value,
         max_ram=parse_size(max_ram),
         max_vram=parse_size(max_vram),
-        overlap=overlap,
+        overlap=parse_overlap(overlap),
         wishes=Wishes(seed=seed),
     )
 
@@ -90,6 +91,15 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"--bands {text!r} are no band numbers", "write them like 4,3,2") from None
+
+
+def parse_overlap(text: str) -> int | None:
+    """Pixels, or None for "auto"."""
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--overlap {text!r} is no number of pixels", "write auto, 0, or a number like 32")
+    return int(text)
 
 
 def parse_range(text: str | None) -> tuple[float, float] | None:

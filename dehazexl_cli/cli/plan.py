@@ -25,7 +25,7 @@ def plan(
     input_range: options.InputRange = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
-    overlap: options.Overlap = 0,
+    overlap: options.Overlap = "auto",
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
@@ -89,6 +89,7 @@ def describe(job: Job, model: str) -> dict[str, Any]:
         "device": str(job.scene.device),
         "precision": precision_name(job.dtype),
         "patches": [job.scene.grid.rows, job.scene.grid.cols],
+        "overlap": job.scene.grid.overlap,
         "budget": {"host_bytes": job.budget.host_bytes, "device_bytes": job.budget.device_bytes},
         "plan": job.plan.to_dict(),
         "rejected": [plan.to_dict() for plan in job.plans[: job.first]],
@@ -113,7 +114,7 @@ def sentences(facts: dict[str, Any]) -> list[str]:
         f"bands      {','.join(map(str, facts['bands']))}; {facts['range'][0]:g} to {facts['range'][1]:g} "
         f"shown to the model as 0 to 1 ({facts['range_source']})",
         f"model      {facts['model']} on {facts['device']} in {facts['precision']}",
-        f"patches    {cols} x {rows}, {plan['batch']} at a time",
+        f"patches    {cols} x {rows}, sharing {facts['overlap']} pixels, {plan['batch']} at a time",
         f"attention  {attention}",
         f"features   {waiting}",
         f"memory     {size(plan['host_bytes'])} expected, {size(budget['host_bytes'])} allowed",

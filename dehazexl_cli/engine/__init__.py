@@ -33,17 +33,12 @@ class Options:
     precision: str = "auto"
     max_ram: int | None = None  # bytes
     max_vram: int | None = None  # bytes
-    overlap: int = 0  # pixels
+    overlap: int | None = None  # pixels; None is the model's own choice
     wishes: Wishes = field(default_factory=Wishes)
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise UsageError(f"--strength {self.strength} is out of range", "give a number from 0 to 1")
-        if self.overlap != 0:
-            raise UsageError(
-                f"--overlap {self.overlap} is not possible yet",
-                "use --overlap 0, patches that meet edge to edge",
-            )
 
 
 class Job(NamedTuple):
@@ -67,7 +62,7 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     dtype = choose_precision(options.precision, device)
     info = reader.info
     bands = choose_bands(info, options.bands)
-    grid = PatchGrid(info.height, info.width, model.patch, model.halo)
+    grid = PatchGrid(info.height, info.width, model.patch, model.halo, choose_overlap(model, options.overlap))
     scene = Scene(
         reader, grid, bands, choose_range(reader, bands, options.input_range), options.strength, device
     )
@@ -76,6 +71,18 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     budget = measure_budget(device, options.max_ram, options.max_vram)
     plans = ladder(model.footprint(dtype), grid, band_bytes, device.type == "cuda", options.wishes)
     return Job(scene, dtype, plans, choose(plans, budget), budget)
+
+
+def choose_overlap(model: Dehazer, wanted: int | None) -> int:
+    """The model's own overlap, or the one wanted; UsageError if the model cannot have it."""
+    if wanted is None:
+        return model.overlap
+    most = 0 if model.gather == "sum" else model.patch // 2
+    if not 0 <= wanted <= most:
+        raise UsageError(
+            f"--overlap {wanted} is not possible with this model", f"use 0 to {most} pixels, or auto"
+        )
+    return wanted
 
 
 def run(
@@ -168,6 +175,7 @@ def describe(report: Report, job: Job, options: Options) -> None:
     report.bands = job.scene.bands
     report.low, report.high, report.range_source = radiometry.low, radiometry.high, radiometry.source
     report.strength = options.strength
+    report.overlap = job.scene.grid.overlap
     report.device = str(job.scene.device)
     report.precision = precision_name(job.dtype)
 

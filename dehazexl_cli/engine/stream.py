@@ -16,7 +16,7 @@ from dehazexl_cli.engine.pipes import Behind, ahead
 from dehazexl_cli.engine.store import TokenStore
 from dehazexl_cli.engine.transfer import to_source, to_unit
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer
+from dehazexl_cli.models.base import Batch, Dehazer, feather
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.raster.base import Pixels, Radiometry, RasterReader, RasterWriter, keep_off_nodata
 from dehazexl_cli.report import Report
@@ -46,13 +46,6 @@ class Row(NamedTuple):
     valid: Pixels | None  # [band height, width]; None where all pixels are ground
 
 
-class Load(NamedTuple):
-    """A batch on the device, and its pixels in source numbers."""
-
-    batch: Batch
-    source: Tensor  # [b, 3 or 1, side, side] in the source's type
-
-
 def dehaze_scene(
     scene: Scene, model: Dehazer, plan: Plan, writer: RasterWriter, report: Report, watch: Watch
 ) -> None:
@@ -79,9 +72,9 @@ def encode_all(scene: Scene, careful: Careful, plan: Plan, store: TokenStore, wa
     done, total = 0, len(scene.grid)
     watch("encode", done, total)
     for row in ahead(read_rows(scene, whole=False)):
-        for load in loads(scene, row, plan.batch):
-            store.put(load.batch.ids, *careful.encode(load.batch))
-            done += len(load.batch.ids)
+        for batch in batches(scene, row, plan.batch):
+            store.put(batch.ids, *careful.encode(batch))
+            done += len(batch.ids)
             watch("encode", done, total)
 
 
@@ -97,21 +90,16 @@ def decode_all(
     """Second reading: every patch is rewritten knowing the whole scene."""
     done, total = 0, len(scene.grid)
     watch("decode", done, total)
+    canvas = Canvas(scene)
     for row in ahead(read_rows(scene, whole=True)):
-        assert row.source is not None
-        out = row.source.copy()
-        for load in loads(scene, row, plan.batch):
-            skips = store.take(load.batch.ids, scene.device)
+        for batch in batches(scene, row, plan.batch):
+            skips = store.take(batch.ids, scene.device)
             if skips is None:
-                _, skips = careful.encode(load.batch)
-            place(out, scene, load, careful.decode(load.batch, mixed, skips))
-            done += len(load.batch.ids)
+                _, skips = careful.encode(batch)
+            canvas.lay(batch, careful.decode(batch, mixed, skips))
+            done += len(batch.ids)
             watch("decode", done, total)
-        for index in (band - 1 for band in scene.bands):
-            keep_off_nodata(out[index], row.source[index], scene.reader.info.nodata)
-        if row.valid is not None:
-            np.copyto(out, row.source, where=~row.valid)
-        behind.save(out)
+        behind.save(finished_rows(scene, row, canvas.finish(row.number)))
 
 
 def read_rows(scene: Scene, whole: bool) -> Iterator[Row]:
@@ -142,7 +130,7 @@ def without_gaps(view: Pixels, valid: Pixels, radiometry: Radiometry) -> Pixels:
     return np.where(valid[None], view, fill_invalid(safe, valid, middle).astype(view.dtype))
 
 
-def loads(scene: Scene, row: Row, size: int) -> Iterator[Load]:
+def batches(scene: Scene, row: Row, size: int) -> Iterator[Batch]:
     """Batches of one row of patches, on the device."""
     grid = scene.grid
     rows = span([y - row.view_top for y in grid.view_rows(row.number)])
@@ -150,8 +138,7 @@ def loads(scene: Scene, row: Row, size: int) -> Iterator[Load]:
     for ids in grid.batches_of_row(row.number, size):
         patches = np.stack([strip[:, :, span(grid.view_cols(id % grid.cols))] for id in ids])
         source = torch.from_numpy(patches).to(scene.device, non_blocking=True)
-        pixels = to_unit(source, scene.radiometry)
-        yield Load(Batch(ids, grid, pixels.expand(-1, 3, -1, -1)), source)
+        yield Batch(ids, grid, to_unit(source, scene.radiometry).expand(-1, 3, -1, -1))
 
 
 def span(indices: Sequence[int]) -> slice | Sequence[int]:
@@ -160,18 +147,53 @@ def span(indices: Sequence[int]) -> slice | Sequence[int]:
     return slice(first, last + 1) if last - first == len(indices) - 1 else indices
 
 
-def place(out: Pixels, scene: Scene, load: Load, pixels: Tensor) -> None:
-    """Put dehazed patches [b, 3, patch, patch] into the output rows [count, height, width]."""
-    grid = scene.grid
-    inner = slice(grid.halo, grid.halo + grid.patch)
-    hazy = load.batch.pixels[..., inner, inner]
-    change = (pixels.clamp(0, 1) - hazy) * scene.strength
-    if len(scene.bands) == 1:
-        change = change.mean(1, keepdim=True)
-    dehazed = to_source(load.source[..., inner, inner], change, scene.radiometry).cpu().numpy()
-    height = out.shape[1]
-    for id, patch in zip(load.batch.ids, dehazed, strict=True):
-        left = grid.box(id).left
-        width = min(grid.patch, grid.width - left)
-        for band, values in zip(scene.bands, patch, strict=True):
-            out[band - 1, :, left : left + width] = values[:height, :width]
+class Canvas:
+    """The change that patches make to one row of patches, and what of it reaches into the next."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._width = (scene.grid.cols - 1) * scene.grid.stride + scene.grid.patch
+        self._change = self._blank(scene.grid.patch)
+
+    def lay(self, batch: Batch, pixels: Tensor) -> None:
+        """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
+        grid = self.scene.grid
+        inner = slice(grid.halo, grid.halo + grid.patch)
+        change = pixels - batch.pixels[..., inner, inner]
+        if len(self.scene.bands) == 1:
+            change = change.mean(1, keepdim=True)
+        for id, patch in zip(batch.ids, change, strict=True):
+            left = grid.box(id).left
+            weights = feather(grid, id, patch) if grid.overlap else 1.0
+            self._change[:, :, left : left + grid.patch] += patch * weights
+
+    def finish(self, row: int) -> Tensor:
+        """The change [3 or 1, height, width] of the band that this row of patches finishes."""
+        band = self.scene.grid.band(row)
+        done, rest = self._change[:, : band.height, : band.width], self._change[:, band.height :]
+        self._change = self._blank(self.scene.grid.patch)
+        self._change[:, : rest.shape[1]] = rest
+        return done
+
+    def _blank(self, height: int) -> Tensor:
+        return torch.zeros(len(self.scene.bands), height, self._width, device=self.scene.device)
+
+
+def finished_rows(scene: Scene, row: Row, change: Tensor) -> Pixels:
+    """Output rows [count, height, width]: the source's, with the change added to the colour bands.
+
+    The model's result is held within its range only here, so that overlapping patches blend as they are.
+    """
+    assert row.source is not None
+    out = row.source.copy()
+    indices = [band - 1 for band in scene.bands]
+    colours = torch.from_numpy(row.source[indices]).to(scene.device, non_blocking=True)
+    hazy = to_unit(colours, scene.radiometry)
+    change = ((hazy + change).clamp(0, 1) - hazy) * scene.strength
+    dehazed = to_source(colours, change, scene.radiometry).cpu().numpy()
+    for index, values in zip(indices, dehazed, strict=True):
+        keep_off_nodata(values, row.source[index], scene.reader.info.nodata)
+        out[index] = values
+    if row.valid is not None:
+        np.copyto(out, row.source, where=~row.valid)
+    return out

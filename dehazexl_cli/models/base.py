@@ -34,6 +34,7 @@ class Dehazer(nn.Module):
 
     patch: int  # side of a patch, pixels
     halo: int = 0  # pixels seen around a patch beside it
+    overlap: int = 0  # pixels that neighbouring patches share unless the user says otherwise
     gather: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
 
     def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
@@ -68,14 +69,16 @@ def compose(
     *,
     seed: int | None = None,
     batch_size: int | None = None,
+    overlap: int = 0,
     origin: tuple[int, int] = (0, 0),
 ) -> Tensor:
     """Encode, mix and decode whole images [b, 3, height, width] in memory, each image a scene of its own.
 
-    All patches go through the network at once unless `batch_size` says how many.
+    All patches go through the network at once unless `batch_size` says how many. They meet edge to edge, as
+    published, unless they overlap.
     """
     b, _, height, width = image.shape
-    grid = PatchGrid(height, width, model.patch, model.halo, origin)
+    grid = PatchGrid(height, width, model.patch, model.halo, overlap, origin)
     batches = cut_batches(image, grid, batch_size or b * len(grid))
     encoded = [model.encode(batch) for batch in batches]
     tokens = torch.cat([tokens for tokens, _ in encoded]).unflatten(0, (b, len(grid)))
@@ -97,7 +100,21 @@ def cut_batches(image: Tensor, grid: PatchGrid, size: int) -> list[Batch]:
 
 
 def join_patches(patches: Tensor, grid: PatchGrid) -> Tensor:
-    """[b, patches, 3, patch, patch] -> [b, 3, height, width], what overhangs the edges cut off."""
+    """[b, patches, 3, patch, patch] -> [b, 3, height, width]: overlaps feathered, overhang cut off."""
     b, _, bands, side, _ = patches.shape
-    whole = patches.view(b, grid.rows, grid.cols, bands, side, side).permute(0, 3, 1, 4, 2, 5)
-    return whole.reshape(b, bands, grid.rows * side, grid.cols * side)[..., : grid.height, : grid.width]
+    if not grid.overlap:
+        whole = patches.view(b, grid.rows, grid.cols, bands, side, side).permute(0, 3, 1, 4, 2, 5)
+        whole = whole.reshape(b, bands, grid.rows * side, grid.cols * side)
+        return whole[..., : grid.height, : grid.width]
+    reach = [(count - 1) * grid.stride + side for count in (grid.rows, grid.cols)]
+    whole = patches.new_zeros(b, bands, *reach)
+    for id in range(len(grid)):
+        top, left, height, width = grid.box(id)
+        whole[..., top : top + height, left : left + width] += patches[:, id] * feather(grid, id, whole)
+    return whole[..., : grid.height, : grid.width]
+
+
+def feather(grid: PatchGrid, id: int, like: Tensor) -> Tensor:
+    """How much each pixel of a patch counts where patches overlap, [patch, patch]; all ones if none do."""
+    row, col = divmod(id, grid.cols)
+    return torch.outer(like.new_tensor(grid.ramp(row, grid.rows)), like.new_tensor(grid.ramp(col, grid.cols)))

@@ -76,6 +76,7 @@ class DehazeXL(Dehazer):
         super().__init__()
         self.config = config
         self.patch = config.patch
+        self.overlap = STRIDE
         self.encoder = Encoder(config)
         self.mixer = Mixer(config)
         self.decoder = Decoder(config)
