@@ -1,0 +1,77 @@
+"""What only a GPU can show: half precision agrees with the CPU, plans hold on the device. `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.models import build
+from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.plan import SkipPolicy
+from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
+from dehazexl_cli.report import Report
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def model_that_does_something(name: str) -> Dehazer:
+    torch.manual_seed(0)
+    model = build(name).eval()
+    if name == "dehazexl-s":
+        torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.02)  # type: ignore[union-attr]
+    return model
+
+
+def dehazed(side: int, model: Dehazer, options: Options) -> tuple[NDArray[np.uint8], Report]:
+    array = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    reader = ArrayReader(array)
+    writers: list[ArrayWriter] = []
+
+    def make_writer() -> ArrayWriter:
+        writers.append(ArrayWriter(reader.info))
+        return writers[-1]
+
+    report = run(reader, make_writer, model, options)
+    return writers[-1].array, report
+
+
+@pytest.mark.parametrize("name", ["dehazexl-s", "dehazexl-paper"])
+def test_half_precision_on_the_gpu_comes_near_float32_on_the_cpu(name: str) -> None:
+    model = model_that_does_something(name)
+    expected, _ = dehazed(700, model, Options(device="cpu", precision="fp32"))
+    output, report = dehazed(700, model, Options(device="cuda"))
+    assert report.precision == "fp16"
+    error = (output.astype(float) - expected) / 255
+    assert -10 * np.log10((error**2).mean()) > 38
+    assert report.redone_batches == 0
+
+
+@pytest.mark.parametrize("skips", ["device", "host", "recompute"])
+def test_where_skips_wait_does_not_change_a_bit(skips: SkipPolicy) -> None:
+    model = model_that_does_something("dehazexl-s")
+    first, _ = dehazed(900, model, Options(device="cuda", wishes=Wishes("device", 2)))
+    other, _ = dehazed(900, model, Options(device="cuda", wishes=Wishes(skips, 2)))
+    assert np.array_equal(first, other)
+
+
+def test_a_device_budget_is_kept() -> None:
+    model = model_that_does_something("dehazexl-s")
+    _, generous = dehazed(4096, model, Options(device="cuda"))
+    torch.cuda.reset_peak_memory_stats()
+    tight = generous.plan["device_bytes"] // 2
+    _, report = dehazed(4096, model, Options(device="cuda", max_vram=tight))
+    assert report.peak_device_bytes <= 1.05 * tight
+    assert report.plan["skips"] != "device"
+
+
+def test_exact_and_sampled_attention_both_run_at_full_size() -> None:
+    model = model_that_does_something("dehazexl-s")
+    for exact in (True, False):
+        _, report = dehazed(4096, model, Options(device="cuda", wishes=Wishes(exact_attention=exact)))
+        assert report.plan["attention"] == ("exact" if exact else "sampled")
