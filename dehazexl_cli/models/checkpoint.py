@@ -32,7 +32,7 @@ TRAINING_FORMAT = "dehazexl training checkpoint"
 State = dict[str, Tensor]
 T = TypeVar("T")
 
-# Published name -> ours, in this order. Buffers that we compute ourselves are dropped.
+# Published name -> ours, in this order.
 RENAMES = [
     (r"^module\.", ""),
     (r"^encoder\.model\.patch_embed\.proj\.", "encoder.stem."),
@@ -46,8 +46,32 @@ RENAMES = [
     (r"^decoder\.layers_up\.(\d)\.", r"decoder.stages.\1."),
     (r"^decoder\.up_x2\.", "decoder.ending.up."),
     (r"^decoder\.output\.", "decoder.ending.output."),
+    (r"^u_net\.", "grid_net."),
+    (r"^u_net_mini\.", "colour_net."),
+    (r"_net\.inc\.double_conv\.", "_net.down.0."),
+    (r"_net\.down(\d)\.maxpool_conv\.1\.double_conv\.", r"_net.down.\1."),
+    (r"_net\.up1\.conv\.double_conv\.", "_net.up.0."),
+    (r"_net\.up2\.conv\.double_conv\.", "_net.up.1."),
+    (r"_net\.up3\.conv\.double_conv\.", "_net.up.2."),
+    (r"_net\.up4\.conv\.double_conv\.", "_net.up.3."),
+    (r"_net\.pre\.", "_net.last."),
+    (r"^guide_([rgb])\.conv1\.", r"guides.\1.first."),
+    (r"^guide_([rgb])\.conv2\.", r"guides.\1.second."),
+    (r"^guide_([rgb])\.conv3\.conv\.", r"guides.\1.last."),
+    (r"^(guides\.[rgb]\.\w+)\.conv\.", r"\1.0."),
+    (r"^(guides\.[rgb]\.\w+)\.bn\.", r"\1.1."),
+    (r"^(guides\.[rgb]\.\w+)\.activation\.", r"\1.2."),
+    (r"^([rgb])_point\.", r"tints.\1."),
+    (r"^fusion\.", "fuse."),
+    (r"^x_r_fusion\.", "gain."),
+    (r"^p\.", "bend."),
 ]
-COMPUTED = re.compile(r"(attn_mask|relative_position_index|relative_coords_table)$")
+# What we compute ourselves, what only counts, and a slope the published bilateral network never uses.
+DROPPED = re.compile(
+    r"(attn_mask|relative_position_index|relative_coords_table|num_batches_tracked|^smooth\.weight)$"
+)
+# A tensor that tells a published network from the others.
+MARKS = {"dehazexl-paper": "mixer.input_proj.weight", "mgbl-paper": "grid_net.last.weight"}
 
 TRAINING_KEYS = {"name", "step", "average"}  # that only a trainer's checkpoint has together
 SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -83,6 +107,7 @@ def save(path: Path, model: Dehazer, name: str, about: Mapping[str, Any], dtype:
     temporary = path.with_name(f".{path.name}.part")
     try:
         save_file(state, temporary, metadata=header)
+        temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
@@ -194,13 +219,13 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def renamed(state: Mapping[str, T]) -> dict[str, T]:
-    """The entries under our names; what we compute ourselves is left out."""
+    """The entries under our names, without those that no network of ours has."""
     result: dict[str, T] = {}
     for key, value in state.items():
         ours = key
         for pattern, name in RENAMES:
             ours = re.sub(pattern, name, ours)
-        if not COMPUTED.search(ours):
+        if not DROPPED.search(ours):
             result[ours] = value
     return result
 
@@ -256,12 +281,15 @@ def described(path: Path, header: Mapping[str, str]) -> tuple[Preset, str, dict[
 
 def recognised(path: Path, keys: Collection[str], name: str | None) -> tuple[Preset, str, dict[str, Any]]:
     """Which of our networks a file without our header belongs to, from its tensors' names alone."""
-    named = name or "dehazexl-paper"
-    preset = find(named)
-    config: XLConfig = preset.config
-    if "decoder.ending.up.norm.weight" in keys:
-        config = dataclasses.replace(config, upsample="linear")
-    return Preset(preset.network, config), named, {"source": path.name, "revision": config.upsample}
+    published = next((model for model, mark in MARKS.items() if mark in keys), name or "dehazexl-paper")
+    named = name if name is not None and find(name).network is find(published).network else published
+    network, config = find(named)
+    about = {"source": path.name}
+    if isinstance(config, XLConfig):
+        if "decoder.ending.up.norm.weight" in keys:
+            config = dataclasses.replace(config, upsample="linear")
+        about["revision"] = config.upsample
+    return Preset(network, config), named, about
 
 
 def require_fit(model: Dehazer, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
@@ -282,7 +310,8 @@ def require_fit(model: Dehazer, shapes: Mapping[str, tuple[int, ...]], path: Pat
     if faults:
         raise WeightsError(
             f"the weights in {path} do not fit; {'; '.join(faults)}",
-            "both published revisions of DehazeXL and files written by dehazexl are understood",
+            "both published revisions of DehazeXL, the published bilateral network, and files written by "
+            "dehazexl are understood",
         )
 
 
