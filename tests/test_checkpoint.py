@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from dehazexl_cli.errors import WeightsError
 from dehazexl_cli.models import REGISTRY, build
+from dehazexl_cli.models.bilateral import BilateralConfig, MultiGuidedBilateral
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.dehazexl import DehazeXL
 
@@ -41,11 +42,22 @@ def test_the_config_in_the_file_decides_the_shape_not_the_preset(tmp_path: Path)
     assert load(path).model.config == TINY  # type: ignore[union-attr]
 
 
+def test_a_bilateral_network_comes_back_from_our_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    config = BilateralConfig(patch=32, grid_side=16, colour_side=24, widths=(4, 6, 8), cells=2, depth=4)
+    model = MultiGuidedBilateral(config)
+    save(path, model, "mgbl-paper", {}, torch.float32)
+    loaded = load(path)
+    assert (loaded.name, loaded.model.config) == ("mgbl-paper", config)  # type: ignore[union-attr]
+    for key, value in loaded.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
+
+
 def test_saving_leaves_one_file(small: Path) -> None:
     assert [path.name for path in small.parent.iterdir()] == [small.name]
 
 
-@pytest.mark.parametrize("network", ["dehazexl", "dehazexl_linear"])
+@pytest.mark.parametrize("network", ["dehazexl", "dehazexl_linear", "mgbl"])
 @pytest.mark.parametrize(
     ("container", "prefix"), [("plain", ""), ("state_dict", "module."), ("safetensors", "")]
 )
@@ -63,8 +75,38 @@ def test_published_files_load_in_every_wrapping(
     else:
         torch.save({"state_dict": state} if container == "state_dict" else state, path)
     loaded = load(path)
-    assert loaded.name == "dehazexl-paper"
-    assert loaded.about["revision"] == ("linear" if network == "dehazexl_linear" else "transpose")
+    revisions = {"dehazexl": "transpose", "dehazexl_linear": "linear"}
+    assert loaded.name == ("mgbl-paper" if network == "mgbl" else "dehazexl-paper")
+    assert loaded.about.get("revision") == revisions.get(network)
+
+
+@pytest.mark.parametrize(
+    ("network", "asked", "held"),
+    [
+        ("mgbl", "dehazexl-paper", "mgbl-paper"),
+        ("mgbl", "dehazexl-s", "mgbl-paper"),
+        ("dehazexl", "mgbl-paper", "dehazexl-paper"),
+    ],
+)
+def test_published_weights_of_another_network_are_refused_by_name(
+    shared: Path, tmp_path: Path, network: str, asked: str, held: str
+) -> None:
+    path = tmp_path / "x.pth"
+    torch.save(published_state(shared, network), path)
+    with pytest.raises(WeightsError, match=f"holds weights of {held}, not of {asked}"):
+        load(path, asked)
+
+
+def test_what_a_published_bilateral_file_lacks_is_named(shared: Path, tmp_path: Path) -> None:
+    state = published_state(shared, "mgbl")
+    del state["guide_g.conv3.conv.weight"]
+    state["fusion.0.bias"] = torch.zeros(5)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(WeightsError) as caught:
+        load(tmp_path / "x.pth")
+    assert "1 missing: guides.g.last.weight" in caught.value.message
+    assert "1 mis-shaped: fuse.0.bias is (5,), not (16,)" in caught.value.message
+    assert "bilateral" in caught.value.hint
 
 
 def test_weights_of_another_model_are_refused_by_name(small: Path) -> None:

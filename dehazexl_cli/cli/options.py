@@ -27,7 +27,8 @@ Input = Annotated[
     str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="dehazexl-s (bundled, the default) or dehazexl-paper.")
+    str | None,
+    typer.Option("--model", help="dehazexl-s (bundled, the default), dehazexl-paper or mgbl-paper."),
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A weight file, .safetensors or .pth.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]

@@ -41,14 +41,13 @@ def plan(
 
 def print_plan(source: str, model: str | None, weights: Path | None, chosen: Options, as_json: bool) -> None:
     """Decide as a run would, and print it on stdout."""
-    from dehazexl_cli import DEFAULT_MODEL
     from dehazexl_cli.engine import prepare
     from dehazexl_cli.raster import open_reader
 
     reader = open_reader(source)
     try:
-        network = network_for(model or DEFAULT_MODEL, weights)
-        facts = describe(prepare(reader, network, chosen), model or DEFAULT_MODEL)
+        name, network = network_for(model, weights)
+        facts = describe(prepare(reader, network, chosen), name)
     finally:
         reader.close()
     if as_json:
@@ -57,18 +56,19 @@ def print_plan(source: str, model: str | None, weights: Path | None, chosen: Opt
         typer.echo("\n".join(sentences(facts)))
 
 
-def network_for(name: str, weights: Path | None) -> Dehazer:
-    """The network; without a weight file only its shape, which costs no memory."""
-    from dehazexl_cli import load_model
+def network_for(name: str | None, weights: Path | None) -> tuple[str, Dehazer]:
+    """The network and its name; without a weight file only its shape, which costs no memory."""
+    from dehazexl_cli import DEFAULT_MODEL, load_model
 
     if weights is not None:
-        return load_model(name, weights).model
+        loaded = load_model(name, weights)
+        return loaded.name, loaded.model
     import torch
 
     from dehazexl_cli.models import build
 
     with torch.device("meta"):
-        return build(name)
+        return name or DEFAULT_MODEL, build(name or DEFAULT_MODEL)
 
 
 def describe(job: Job, model: str) -> dict[str, Any]:

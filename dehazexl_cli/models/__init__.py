@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.bilateral import PUBLISHED, BilateralConfig, MultiGuidedBilateral
 from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, XLConfig
+
+Config = XLConfig | BilateralConfig
 
 
 class Preset(NamedTuple):
     """A network's class and the configuration its name stands for."""
 
-    network: type[DehazeXL]
-    config: XLConfig
+    network: Callable[[Any], Dehazer]  # takes the kind of config that stands beside it
+    config: Config
 
 
 REGISTRY: dict[str, Preset] = {
     "dehazexl-s": Preset(DehazeXL, SMALL),
     "dehazexl-paper": Preset(DehazeXL, PAPER),
+    "mgbl-paper": Preset(MultiGuidedBilateral, PUBLISHED),
 }
 
 
