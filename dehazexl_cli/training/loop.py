@@ -177,8 +177,8 @@ class Trainer:
         keep = min(self.config.average, (1 + self.step) / (10 + self.step))
         for mean, current in zip(self.average.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(current, 1 - keep)
-        for kept, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
-            kept.copy_(current)
+        for kept, newest in zip(self.average.buffers(), self.model.buffers(), strict=True):
+            kept.copy_(newest)
 
     def _tell(self, show: Callable[[Progress], None], loss: float, waiting_share: float) -> None:
         config = self.config
