@@ -35,6 +35,7 @@ class Report:
     peak_host_bytes: int = 0
     peak_device_bytes: int = 0
     redone_batches: int = 0  # came out non-finite and were done again in float32
+    invalid_pixels: int = 0  # nodata, transparent or not finite; left as they were
     fallbacks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     version: str = ""

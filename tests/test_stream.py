@@ -198,7 +198,8 @@ def test_nan_and_infinity_stay_and_spread_nowhere() -> None:
     array = np.random.default_rng(0).random((40, 60, 3), dtype=np.float32)
     array[3, 4] = np.nan
     array[20, 50, 1] = np.inf
-    output, _ = streamed(array, Toy(), Options(**FP32))
+    output, report = streamed(array, Toy(), Options(**FP32))
+    assert report.invalid_pixels == 2
     assert np.array_equal(np.isfinite(output), np.isfinite(array))
     assert np.isinf(output[20, 50, 1])
 

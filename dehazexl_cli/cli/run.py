@@ -92,5 +92,10 @@ def summarise(report: Report) -> None:
         f"({megapixels / seconds:.2f} megapixels/s, {report.device}, {report.precision}, {report.model}, "
         f"peak memory {report.peak_host_bytes / 2**30:.2f} GB)"
     )
+    if report.invalid_pixels:
+        console.say(
+            f"note: {report.invalid_pixels} pixels are no ground (nodata, transparent or not finite) "
+            "and were left as they were"
+        )
     for note in (*report.fallbacks, *report.warnings):
         console.say(f"note: {note}")

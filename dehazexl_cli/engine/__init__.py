@@ -105,6 +105,7 @@ def run(
     for index in range(job.first, len(job.plans)):
         plan = job.plans[index]
         report.plan = plan.to_dict()
+        report.invalid_pixels = 0  # of the attempt before, if there was one
         try:
             attempt(job.scene, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
             break

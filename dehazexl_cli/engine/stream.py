@@ -99,6 +99,8 @@ def decode_all(
             canvas.lay(batch, careful.decode(batch, mixed, skips))
             done += len(batch.ids)
             watch("decode", done, total)
+        if row.valid is not None:
+            careful.report.invalid_pixels += int((~row.valid).sum())
         behind.save(finished_rows(scene, row, canvas.finish(row.number)))
 
 
