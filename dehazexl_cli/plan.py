@@ -40,8 +40,6 @@ class MemoryBudget:
 
     host_bytes: int
     device_bytes: int | None  # None: the device is the host and shares its memory
-    host_given: bool = False  # set by the user rather than measured
-    device_given: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,9 @@ def measure_budget(device: torch.device, host_bytes: int | None, device_bytes: i
     """What the user allows, or a share of what is free now."""
     host = host_bytes or int(FREE_SHARE * free_host_bytes())
     if device.type != "cuda":
-        return MemoryBudget(host, None, host_given=host_bytes is not None)
+        return MemoryBudget(host, None)
     vram = device_bytes or int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
-    return MemoryBudget(host, vram, host_bytes is not None, device_bytes is not None)
+    return MemoryBudget(host, vram)
 
 
 def free_host_bytes() -> int:
