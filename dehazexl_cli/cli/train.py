@@ -32,7 +32,7 @@ def train(
         typer.Option("--hold-out", metavar="PREFIX", help="Validate on files so named; repeatable."),
     ] = None,
     model: Annotated[str, typer.Option("--model", help="The network to train.")] = "dehazexl-s",
-    start: Annotated[Path | None, typer.Option("--start", help="Weights to begin from.")] = None,
+    start: Annotated[Path | None, typer.Option("--start-from", help="Weights to begin from.")] = None,
     lessons: Annotated[
         str,
         typer.Option(metavar="SIDExCROPSxSTEPS,…", help="Crop side in patches, crops per step, steps."),

@@ -23,6 +23,7 @@ from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.haze import Haze
+from dehazexl_cli.training.skies import LEVELS, Origin, draw_sky
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLOURS = (1, 2, 3)
@@ -45,7 +46,11 @@ class Recipe:
     clear_share: float = 0.15  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
-    exposure: float = 0.25  # largest change of brightness and gamma, in natural logarithms
+    level_share: float = 0.5  # hazy samples under a sky of one of the LEVELS; others under Haze.draw's
+    level_odds: tuple[float, ...] = (0.15, 0.25, 0.35, 0.25)  # of those levels, the densest last
+    exposure: float = 0.25  # largest change of gamma and gain in brightness, in natural logarithms
+    darkening: float = 0.7  # largest loss in brightness: ground seen from space is darker than from a drone
+    saturation: float = 0.35  # largest change of the distance of colours from grey, in natural logarithms
     sensor_noise: float = 0.01  # largest standard deviation
 
 
@@ -144,18 +149,24 @@ class Sampler:
             if rng.random() < self.recipe.clear_share:
                 return clear, clear
             return crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side), clear
-        clear = change_exposure(clear, rng, self.recipe.exposure)
+        clear = change_look(clear, rng, self.recipe)
         if rng.random() < self.recipe.clear_share:
             return clear, clear
         return self._hazed(clear, rng, side), clear
 
     def _hazed(self, clear: Tensor, rng: Generator, side: int) -> Tensor:
-        hazed = Haze.draw(rng, side).apply(clear.numpy(), Box(0, 0, side, side))
+        hazed = self._sky(rng, side).apply(clear.numpy(), Box(0, 0, side, side))
         noise = rng.standard_normal(hazed.shape, dtype=np.float32) * np.float32(
             rng.uniform(0, self.recipe.sensor_noise)
         )
         # Real inputs are 8-bit, and what haze pressed into few levels stays pressed.
         return torch.from_numpy((hazed + noise).clip(0, 1) * 255).round() / 255
+
+    def _sky(self, rng: Generator, side: int) -> Haze:
+        if rng.random() >= self.recipe.level_share:
+            return Haze.draw(rng, side)
+        level = rng.choice(list(LEVELS), p=self.recipe.level_odds)
+        return draw_sky(Origin(int(rng.integers(2**31)), "", int(level)), side, side)[1]
 
 
 def place(picture: RasterReader, rng: Generator, side: int, recipe: Recipe) -> Placement:
@@ -186,7 +197,11 @@ def crop(picture: RasterReader, placement: Placement, side: int) -> Tensor:
     return turned.flip(2) if flipped else turned
 
 
-def change_exposure(image: Tensor, rng: Generator, most: float) -> Tensor:
-    """Brightness and gamma changed a little, within [0, 1]."""
-    gain, gamma = np.exp(rng.uniform(-most, most, 2))
-    return (image.clamp(min=1e-4) ** float(gamma) * float(gain)).clamp(0, 1).contiguous()
+def change_look(image: Tensor, rng: Generator, recipe: Recipe) -> Tensor:
+    """Gamma, brightness and saturation changed a little, within [0, 1]."""
+    gamma = np.exp(rng.uniform(-recipe.exposure, recipe.exposure))
+    gain = np.exp(rng.uniform(-recipe.darkening, recipe.exposure))
+    colourful = np.exp(rng.uniform(-recipe.saturation, recipe.saturation))
+    grey = image.mean(0, keepdim=True)
+    image = (grey + (image - grey) * float(colourful)).clamp(1e-4, 1)
+    return (image ** float(gamma) * float(gain)).clamp(0, 1).contiguous()

@@ -10,32 +10,39 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Loss:
-    """L1 of images [b, 3, height, width], plus weighted terms."""
+    """L1 of images [b, 3, height, width], plus weighted terms, each image's sum damped where it is large.
+
+    Images under dense haze have many times the error of others and would else be all that is learned. The
+    logarithm gives each image a say by its share, as the mean of their PSNR does.
+    """
 
     frequency: float = 0.05  # weight of the error of the 2-D spectrum
     seam: float = 0.0  # weight of steps in the error where patches meet
+    knee: float = 0.05  # errors far below it count as they are, far above it by their logarithm; 0: as they are
 
     def __call__(self, output: Tensor, clear: Tensor, patch: int) -> Tensor:
         """The loss of outputs made of `patch`-pixel patches."""
         error = output.float() - clear.float()
-        loss = error.abs().mean()
+        loss = error.abs().mean((1, 2, 3))
         if self.frequency:
             loss = loss + self.frequency * spectrum_error(error)
         if self.seam and max(error.shape[2:]) > patch:
             loss = loss + self.seam * seam_error(error, patch)
-        return loss
+        if self.knee:
+            loss = self.knee * torch.log1p(loss / self.knee)
+        return loss.mean()
 
 
 def spectrum_error(error: Tensor) -> Tensor:
-    """Mean absolute real and imaginary part of the error's Fourier coefficients, as in the published code.
+    """Mean absolute real and imaginary part of each error's Fourier coefficients [b], as published.
 
     Coefficients are scaled by 1/sqrt(pixels), so that the term means the same at every crop size.
     """
-    return torch.view_as_real(torch.fft.rfft2(error, norm="ortho")).abs().mean()
+    return torch.view_as_real(torch.fft.rfft2(error, norm="ortho")).abs().mean((1, 2, 3, 4))
 
 
 def seam_error(error: Tensor, patch: int) -> Tensor:
-    """Mean step of the error from one patch to the next; where the error is smooth there is none."""
+    """Mean step of each error [b] from one patch to the next; where the error is smooth there is none."""
     down = error[:, :, patch::patch] - error[:, :, patch - 1 : -1 : patch]
     right = error[:, :, :, patch::patch] - error[:, :, :, patch - 1 : -1 : patch]
-    return torch.cat([down.flatten(), right.flatten()]).abs().mean()
+    return torch.cat([down.flatten(1), right.flatten(1)], dim=1).abs().mean(1)
