@@ -35,7 +35,7 @@ TABLE = {
     "report": Layer(("errors", "grid", "plan")),
     "raster": Layer(("errors", "grid"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
-    "engine": Layer((*LIGHT, "raster.base", "models.base"), frozenset({"torch", "numpy"})),
+    "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
     "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy"})),
     "attribution": Layer(("models.base", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),

@@ -75,16 +75,16 @@ def describe(job: Job, model: str) -> dict[str, Any]:
     """What was decided, as plain values."""
     from dehazexl_cli.engine.transfer import precision_name
 
-    info, radiometry = job.scene.reader.info, job.scene.radiometry
+    info, shown = job.scene.reader.info, job.scene.groups[0]
     return {
         "input": info.name,
         "height": info.height,
         "width": info.width,
         "count": info.count,
         "dtype": info.dtype,
-        "bands": list(job.scene.bands),
-        "range": [radiometry.low, radiometry.high],
-        "range_source": radiometry.source,
+        "bands": list(shown.bands),
+        "range": [shown.ranges[0].low, shown.ranges[0].high],
+        "range_source": shown.ranges[0].source,
         "model": model,
         "device": str(job.scene.device),
         "precision": precision_name(job.dtype),
