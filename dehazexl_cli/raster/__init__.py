@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from dehazexl_cli.raster.base import RasterReader, RasterWriter
+from dehazexl_cli.raster.base import FileWriter, RasterReader
+
+if TYPE_CHECKING:
+    from dehazexl_cli.raster.formats import Storage
 
 
 def open_reader(path: str | os.PathLike[str]) -> RasterReader:
@@ -18,14 +22,21 @@ def open_reader(path: str | os.PathLike[str]) -> RasterReader:
     return GdalReader(os.fspath(path))
 
 
-def open_writer(path: str | os.PathLike[str], like: RasterReader, overwrite: bool = False) -> RasterWriter:
+def open_writer(
+    path: str | os.PathLike[str],
+    like: RasterReader,
+    overwrite: bool = False,
+    storage: Storage | None = None,
+) -> FileWriter:
     """Create a raster of the shape and type of `like`, with all that its file says beside the pixels.
 
-    The suffix tells the format: .tif, .tiff or .png. Raises OutputError if the target exists (unless
-    `overwrite`), cannot be written, or its format cannot hold such a raster. Use it in a `with` statement.
+    The suffix tells the format (GeoTIFF, PNG, JPEG, JPEG 2000, WebP), unless `storage` does. Raises
+    UsageError for a format that is none, OutputError if the target exists (unless `overwrite`), cannot be
+    written, or its format cannot hold such pixels. Use it in a `with` statement.
     """
+    from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.gdal import GdalReader
     from dehazexl_cli.raster.gdal_writer import GdalWriter
 
     source = like.path if isinstance(like, GdalReader) else None
-    return GdalWriter(os.fspath(path), like.info, source, overwrite)
+    return GdalWriter(os.fspath(path), like.info, source, overwrite, storage or Storage())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 
-log = logging.getLogger(__name__)
-
 # They describe how the source's file was stored, or name datasets that only the source has.
 _OF_THE_FILE = frozenset({"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "xml:VRT"})
+
+# rasterio takes tags as keyword arguments, beside two of its own.
+_NAMES_OF_RASTERIO = frozenset({"bidx", "ns"})
 
 
 def carry_metadata(source: Any, target: Any) -> None:
@@ -39,7 +39,7 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
         for namespace in ["", *source.tag_namespaces(band)]:
             if namespace not in _OF_THE_FILE:
                 tags = source.tags(band, ns=namespace or None)
-                kept = {name: value for name, value in tags.items() if _is_worth_keeping(name)}
+                kept = {name: value for name, value in tags.items() if not name.startswith("STATISTICS_")}
                 if kept:
                     yield band, namespace, kept
 
@@ -82,11 +82,5 @@ def _carry_tags(source: Any, target: Any) -> None:
             name, _, value = tags[namespace].partition("=")
             target.update_tags(band, ns=namespace, **{name: value})
         else:
-            target.update_tags(band, ns=namespace or None, **tags)
-
-
-def _is_worth_keeping(name: str) -> bool:
-    if name in {"bidx", "ns"}:  # rasterio takes tags as keyword arguments, beside two of its own
-        log.warning("a tag named %s cannot be carried", name)
-        return False
-    return not name.startswith("STATISTICS_")
+            settable = {name: value for name, value in tags.items() if name not in _NAMES_OF_RASTERIO}
+            target.update_tags(band, ns=namespace or None, **settable)
