@@ -42,6 +42,7 @@ class Report:
     fallbacks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     version: str = ""
+    processing: dict[str, Any] = field(default_factory=dict)  # by the names of STAC's processing extension
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -61,6 +62,7 @@ class Report:
         """The report as plain values, ready for JSON."""
         values = asdict(self)
         values["seconds"] = {phase: round(value, 3) for phase, value in self.seconds.items()}
+        values.update(values.pop("processing"))
         return values
 
 

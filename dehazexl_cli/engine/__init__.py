@@ -77,7 +77,8 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     grid, info = scene.grid, reader.info
     band_bytes = (grid.patch + 2 * grid.halo) * grid.width * info.count * np.dtype(info.dtype).itemsize
     budget = measure_budget(device, options.max_ram, options.max_vram)
-    plans = ladder(model.footprint(dtype), grid, band_bytes, device.type == "cuda", options.wishes)
+    footprint = model.footprint(dtype).times(len(scene.groups))
+    plans = ladder(footprint, grid, band_bytes, device.type == "cuda", options.wishes)
     frame = Frame(reader, target, ground.within(target)) if framed else None
     return Job(scene, frame, dtype, plans, choose(plans, budget), budget)
 

@@ -129,7 +129,8 @@ def counting(phase: str, total: int, watch: Watch) -> Tick:
     def tick(count: int) -> None:
         nonlocal done
         done += count
-        watch(phase, done, total)
+        if total:  # there is nothing to do for a part without ground
+            watch(phase, done, total)
 
     tick(0)
     return tick

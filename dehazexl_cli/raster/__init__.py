@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from dehazexl_cli.raster.base import FileWriter, RasterReader
 
 if TYPE_CHECKING:
+    from dehazexl_cli.grid import Box
     from dehazexl_cli.raster.formats import Storage
+    from dehazexl_cli.raster.gdal_writer import Origin
 
 
 def open_reader(path: str | os.PathLike[str]) -> RasterReader:
@@ -20,6 +22,23 @@ def open_reader(path: str | os.PathLike[str]) -> RasterReader:
     from dehazexl_cli.raster.gdal import GdalReader
 
     return GdalReader(os.fspath(path))
+
+
+def find_box(
+    path: str | os.PathLike[str], bounds: tuple[float, float, float, float], crs: str | None = None
+) -> Box:
+    """The pixels of a raster that bounds (xmin, ymin, xmax, ymax) touch; `crs` None is the raster's own.
+
+    Raises UsageError for bounds or a system that are none or lie outside, InputError where pixels have no
+    coordinates.
+    """
+    from dehazexl_cli.raster.gdal import open_dataset
+    from dehazexl_cli.raster.place import box_of_bounds
+    from dehazexl_cli.raster.session import GdalSession
+
+    session = GdalSession()
+    with session(), open_dataset(os.fspath(path), session) as dataset:
+        return box_of_bounds(dataset, bounds, crs)
 
 
 def open_writer(
@@ -35,8 +54,21 @@ def open_writer(
     written, or its format cannot hold such pixels. Use it in a `with` statement.
     """
     from dehazexl_cli.raster.formats import Storage
-    from dehazexl_cli.raster.gdal import GdalReader
     from dehazexl_cli.raster.gdal_writer import GdalWriter
 
-    source = like.path if isinstance(like, GdalReader) else None
-    return GdalWriter(os.fspath(path), like.info, source, overwrite, storage or Storage())
+    return GdalWriter(os.fspath(path), like.info, origin_of(like), overwrite, storage or Storage())
+
+
+def origin_of(reader: RasterReader) -> Origin:
+    """The file that a reader reads, and the box of it."""
+    from dehazexl_cli.raster.gdal import GdalReader
+    from dehazexl_cli.raster.gdal_writer import Origin
+    from dehazexl_cli.raster.views import Masked, Part
+
+    if isinstance(reader, Part):
+        path, outer = origin_of(reader.whole)
+        box = reader.box
+        return Origin(path, box if outer is None else box.moved(outer.top, outer.left))
+    if isinstance(reader, Masked):
+        return origin_of(reader.whole)
+    return Origin(reader.path if isinstance(reader, GdalReader) else None)

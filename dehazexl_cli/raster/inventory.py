@@ -40,6 +40,11 @@ def inventory(dataset: Any) -> dict[str, Any]:
     return {name: value for name, value in (stated | _tags(dataset)).items() if value is not None}
 
 
+def place_of(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an inventory, what differs between a raster and a part of it."""
+    return {name: stated[name] for name in ("transform", "ground control points", "RPCs") if name in stated}
+
+
 def lost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Fields of an inventory that another lacks or states differently."""
     return [name for name, value in before.items() if not _alike(value, after.get(name))]

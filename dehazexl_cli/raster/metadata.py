@@ -8,6 +8,8 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 
+from dehazexl_cli.raster.palette import has_palette
+
 # They describe how the source's file was stored, or name datasets that only the source has.
 _OF_THE_FILE = frozenset({"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "xml:VRT"})
 
@@ -16,7 +18,7 @@ _NAMES_OF_RASTERIO = frozenset({"bidx", "ns"})
 
 
 def carry_metadata(source: Any, target: Any) -> None:
-    """Copy everything but pixels and mask from an open dataset to one just created, of the same bands.
+    """Copy everything but pixels and mask from an open dataset to one just made of its bands, or expanded.
 
     Call it before the first pixel: a GeoTIFF fixes colour meanings then. Carried are place (CRS with
     transform or ground control points; RPCs), nodata, and per band the colour interpretation, description,
@@ -25,9 +27,10 @@ def carry_metadata(source: Any, target: Any) -> None:
     """
     _carry_tags(source, target)
     _carry_place(source, target)
-    _carry_band_facts(source, target)
-    if source.nodata is not None:
-        target.nodata = source.nodata
+    if has_same_bands(source, target.count):
+        _carry_band_facts(source, target)
+        if source.nodata is not None:
+            target.nodata = source.nodata
 
 
 def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
@@ -42,6 +45,11 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
                 kept = {name: value for name, value in tags.items() if not name.startswith("STATISTICS_")}
                 if kept:
                     yield band, namespace, kept
+
+
+def has_same_bands(source: Any, count: int) -> bool:
+    """Whether a raster of `count` bands made from an open dataset has its bands: not if it was expanded."""
+    return source.count == count and not has_palette(source)
 
 
 def has_mask(source: Any) -> bool:
@@ -77,6 +85,8 @@ def _carry_band_facts(source: Any, target: Any) -> None:
 
 def _carry_tags(source: Any, target: Any) -> None:
     for band, namespace, tags in carried_tags(source):
+        if band and not has_same_bands(source, target.count):
+            continue
         if namespace.startswith("xml:"):
             # GDAL stores the text NAME=VALUE, so a document cut at its first = is stored as that document.
             name, _, value = tags[namespace].partition("=")
