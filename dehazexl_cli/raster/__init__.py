@@ -12,14 +12,21 @@ if TYPE_CHECKING:
 
 
 def open_reader(path: str | os.PathLike[str]) -> RasterReader:
-    """Open a raster of any format that GDAL reads; raises InputError, with a hint, if it cannot be used.
+    """Open a raster of any format that GDAL reads, or a TIFF that tifffile reads where GDAL cannot.
+
+    Raises InputError, with a hint, if it cannot be used.
 
     A path, or a name GDAL understands: /vsizip/scenes.zip/a.tif, GPKG:file:table, https://…
     """
     # Here and below: whoever only needs the interface (raster.base) must not pay for loading GDAL.
-    from dehazexl_cli.raster.gdal import GdalReader
+    from dehazexl_cli.raster.gdal import BeyondGdal, GdalReader
 
-    return GdalReader(os.fspath(path))
+    try:
+        return GdalReader(os.fspath(path))
+    except BeyondGdal as refused:
+        from dehazexl_cli.raster.tiff import TiffReader
+
+        return TiffReader(os.fspath(path), refused)
 
 
 def open_writer(
@@ -37,6 +44,7 @@ def open_writer(
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.gdal import GdalReader
     from dehazexl_cli.raster.gdal_writer import GdalWriter
+    from dehazexl_cli.raster.tiff import TiffReader
 
-    source = like.path if isinstance(like, GdalReader) else None
+    source = like.path if isinstance(like, GdalReader | TiffReader) else None
     return GdalWriter(os.fspath(path), like.info, source, overwrite, storage or Storage())

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Compression, MaskFlags
 from rasterio.errors import NodataShadowWarning
 from rasterio.windows import Window
 
@@ -25,6 +25,12 @@ from dehazexl_cli.raster.pixels import require_supported, window
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 
 log = logging.getLogger(__name__)
+
+_CONVERT = "convert it where that codec is at hand: gdal_translate -co COMPRESS=DEFLATE IN OUT.tif"
+
+
+class BeyondGdal(InputError):
+    """The file is a TIFF that GDAL cannot decode, or only in part; another library may."""
 
 
 class GdalReader:
@@ -39,7 +45,8 @@ class GdalReader:
         self._dataset = open_dataset(path, self._gdal)
         try:
             with self._reading("its description"):
-                self.info = _info(path, self._dataset)
+                _require_decodable(path, self._dataset)
+                self.info = describe(path, self._dataset)
                 self._mask_bands = _mask_bands(self._dataset, self.info)
         except BaseException:
             self._dataset.close()
@@ -154,17 +161,15 @@ def _why_not_opened(path: str, said: str) -> InputError:
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return InputError(f"{path}: the file is empty", "copy or download it again")
     if "missing codec" in said:
-        return InputError(
-            f"{path}: GDAL cannot decode its compression ({said})",
-            "convert it where that codec is at hand: gdal_translate -co COMPRESS=DEFLATE IN OUT.tif",
-        )
+        return BeyondGdal(f"{path}: GDAL cannot decode its compression ({said})", _CONVERT)
     return InputError(
         f"{path}: cannot be opened as a raster ({said})",
         "it is damaged, incomplete or of a format that GDAL does not read; try gdalinfo on it",
     )
 
 
-def _info(path: str, dataset: Any) -> RasterInfo:
+def describe(path: str, dataset: Any) -> RasterInfo:
+    """Shape, type and meaning of an open dataset; raises InputError if it cannot be used."""
     _require_bands(path, dataset)
     _require_one_type(path, dataset.dtypes)
     colours = dataset.colorinterp
@@ -184,6 +189,17 @@ def _info(path: str, dataset: Any) -> RasterInfo:
         alpha=colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None,
         georeferenced=_is_georeferenced(dataset),
     )
+
+
+def _require_decodable(path: str, dataset: Any) -> None:
+    """Raises BeyondGdal where GDAL opens a TIFF and then gives noise, nothing, or one channel of several."""
+    if dataset.driver != "GTiff":
+        return
+    if dataset.compression is Compression.jpeg and dataset.dtypes[0] != "uint8":
+        raise BeyondGdal(f"{path}: GDAL cannot decode JPEG of more than 8 bits", _CONVERT)
+    said = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+    if len(dataset.subdatasets) > 1 and ("<OME " in said or said.startswith("ImageJ=")):
+        raise BeyondGdal(f"{path}: GDAL reads only the first of its channels", _CONVERT)
 
 
 def _require_bands(path: str, dataset: Any) -> None:

@@ -18,7 +18,7 @@ from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
-from dehazexl_cli.raster.inventory import in_words, inventory, lost
+from dehazexl_cli.raster.inventory import in_words, inventory, lost, without_bands
 from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, has_mask
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.pam import add_what_is_missing
@@ -44,6 +44,7 @@ class GdalWriter:
         self, path: str, info: RasterInfo, source: str | None, overwrite: bool, storage: Storage
     ) -> None:
         self.warnings: list[str] = []
+        self._stated: dict[str, Any] = {}  # by the source, beside its pixels
         self._storage = storage
         self._format = formats.choose_format(path, storage.format)
         formats.require_overviews_fit(path, self._format, storage)
@@ -109,7 +110,8 @@ class GdalWriter:
 
     def _begin(self, path: str, info: RasterInfo) -> None:
         source, format = self._source, self._format
-        colours = formats.band_colours(info) if source is None else source.colorinterp
+        same_bands = source is not None and source.count == info.count
+        colours = source.colorinterp if same_bands else formats.band_colours(info)
         formats.require_can_hold(path, format, info, colours)
         self._options = formats.creation_options(format, info, self._storage)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
@@ -118,10 +120,10 @@ class GdalWriter:
         with self._creating():
             self._dataset = formats.create_tiff(place, info, options, self._gdal)
         self._masked = source is not None and has_mask(source)
-        self._stated = {} if source is None else inventory(source)
         if source is not None:
+            self._stated = inventory(source) if same_bands else without_bands(inventory(source))
             carry_metadata(source, self._dataset)
-        else:
+        if not same_bands:
             self._dataset.colorinterp = colours
             self._dataset.nodata = info.nodata
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
