@@ -21,7 +21,7 @@ from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.checkpoint import Loaded
-from dehazexl_cli.raster import find_box
+from dehazexl_cli.raster import find_box, open_reader
 from dehazexl_cli.raster.selection import Selection
 
 Command = Callable[..., Result]
@@ -129,11 +129,11 @@ def test_ground_control_points_move_with_a_part(tmp_path: Path) -> None:
 
 def test_bounds_are_the_pixels_they_touch(tmp_path: Path) -> None:
     source = make(tmp_path / "in.tif", pixels())
-    assert find_box(source, (500_010, 3_999_970, 500_020, 3_999_997)) == Box(1, 5, 9, 5)
-    assert find_box(source, (500_009, 3_999_969, 500_021, 3_999_998)) == Box(0, 4, 11, 7)
-    assert find_box(source, (0, 3_999_990, 1e9, 1e9)) == Box(0, 0, 4, WIDTH)
+    assert find_box(open_reader(source), (500_010, 3_999_970, 500_020, 3_999_997)) == Box(1, 5, 9, 5)
+    assert find_box(open_reader(source), (500_009, 3_999_969, 500_021, 3_999_998)) == Box(0, 4, 11, 7)
+    assert find_box(open_reader(source), (0, 3_999_990, 1e9, 1e9)) == Box(0, 0, 4, WIDTH)
     lonlat = transform_bounds("EPSG:32633", "EPSG:4326", 500_010, 3_999_970, 500_020, 3_999_997)
-    around = find_box(source, lonlat, "EPSG:4326")
+    around = find_box(open_reader(source), lonlat, "EPSG:4326")
     assert Box(1, 5, 9, 5).within(around) == Box(1, 5, 9, 5)
     assert around.pixels < 3 * 45
 
@@ -142,22 +142,22 @@ def test_bounds_in_a_rotated_raster_enclose_what_they_touch(tmp_path: Path) -> N
     turned = Affine.translation(500_000, 4_000_000) @ Affine.rotation(30) @ Affine.scale(2, -2)
     source = make(tmp_path / "in.tif", pixels(), transform=turned)
     x, y = turned @ (100, 60)
-    found = find_box(source, (x - 10, y - 10, x + 10, y + 10))
+    found = find_box(open_reader(source), (x - 10, y - 10, x + 10, y + 10))
     assert found == Box(53, 93, 14, 14)
 
 
 def test_bounds_that_name_no_pixel_say_why(tmp_path: Path) -> None:
     source = make(tmp_path / "in.tif", pixels())
     with pytest.raises(UsageError, match="outside of") as caught:
-        find_box(source, (0, 0, 1, 1))
+        find_box(open_reader(source), (0, 0, 1, 1))
     assert "500000" in caught.value.hint
     with pytest.raises(UsageError, match="empty"):
-        find_box(source, (9, 0, 1, 1))
+        find_box(open_reader(source), (9, 0, 1, 1))
     with pytest.raises(UsageError, match="no coordinate system"):
-        find_box(source, (0, 0, 1, 1), "EPSG:nonsense")
+        find_box(open_reader(source), (0, 0, 1, 1), "EPSG:nonsense")
     bare = make(tmp_path / "bare.tif", pixels(), transform=Affine.identity(), crs=None)
     with pytest.raises(InputError, match="no coordinates"):
-        find_box(bare, (0, 0, 1, 1))
+        find_box(open_reader(bare), (0, 0, 1, 1))
 
 
 def test_a_mask_says_what_is_no_ground(dehazexl: Command, tmp_path: Path, tiny_weights: Path) -> None:

@@ -112,8 +112,9 @@ def scene_ranges(reader: RasterReader, bands: Sequence[int]) -> tuple[Radiometry
 
 def meanings(info: RasterInfo, bands: Sequence[int]) -> tuple[Pixels, Pixels]:
     """Scale and offset of each band [n]; 1 and 0 unless the file gives usable ones for all of them."""
-    scales = np.array([info.scales[band - 1] if info.scales else 1.0 for band in bands])
-    offsets = np.array([info.offsets[band - 1] if info.offsets else 0.0 for band in bands])
+    if not len(info.scales) == len(info.offsets) == info.count:  # a raster that says nothing of its bands
+        return np.ones(len(bands)), np.zeros(len(bands))
+    scales, offsets = (np.array(x)[[band - 1 for band in bands]] for x in (info.scales, info.offsets))
     if np.isfinite([scales, offsets]).all() and (scales > 0).all():
         return scales, offsets
     return np.ones(len(bands)), np.zeros(len(bands))

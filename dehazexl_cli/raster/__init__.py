@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dehazexl_cli.errors import InputError
 from dehazexl_cli.raster.base import FileWriter, RasterReader
 
 if TYPE_CHECKING:
@@ -14,20 +15,25 @@ if TYPE_CHECKING:
 
 
 def open_reader(path: str | os.PathLike[str]) -> RasterReader:
-    """Open a raster of any format that GDAL reads; raises InputError, with a hint, if it cannot be used.
+    """Open a raster of any format that GDAL reads, or a TIFF that tifffile reads where GDAL cannot.
+
+    Raises InputError, with a hint, if it cannot be used.
 
     A path, or a name GDAL understands: /vsizip/scenes.zip/a.tif, GPKG:file:table, https://…
     """
     # Here and below: whoever only needs the interface (raster.base) must not pay for loading GDAL.
-    from dehazexl_cli.raster.gdal import GdalReader
+    from dehazexl_cli.raster.gdal import BeyondGdal, GdalReader
 
-    return GdalReader(os.fspath(path))
+    try:
+        return GdalReader(os.fspath(path))
+    except BeyondGdal as refused:
+        from dehazexl_cli.raster.tiff import TiffReader
+
+        return TiffReader(os.fspath(path), refused)
 
 
-def find_box(
-    path: str | os.PathLike[str], bounds: tuple[float, float, float, float], crs: str | None = None
-) -> Box:
-    """The pixels of a raster that bounds (xmin, ymin, xmax, ymax) touch; `crs` None is the raster's own.
+def find_box(reader: RasterReader, bounds: tuple[float, float, float, float], crs: str | None = None) -> Box:
+    """The pixels of a file's raster that bounds (xmin, ymin, xmax, ymax) touch; `crs` None is its own.
 
     Raises UsageError for bounds or a system that are none or lie outside, InputError where pixels have no
     coordinates.
@@ -37,7 +43,10 @@ def find_box(
     from dehazexl_cli.raster.session import GdalSession
 
     session = GdalSession()
-    with session(), open_dataset(os.fspath(path), session) as dataset:
+    path = origin_of(reader).path
+    if path is None:
+        raise InputError(f"{reader.info.name}: an array has no coordinates", "name pixels instead")
+    with session(), open_dataset(path, session) as dataset:
         return box_of_bounds(dataset, bounds, crs)
 
 
@@ -63,6 +72,7 @@ def origin_of(reader: RasterReader) -> Origin:
     """The file that a reader reads, and the box of it."""
     from dehazexl_cli.raster.gdal import GdalReader
     from dehazexl_cli.raster.gdal_writer import Origin
+    from dehazexl_cli.raster.tiff import TiffReader
     from dehazexl_cli.raster.views import Masked, Part
 
     if isinstance(reader, Part):
@@ -71,4 +81,4 @@ def origin_of(reader: RasterReader) -> Origin:
         return Origin(path, box if outer is None else box.moved(outer.top, outer.left))
     if isinstance(reader, Masked):
         return origin_of(reader.whole)
-    return Origin(reader.path if isinstance(reader, GdalReader) else None)
+    return Origin(reader.path if isinstance(reader, GdalReader | TiffReader) else None)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Compression, MaskFlags
 from rasterio.errors import NodataShadowWarning
 from rasterio.windows import Window
 
@@ -27,6 +27,12 @@ from dehazexl_cli.raster.pixels import require_supported, window
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 
 log = logging.getLogger(__name__)
+
+_CONVERT = "convert it where that codec is at hand: gdal_translate -co COMPRESS=DEFLATE IN OUT.tif"
+
+
+class BeyondGdal(InputError):
+    """The file is a TIFF that GDAL cannot decode, or only in part; another library may."""
 
 
 class GdalReader:
@@ -41,8 +47,11 @@ class GdalReader:
         self._dataset = open_dataset(path, self._gdal)
         try:
             with self._reading("its description"):
+                _require_decodable(path, self._dataset)
+                self.info = describe(path, self._dataset)
                 self._palette = Palette(path, self._dataset) if has_palette(self._dataset) else None
-                self.info = _info(path, self._dataset, self._palette)
+                if self._palette is not None:
+                    self.info = _expanded(self.info, self._palette)
                 self._mask_bands = _mask_bands(self._dataset, self.info)
         except BaseException:
             self._dataset.close()
@@ -166,21 +175,19 @@ def _why_not_opened(path: str, said: str) -> InputError:
     if Path(path).is_file() and Path(path).stat().st_size == 0:
         return InputError(f"{path}: the file is empty", "copy or download it again")
     if "missing codec" in said:
-        return InputError(
-            f"{path}: GDAL cannot decode its compression ({said})",
-            "convert it where that codec is at hand: gdal_translate -co COMPRESS=DEFLATE IN OUT.tif",
-        )
+        return BeyondGdal(f"{path}: GDAL cannot decode its compression ({said})", _CONVERT)
     return InputError(
         f"{path}: cannot be opened as a raster ({said})",
         "it is damaged, incomplete or of a format that GDAL does not read; try gdalinfo on it",
     )
 
 
-def _info(path: str, dataset: Any, palette: Palette | None) -> RasterInfo:
+def describe(path: str, dataset: Any) -> RasterInfo:
+    """Shape, type and meaning of an open dataset; raises InputError if it cannot be used."""
     _require_bands(path, dataset)
     _require_one_type(path, dataset.dtypes)
     colours = dataset.colorinterp
-    info = RasterInfo(
+    return RasterInfo(
         name=path,
         driver=dataset.driver,
         height=dataset.height,
@@ -194,8 +201,10 @@ def _info(path: str, dataset: Any, palette: Palette | None) -> RasterInfo:
         scales=tuple(dataset.scales),
         offsets=tuple(dataset.offsets),
     )
-    if palette is None:
-        return info
+
+
+def _expanded(info: RasterInfo, palette: Palette) -> RasterInfo:
+    """A raster of colours instead of the numbers of a colour table."""
     alpha = RGBA if palette.count == RGBA else None
     return replace(
         info,
@@ -215,6 +224,17 @@ def _bits(dataset: Any) -> int | None:
     said = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "")
     dtype = np.dtype(dataset.dtypes[0])
     return int(said) if dtype.kind == "u" and said.isdecimal() and int(said) < 8 * dtype.itemsize else None
+
+
+def _require_decodable(path: str, dataset: Any) -> None:
+    """Raises BeyondGdal where GDAL opens a TIFF and then gives noise, nothing, or one channel of several."""
+    if dataset.driver != "GTiff":
+        return
+    if dataset.compression is Compression.jpeg and dataset.dtypes[0] != "uint8":
+        raise BeyondGdal(f"{path}: GDAL cannot decode JPEG of more than 8 bits", _CONVERT)
+    said = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+    if len(dataset.subdatasets) > 1 and ("<OME " in said or said.startswith("ImageJ=")):
+        raise BeyondGdal(f"{path}: GDAL reads only the first of its channels", _CONVERT)
 
 
 def _require_bands(path: str, dataset: Any) -> None:

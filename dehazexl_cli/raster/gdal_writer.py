@@ -19,7 +19,7 @@ from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
-from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of
+from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of, without_bands
 from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, has_mask, has_same_bands
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.pam import add_what_is_missing
@@ -53,6 +53,7 @@ class GdalWriter:
         self, path: str, info: RasterInfo, origin: Origin, overwrite: bool, storage: Storage
     ) -> None:
         self.warnings: list[str] = []
+        self._stated: dict[str, Any] = {}  # by the source, beside its pixels
         self._storage = storage
         self._format = formats.choose_format(path, storage.format)
         formats.require_overviews_fit(path, self._format, storage)
@@ -60,7 +61,6 @@ class GdalWriter:
         self._counter = RowCounter(info)
         self._proof = Proof(formats.may_lose(self._format, storage))
         self._staging = Staging(path, overwrite, storage.tmp_dir)
-        self._stated: dict[str, Any] = {}  # by the source, beside its pixels
         self._box = origin.box
         self._source: Any = None
         self._dataset: Any = None
@@ -131,13 +131,12 @@ class GdalWriter:
             self._dataset = formats.create_tiff(place, info, options, self._gdal)
         self._masked = source is not None and has_mask(source)
         if source is not None:
+            self._stated = inventory(source) if same_bands else without_bands(inventory(source))
             carry_metadata(source, self._dataset)
-            self._stated = inventory(source)
             if self._box is not None:
                 move_place(self._dataset, self._box)
                 self._stated |= place_of(inventory(self._dataset))
         if not same_bands:
-            self._stated = {name: value for name, value in self._stated.items() if " of band " not in name}
             self._dataset.colorinterp = colours
             if info.nodata is not None:
                 self._dataset.nodata = info.nodata

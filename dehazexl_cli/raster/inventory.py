@@ -45,6 +45,11 @@ def place_of(stated: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stated[name] for name in ("transform", "ground control points", "RPCs") if name in stated}
 
 
+def without_bands(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Only what an inventory says of the whole."""
+    return {name: value for name, value in stated.items() if " of band " not in name}
+
+
 def lost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Fields of an inventory that another lacks or states differently."""
     return [name for name, value in before.items() if not _alike(value, after.get(name))]

@@ -18,19 +18,20 @@ _NAMES_OF_RASTERIO = frozenset({"bidx", "ns"})
 
 
 def carry_metadata(source: Any, target: Any) -> None:
-    """Copy everything but pixels and mask from an open dataset to one just made of its bands, or expanded.
+    """Copy everything but pixels and mask from an open dataset to one just created, of the same size.
 
     Call it before the first pixel: a GeoTIFF fixes colour meanings then. Carried are place (CRS with
     transform or ground control points; RPCs), nodata, and per band the colour interpretation, description,
     scale, offset and unit; tags of every namespace, of the dataset and of the bands, but not statistics,
-    as the pixels change. A mask band (see `has_mask`) goes with the rows, as it is as large as a band.
+    as the pixels change. A target with other bands than the source is told nothing of bands. A mask band
+    (see `has_mask`) goes with the rows, as it is as large as a band.
     """
     _carry_tags(source, target)
     _carry_place(source, target)
     if has_same_bands(source, target.count):
         _carry_band_facts(source, target)
-        if source.nodata is not None:
-            target.nodata = source.nodata
+    if source.nodata is not None and not has_palette(source):
+        target.nodata = source.nodata
 
 
 def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:

@@ -8,7 +8,7 @@ from typing import Literal
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader
-from dehazexl_cli.raster.base import RasterInfo, RasterReader
+from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.views import Masked
 
 
@@ -34,17 +34,18 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
         if selection.nodata is not None or selection.mask is not None:
             mask = None if selection.mask is None else open_reader(selection.mask)
             reader = Masked(reader, selection.nodata, mask)
-        return reader, _wanted_box(path, reader.info, selection)
+        return reader, _wanted_box(reader, selection)
     except BaseException:
         reader.close()
         raise
 
 
-def _wanted_box(path: str, info: RasterInfo, selection: Selection) -> Box | None:
+def _wanted_box(reader: RasterReader, selection: Selection) -> Box | None:
+    info = reader.info
     if selection.window is not None and selection.bounds is not None:
         raise UsageError("--window and --bbox both name the part to work on", "give one of them")
     if selection.bounds is not None:
-        return find_box(path, selection.bounds, selection.bounds_crs)
+        return find_box(reader, selection.bounds, selection.bounds_crs)
     box = selection.window
     if box is not None and (not box.pixels or box.within(Box(0, 0, info.height, info.width)) != box):
         raise UsageError(
