@@ -41,6 +41,26 @@ def mirrored(start: int, stop: int, size: int) -> list[int]:
     return [min(i % period, (period - i) % period) for i in range(start, stop)]
 
 
+class Joints(NamedTuple):
+    """Where patches or tiles meet along both axes, so that seams can be looked for there."""
+
+    stride: float  # pixels from one patch to the next
+    overlap: float  # pixels that neighbours share
+    pitch: float  # pixels from one token of the network to the next
+    hard: bool = False  # the overlap is cut in its middle and not feathered
+
+    @property
+    def shared(self) -> int:
+        """Pixels to which both of two neighbours contribute."""
+        return 0 if self.hard else round(self.overlap)
+
+    def starts(self, size: int) -> list[int]:
+        """Where along an axis of `size` pixels each patch but the first begins to show."""
+        count = max(1, math.ceil((size - self.overlap) / self.stride))
+        late = self.overlap // 2 if self.hard else 0
+        return [round(number * self.stride + late) for number in range(1, count)]
+
+
 @dataclass(frozen=True)
 class PatchGrid:
     """Square patches that cover a scene, row by row from its top left corner."""
