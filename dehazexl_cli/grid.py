@@ -71,6 +71,7 @@ class PatchGrid:
     halo: int = 0  # pixels a model sees around each patch beside the patch itself
     overlap: int = 0  # pixels that neighbouring patches share
     origin: tuple[int, int] = (0, 0)  # (top, left) of this scene in a larger one, for position codes
+    hard: bool = False  # overlaps are cut in their middle and not feathered
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.patch) < 1 or self.halo < 0:
@@ -120,13 +121,15 @@ class PatchGrid:
     def ramp(self, number: int, count: int) -> list[float]:
         """How much each pixel along an axis of patch `number` of `count` counts in the result.
 
-        Raised cosines where it overlaps a neighbour; the weights of both sum to one everywhere.
+        Raised cosines where it overlaps a neighbour, or a step; the weights of both sum to one everywhere.
         """
         rise = [math.sin(math.pi / 2 * (i + 0.5) / self.overlap) ** 2 for i in range(self.overlap)]
+        if self.hard:
+            rise = [float(i >= self.overlap // 2) for i in range(self.overlap)]
         level = [1.0] * (self.patch - self.overlap)
         weights = (rise if number > 0 else [1.0] * self.overlap) + level
         if number < count - 1 and self.overlap:
-            weights[-self.overlap :] = rise[::-1]
+            weights[-self.overlap :] = [1 - weight for weight in rise]
         return weights
 
     def batches_of_row(self, row: int, size: int) -> Iterator[tuple[int, ...]]:

@@ -25,7 +25,9 @@ class Report:
     high: float = 1.0  # source value shown to the model as 1
     range_source: str = ""
     strength: float = 1.0
+    mode: str = "global"
     overlap: int = 0  # pixels that neighbouring patches share
+    joints: dict[str, Any] = field(default_factory=dict)  # where seams may be; see grid.Joints
     model: str = ""
     weights_sha256: str = ""
     device: str = ""

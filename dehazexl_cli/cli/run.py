@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,13 @@ def run(
     input_range: options.InputRange = None,
     strength: options.Strength = 1.0,
     overlap: options.Overlap = "auto",
+    mode: options.ModeName = None,
+    tile: options.Tile = None,
+    tile_overlap: options.TileOverlap = None,
+    blend: options.Blend = None,
+    long_side: options.LongSide = None,
+    upsampling: options.Upsampling = None,
+    multiple: options.Multiple = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
     seed: options.Seed = 0,
@@ -49,10 +57,12 @@ def run(
     chosen = options.read_options(
         bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
     )
+    wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling)
+    chosen = replace(chosen, mode=wanted)
     if dry_run:
-        from dehazexl_cli.cli.plan import print_plan
+        from dehazexl_cli.cli.plan import network_for, print_plan
 
-        return print_plan(source, model, weights, chosen, as_json)
+        return print_plan(source, network_for(model, weights, multiple), chosen, as_json)
 
     from dehazexl_cli import dehaze_file, load_model
 
@@ -60,7 +70,7 @@ def run(
         report = dehaze_file(
             source,
             target,
-            model=load_model(model, weights),
+            model=load_model(model, weights, multiple),
             options=chosen,
             overwrite=overwrite,
             watch=shown,
@@ -89,8 +99,8 @@ def summarise(report: Report) -> None:
     megapixels = report.height * report.width / 1e6
     console.say(
         f"{report.output}: {report.width} x {report.height} pixels in {seconds:.1f} s "
-        f"({megapixels / seconds:.2f} megapixels/s, {report.device}, {report.precision}, {report.model}, "
-        f"peak memory {report.peak_host_bytes / 2**30:.2f} GB)"
+        f"({megapixels / seconds:.2f} megapixels/s, {report.mode} mode, {report.device}, {report.precision}, "
+        f"{report.model}, peak memory {report.peak_host_bytes / 2**30:.2f} GB)"
     )
     if report.invalid_pixels:
         console.say(

@@ -11,14 +11,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.stream import Scene, Watch, dehaze_scene
+from dehazexl_cli.engine.modes import Layout, Mode, lay_out, plans_for
+from dehazexl_cli.engine.once import strategy_for
+from dehazexl_cli.engine.stream import Scene, Watch
 from dehazexl_cli.engine.transfer import choose_device, choose_precision, measure_budget, precision_name
 from dehazexl_cli.engine.values import choose_bands, choose_range
 from dehazexl_cli.errors import DeviceError, UsageError
-from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.grid import Joints
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import MemoryBudget, Plan, Wishes, choose, ladder
-from dehazexl_cli.raster.base import RasterReader, RasterWriter
+from dehazexl_cli.plan import MemoryBudget, Plan, Wishes, choose
+from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
 from dehazexl_cli.report import Report, peak_host_bytes
 
 
@@ -35,6 +37,7 @@ class Options:
     max_vram: int | None = None  # bytes
     overlap: int | None = None  # pixels; None is the model's own choice
     wishes: Wishes = field(default_factory=Wishes)
+    mode: Mode = field(default_factory=Mode)
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -45,6 +48,7 @@ class Job(NamedTuple):
     """A scene with everything decided."""
 
     scene: Scene
+    layout: Layout
     dtype: torch.dtype
     plans: list[Plan]
     first: int  # index of the plan to begin with
@@ -59,25 +63,43 @@ class Job(NamedTuple):
 def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     """Decide how to run; reads a thinned sample of the scene at most."""
     device = choose_device(options.device)
-    dtype = choose_precision(options.precision, device)
+    dtype = precision_for(model, options.precision, device)
     info = reader.info
     bands = choose_bands(info, options.bands)
-    grid = PatchGrid(info.height, info.width, model.patch, model.halo, choose_overlap(model, options.overlap))
+    layout = lay_out(info, model, options.mode, choose_overlap(model, options.overlap))
     scene = Scene(
-        reader, grid, bands, choose_range(reader, bands, options.input_range), options.strength, device
+        reader,
+        layout.outer,
+        bands,
+        choose_range(reader, bands, options.input_range),
+        options.strength,
+        device,
     )
-    itemsize = np.dtype(info.dtype).itemsize
-    band_bytes = (grid.patch + 2 * grid.halo) * grid.width * info.count * itemsize
+    row_bytes = info.width * info.count * np.dtype(info.dtype).itemsize
     budget = measure_budget(device, options.max_ram, options.max_vram)
-    plans = ladder(model.footprint(dtype), grid, band_bytes, device.type == "cuda", options.wishes)
-    return Job(scene, dtype, plans, choose(plans, budget), budget)
+    plans = plans_for(layout, model.footprint(dtype), row_bytes, device.type == "cuda", options.wishes)
+    return Job(scene, layout, dtype, plans, choose(plans, budget), budget)
+
+
+def precision_for(model: Dehazer, wanted: str, device: torch.device) -> torch.dtype:
+    """The dtype to compute in; UsageError for half precision in a network that knows float32 only."""
+    if model.streams:
+        return choose_precision(wanted, device)
+    if wanted not in ("auto", "fp32"):
+        raise UsageError(f"--precision {wanted} is not possible with this model", "use fp32, or auto")
+    return torch.float32
+
+
+def joints_of(info: RasterInfo, model: Dehazer, options: Options) -> Joints:
+    """Where a run would leave seams, if it left any."""
+    return lay_out(info, model, options.mode, choose_overlap(model, options.overlap)).joints
 
 
 def choose_overlap(model: Dehazer, wanted: int | None) -> int:
     """The model's own overlap, or the one wanted; UsageError if the model cannot have it."""
     if wanted is None:
         return model.overlap
-    most = 0 if model.gather == "sum" else model.patch // 2
+    most = 0 if model.gather == "sum" or not model.streams else model.patch // 2
     if not 0 <= wanted <= most:
         raise UsageError(
             f"--overlap {wanted} is not possible with this model", f"use 0 to {most} pixels, or auto"
@@ -104,10 +126,10 @@ def run(
     describe(report, job, options)
     for index in range(job.first, len(job.plans)):
         plan = job.plans[index]
-        report.plan = plan.to_dict()
+        report.plan = plan.to_dict() | job.layout.facts
         report.invalid_pixels = 0  # of the attempt before, if there was one
         try:
-            attempt(job.scene, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
+            attempt(job, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
             break
         except OutOfMemory as error:
             release(job.scene.device)
@@ -128,7 +150,7 @@ def run(
 
 
 def attempt(
-    scene: Scene,
+    job: Job,
     model: Dehazer,
     plan: Plan,
     make_writer: Callable[[], RasterWriter],
@@ -137,7 +159,7 @@ def attempt(
 ) -> None:
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
     with make_writer() as writer, noticing_lack_of_memory():
-        dehaze_scene(scene, model, plan, writer, report, watch)
+        strategy_for(job.layout)(job.scene, model, plan, writer, report, watch)
 
 
 class OutOfMemory(Exception):
@@ -176,9 +198,11 @@ def describe(report: Report, job: Job, options: Options) -> None:
     report.bands = job.scene.bands
     report.low, report.high, report.range_source = radiometry.low, radiometry.high, radiometry.source
     report.strength = options.strength
-    report.overlap = job.scene.grid.overlap
+    report.mode = job.layout.kind
+    report.overlap = job.layout.inner.overlap
+    report.joints = job.layout.joints._asdict()
     report.device = str(job.scene.device)
     report.precision = precision_name(job.dtype)
 
 
-__all__ = ["Job", "Options", "Plan", "Wishes", "prepare", "run"]
+__all__ = ["Job", "Mode", "Options", "Plan", "Wishes", "joints_of", "precision_for", "prepare", "run"]

@@ -101,8 +101,7 @@ class SeamMeter:
         """What the rows so far gave."""
         stretches = [*self._across.stretches(upright=True), *self._down.stretches(upright=False)]
         stretches.sort(key=lambda seam: -seam.height)
-        quotients = (sums.quotient for sums in (self._fine, self._broad, self._error))
-        return Seams(*quotients, tuple(stretches))
+        return Seams(self._fine.quotient, self._broad.quotient, self._error.quotient, tuple(stretches))
 
     def _measure(
         self, lines: Lines, change: Pixels, ground: Pixels, error: Pixels | None, first: int, along: int
@@ -179,7 +178,7 @@ class Lines:
         return found
 
     def _heights(self) -> Pixels:
-        """Jump of the change beyond its own slope on either side [lines, stretches]; nan for lack of ground."""
+        """Jump of the change beyond its slope on either side [lines, stretches]; nan for lack of ground."""
         enough = (self._counts >= BESIDE * STRETCH // 8).all(axis=0)
         means = self._sums / np.maximum(self._counts, 1)[:, :, None]
         slope = ((means[1] - means[0]) + (means[3] - means[2])) / 2

@@ -68,9 +68,9 @@ class Indicators:
         """The next rows [bands, rows, width] in [0, 1], 64 at a time; a rest of fewer is left out."""
         ground = np.ones(pixels.shape[1:], bool) if valid is None else valid
         grey = blocks(pixels.mean(axis=0), CONTRAST_SIDE)
-        self._contrast.add(grey.std(axis=(1, 3)), blocks(ground, CONTRAST_SIDE).all(axis=(1, 3)))
+        self._contrast.add(grey.std(axis=(1, 3)), whole_blocks(ground, CONTRAST_SIDE))
         darkest = blocks(pixels.min(axis=0), DARK_SIDE)
-        self._dark.add(darkest.min(axis=(1, 3)), blocks(ground, DARK_SIDE).all(axis=(1, 3)))
+        self._dark.add(darkest.min(axis=(1, 3)), whole_blocks(ground, DARK_SIDE))
 
     @property
     def contrast(self) -> float:
@@ -105,3 +105,8 @@ def blocks(plane: Pixels, side: int) -> Pixels:
     rows, cols = plane.shape[0] // side, plane.shape[1] // side
     cut = plane[: rows * side, : cols * side]
     return cut.reshape(rows, side, cols, side)
+
+
+def whole_blocks(ground: Pixels, side: int) -> Pixels:
+    """Which squares of a plane [h, w] are ground throughout."""
+    return np.asarray(blocks(ground, side).all(axis=(1, 3)))
