@@ -114,6 +114,10 @@ def describe(job: Job, model: str) -> dict[str, Any]:
         "bands": list(shown.bands),
         "range": [shown.ranges[0].low, shown.ranges[0].high],
         "range_source": shown.ranges[0].source,
+        "groups": [
+            {"bands": list(group.bands), "ranges": [[range.low, range.high] for range in group.ranges]}
+            for group in job.scene.groups
+        ],
         "model": model,
         "device": str(job.scene.device),
         "precision": precision_name(job.dtype),
@@ -141,8 +145,7 @@ def sentences(facts: dict[str, Any]) -> list[str]:
     }[plan["attention"]]
     lines = [
         f"scene      {facts['width']} x {facts['height']} pixels, {facts['count']} bands of {facts['dtype']}",
-        f"bands      {','.join(map(str, facts['bands']))}; {facts['range'][0]:g} to {facts['range'][1]:g} "
-        f"shown to the model as 0 to 1 ({facts['range_source']})",
+        *(group_sentence(group, facts["range_source"]) for group in facts["groups"]),
         f"model      {facts['model']} on {facts['device']} in {facts['precision']}",
         f"mode       {mode_sentence(facts['mode'])}",
         f"patches    {cols} x {rows}, sharing {facts['overlap']} pixels, {plan['batch']} at a time",
@@ -160,6 +163,14 @@ def sentences(facts: dict[str, Any]) -> list[str]:
             + (f" and {size(other['device_bytes'])} on the device" if other["device_bytes"] else "")
         )
     return lines
+
+
+def group_sentence(group: dict[str, Any], source: str) -> str:
+    """Bands that are shown to the model together, for a person."""
+    unlike = [pair for pair in group["ranges"] if pair != group["ranges"][0]]
+    ranges = group["ranges"] if unlike else group["ranges"][:1]
+    shown = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
+    return f"bands      {','.join(map(str, group['bands']))}; {shown} shown to the model as 0 to 1 ({source})"
 
 
 def mode_sentence(mode: dict[str, Any]) -> str:
