@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import tifffile
 from affine import Affine
 from conftest import Result, Toy
 from rasterio.control import GroundControlPoint
@@ -191,10 +192,38 @@ def test_a_value_given_as_nodata_is_no_ground_and_the_file_says_as_little_of_it_
         assert made.nodata is None
 
 
+def test_what_is_masked_is_in_no_statistics(tmp_path: Path) -> None:
+    values = pixels().astype(np.uint16) * 10
+    values[:, :100] = 60_000
+    source = make(tmp_path / "in.tif", values)
+    ground = np.ones((1, HEIGHT, WIDTH), np.uint8)
+    ground[:, :100] = 0
+    mask = str(make(tmp_path / "mask.tif", ground))
+    report = dehaze_file(
+        source, tmp_path / "out.tif", model=toy(), options=CPU, selection=Selection(mask=mask)
+    )
+    assert report.high <= 2540
+    assert report.invalid_pixels == 100 * WIDTH
+    assert report.outside_range < 0.01 * 3 * 50 * WIDTH
+
+
+def test_tiles_without_ground_take_no_space(tmp_path: Path) -> None:
+    values = np.zeros((3, 1024, 1024), np.uint8)
+    values[:, :200, :200] = 9
+    source = make(tmp_path / "in.tif", values, nodata=0)
+    dehaze_file(source, tmp_path / "out.tif", model=toy(), options=CPU)
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert sum(count > 0 for count in file.pages[0].databytecounts) == 1
+    assert np.array_equal(read(tmp_path / "out.tif")[:, 200:], values[:, 200:])
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
         (["--mask", "small.tif"], 3, "9 x 8 pixels"),
+        (["--nodata", "-9999"], 2, "uint8, 0 to 255"),
+        (["--nodata", "0.5"], 2, "no number that in.tif can have"),
+        (["--nodata", "nan"], 2, "no number that"),
         (["--mask", "gone.tif"], 3, "no such file"),
         (["--window", "0,0,300,10"], 2, "is not inside"),
         (["--window", "0,0,0,10"], 2, "is not inside"),

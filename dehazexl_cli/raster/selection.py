@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader
-from dehazexl_cli.raster.base import RasterReader
+from dehazexl_cli.raster.base import RasterInfo, RasterReader
 from dehazexl_cli.raster.views import Masked
 
 
@@ -31,6 +33,8 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
     """
     reader = open_reader(path)
     try:
+        if selection.nodata is not None:
+            _require_possible(selection.nodata, reader.info)
         if selection.nodata is not None or selection.mask is not None:
             mask = None if selection.mask is None else open_reader(selection.mask)
             reader = Masked(reader, selection.nodata, mask)
@@ -38,6 +42,19 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
     except BaseException:
         reader.close()
         raise
+
+
+def _require_possible(nodata: float, info: RasterInfo) -> None:
+    """Raises UsageError for a value that no pixel can have: it would take out none, in silence."""
+    dtype = np.dtype(info.dtype)
+    if dtype.kind == "f":
+        return
+    limits = np.iinfo(dtype)
+    if not (nodata == np.floor(nodata) and limits.min <= nodata <= limits.max):
+        raise UsageError(
+            f"--nodata {nodata:g} is no number that {info.name} can have",
+            f"its pixels are {info.dtype}, {limits.min} to {limits.max}",
+        )
 
 
 def _wanted_box(reader: RasterReader, selection: Selection) -> Box | None:
