@@ -110,28 +110,32 @@ class SpatialBilateral(Dehazer):
     def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
         with torch.autocast(batch.pixels.device.type, enabled=False):  # pixels stay float32, in training too
             down, right, cells = self._around(batch, scene.float())
-            raised = cells @ right.mT[:, None]  # [b, depth · 4 · 3, cells, patch]
-            raised = raised.unflatten(1, (self.config.depth, ROW, 3))
+            # Between two depths it goes up linearly; so it is the first, and how far each step was climbed.
+            levels = cells.unflatten(1, (self.config.depth, ROW * 3))
+            steps = torch.cat([levels[:, :1], levels.diff(dim=1)], dim=1)
+            raised = steps @ right.mT[:, None, None]  # [b, depth, 12, n, side]
+            raised = raised.transpose(2, 3).flatten(3)  # [b, depth, n, 12 · side]
             side = batch.pixels.shape[-1]
             rows = max(1, STRIP_PIXELS // (side * len(batch.ids)))
             strips = [
-                self._dehazed(batch.pixels[:, :, top : top + rows], down[:, None, top : top + rows], raised)
+                self._dehazed(batch.pixels[:, :, top : top + rows], down[:, top : top + rows], raised)
                 for top in range(0, side, rows)
             ]
             return torch.cat(strips, dim=2)
 
     def _dehazed(self, pixels: Tensor, down: Tensor, raised: Tensor) -> Tensor:
-        """Rows of patches [b, 3, rows, side], with the weights [b, 1, rows, cells] of the grid's rows."""
+        """Rows of patches [b, 3, rows, side], with the weights [b, rows, n] of the grid's rows around them."""
         depth = self.guide(pixels) * (self.config.depth - 1)
-        distance = pixels - self.airlight.float().view(1, 3, 1, 1)
-        result = pixels.clone()
+        distance = (pixels - self.airlight.float().view(1, 3, 1, 1)).transpose(1, 2)  # [b, rows, 3, side]
+        result = pixels.transpose(1, 2)
         for level, transform in enumerate(raised.unbind(1)):
-            *factors, offset = transform.unbind(1)  # [b, 3, cells, side] each: for every output colour
-            change = down @ offset
+            *factors, change = (down @ transform).unflatten(2, (ROW, 3, -1)).unbind(2)  # [b, rows, 3, side]
             for colour, factor in enumerate(factors):
-                change = change.addcmul_(down @ factor, distance[:, colour : colour + 1])
-            result = result.addcmul_(change, (1 - (depth - level).abs()).clamp(min=0))
-        return result
+                change = torch.addcmul(change, factor, distance[:, :, colour : colour + 1])
+            if level:
+                change = change * (depth - (level - 1)).clamp(0, 1).transpose(1, 2)
+            result = result + change
+        return result.transpose(1, 2)
 
     def _around(self, batch: Batch, scene: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights of the grid's rows and columns around each patch, and that part [b, depth · 12, n, n]."""
@@ -170,14 +174,15 @@ class Guide(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, width, 1)
-        self.last = nn.Conv2d(width, 3, 1)
+        self.first = nn.Linear(3, width)
+        self.last = nn.Linear(width, 3)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [b, 3, height, width] float32 -> depths of the same shape."""
-        return (pixels + wide(self.last, wide(self.first, pixels).relu())).clamp(0, 1)
+        flat = pixels.flatten(2)
+        return (flat + wide(self.last, wide(self.first, flat).relu())).clamp(0, 1).view_as(pixels)
 
 
 class GridNet(nn.Module):
@@ -279,7 +284,6 @@ def rounded_up(size: int) -> int:
     return -(-size // COARSEST) * COARSEST
 
 
-def wide(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1x1 convolution in the dtype of `x`, whatever that of its weights."""
-    assert layer.bias is not None
-    return F.conv2d(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+def wide(layer: nn.Linear, x: Tensor) -> Tensor:
+    """A linear layer over the channels of [b, channels, n], in the dtype of `x`, whatever that of its weights."""
+    return torch.baddbmm(layer.bias.to(x.dtype)[:, None], layer.weight.to(x.dtype).expand(len(x), -1, -1), x)
