@@ -124,7 +124,7 @@ class SpatialBilateral(Dehazer):
             return torch.cat(strips, dim=2)
 
     def _dehazed(self, pixels: Tensor, down: Tensor, raised: Tensor) -> Tensor:
-        """Rows of patches [b, 3, rows, side], with the weights [b, rows, n] of the grid's rows around them."""
+        """Rows of patches [b, 3, rows, side], with the weights [b, rows, n] of the grid's rows there."""
         depth = self.guide(pixels) * (self.config.depth - 1)
         distance = (pixels - self.airlight.float().view(1, 3, 1, 1)).transpose(1, 2)  # [b, rows, 3, side]
         result = pixels.transpose(1, 2)
@@ -285,5 +285,5 @@ def rounded_up(size: int) -> int:
 
 
 def wide(layer: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer over the channels of [b, channels, n], in the dtype of `x`, whatever that of its weights."""
+    """A linear layer over channels [b, channels, n], in the dtype of `x`, whatever that of its weights."""
     return torch.baddbmm(layer.bias.to(x.dtype)[:, None], layer.weight.to(x.dtype).expand(len(x), -1, -1), x)
