@@ -1,6 +1,7 @@
 # make demo       a hazy example scene, dehazed, and a picture of before and after
 # make test       lint, format, types, tests
 # make test-all   the same with the slow tests
+# make metadata-table   what becomes of everything a raster says beside its pixels, by format
 # make clean      remove what these made, but keep the installation in .venv
 #
 # PYTHON=python3.12 make demo   uses another interpreter (3.11 or newer)
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check metadata-table clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python examples/make_scene.py demo >/dev/null
@@ -24,6 +25,9 @@ test: check
 
 test-all: check
 	$(BIN)/pytest -m "not gpu"
+
+metadata-table: $(INSTALLED)
+	@$(BIN)/python examples/metadata_table.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

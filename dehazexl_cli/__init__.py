@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from dehazexl_cli.engine import Options
     from dehazexl_cli.models.checkpoint import Loaded
+    from dehazexl_cli.raster.base import FileWriter
+    from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.report import Report
 
 __version__ = "0.1.0"
@@ -72,28 +74,32 @@ def dehaze_file(
     *,
     model: Loaded | None = None,
     options: Options | None = None,
+    storage: Storage | None = None,
     overwrite: bool = False,
     watch: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
 
-    `watch` is told (phase, patches done, patches in all). Raises the DehazeError that fits.
+    `storage` tells format, creation options and overviews, `watch` is told (phase, patches done, patches in
+    all). Raises the DehazeError that fits.
     """
     from dehazexl_cli.engine import Options, run
     from dehazexl_cli.raster import open_reader, open_writer
 
     loaded = model or load_model()
     reader = open_reader(source)
+    writers: list[FileWriter] = []
+
+    def make_writer() -> FileWriter:
+        writers.append(open_writer(target, reader, overwrite=overwrite, storage=storage))
+        return writers[-1]
+
     try:
-        report = run(
-            reader,
-            lambda: open_writer(target, reader, overwrite=overwrite),
-            loaded.model,
-            options or Options(),
-            watch,
-        )
+        report = run(reader, make_writer, loaded.model, options or Options(), watch)
     finally:
         reader.close()
+    for warning in writers[-1].warnings:
+        report.warn(warning)
     report.output = str(target)
     report.model, report.weights_sha256, report.version = loaded.name, loaded.sha256, __version__
     return report

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.env import get_gdal_config
@@ -102,6 +106,62 @@ def test_a_real_scene_survives_with_its_ground(tmp_path: Path, name: str) -> Non
     before, after = reader.valid(scene(reader)), again.valid(scene(again))
     assert after is before is None or np.array_equal(before, after)
     assert again.info.georeferenced and reader.info.georeferenced
+
+
+def test_a_scene_inside_an_archive_or_a_vrt_is_read(tmp_path: Path) -> None:
+    pixels = noise("uint16", 3, 20, 30)
+    path = make(tmp_path / "in.tif", pixels)
+    with zipfile.ZipFile(tmp_path / "scenes.zip", "w") as archive:
+        archive.write(path, "inner/in.tif")
+    rasterio.shutil.copy(path, tmp_path / "in.vrt", driver="VRT")
+    for name in (f"/vsizip/{tmp_path}/scenes.zip/inner/in.tif", str(tmp_path / "in.vrt")):
+        reader = open_reader(name)
+        copy(reader, tmp_path / "out.tif", overwrite=True)
+        with rasterio.open(tmp_path / "out.tif") as made:
+            assert made.crs.to_epsg() == 32633 and same_bytes(made.read(), pixels)
+
+
+# Serves one file by ranges, as object stores do; a process of its own, as GDAL holds Python's lock.
+SERVER = """
+import http.server, sys
+data = open(sys.argv[1], "rb").read()
+class Ranges(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        part = data[int(first) : int(last) + 1 if last else None]
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+    def do_HEAD(self):
+        self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Ranges)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_a_scene_on_the_net_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = noise("uint8", 3, 70, 30)
+    path = make(tmp_path / "in.tif", pixels)
+    monkeypatch.setenv("GDAL_HTTP_TIMEOUT", "10")
+    command = [sys.executable, "-c", SERVER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        try:
+            for prefix in ("/vsicurl/", ""):
+                reader = open_reader(f"{prefix}http://127.0.0.1:{port}/in.tif")
+                assert same_bytes(reader.read(scene(reader), [1, 2, 3]), pixels)
+                reader.close()
+        finally:
+            server.kill()
 
 
 def test_bands_come_in_the_order_asked_for(tmp_path: Path) -> None:

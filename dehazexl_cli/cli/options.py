@@ -12,6 +12,7 @@ from dehazexl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
+    from dehazexl_cli.raster.formats import Storage
 
 
 class Precision(StrEnum):
@@ -53,6 +54,21 @@ Strength = Annotated[
     float, typer.Option("--strength", metavar="0..1", help="How much of the change to apply.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the sampled attention in very large scenes.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", "-f", help="GTiff, COG, PNG, JPEG, JP2OpenJPEG or WEBP; default: by the suffix of OUT."
+    ),
+]
+Creation = Annotated[
+    list[str] | None,
+    typer.Option("--co", metavar="NAME=VALUE", help="A creation option of GDAL's driver; repeatable."),
+]
+Overviews = Annotated[bool, typer.Option("--overviews", help="Add overviews; a COG always has some.")]
+TmpDir = Annotated[
+    str | None,
+    typer.Option("--tmp-dir", metavar="DIR", help="Where OUT is made before it moves to its place."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -82,6 +98,24 @@ def read_options(
         overlap=parse_overlap(overlap),
         wishes=Wishes(seed=seed),
     )
+
+
+def read_storage(
+    format: str | None, creation: list[str] | None, overviews: bool, tmp_dir: str | None
+) -> Storage:
+    """How the output is stored, from the command line's texts; UsageError for a text that is none."""
+    from dehazexl_cli.raster.formats import Storage
+
+    return Storage(format, parse_creation(creation or []), overviews, tmp_dir)
+
+
+def parse_creation(texts: list[str]) -> tuple[tuple[str, str], ...]:
+    """Names and values of ["COMPRESS=ZSTD"]; the values stay as they are."""
+    for text in texts:
+        if not text.partition("=")[0].strip() or "=" not in text:
+            raise UsageError(f"--co {text!r} is no creation option", "write it like COMPRESS=ZSTD")
+    pairs = (text.partition("=") for text in texts)
+    return tuple((name.strip().upper(), value) for name, _, value in pairs)
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:

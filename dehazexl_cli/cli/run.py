@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def run(
     source: options.Input,
-    target: Annotated[str, typer.Argument(metavar="OUT", help="The dehazed image; .tif or .png.")],
+    target: Annotated[
+        str, typer.Argument(metavar="OUT", help="The dehazed image: .tif, .png, .jpg, .jp2, .webp.")
+    ],
     model: options.ModelName = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -29,6 +31,10 @@ def run(
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
     seed: options.Seed = 0,
+    format: options.Format = None,
+    creation: options.Creation = None,
+    overviews: options.Overviews = False,
+    tmp_dir: options.TmpDir = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
     as_json: options.Json = False,
@@ -49,6 +55,7 @@ def run(
     chosen = options.read_options(
         bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
     )
+    storage = options.read_storage(format, creation, overviews, tmp_dir)
     if dry_run:
         from dehazexl_cli.cli.plan import print_plan
 
@@ -62,6 +69,7 @@ def run(
             target,
             model=load_model(model, weights),
             options=chosen,
+            storage=storage,
             overwrite=overwrite,
             watch=shown,
         )
@@ -97,5 +105,7 @@ def summarise(report: Report) -> None:
             f"note: {report.invalid_pixels} pixels are no ground (nodata, transparent or not finite) "
             "and were left as they were"
         )
-    for note in (*report.fallbacks, *report.warnings):
+    for note in report.fallbacks:
         console.say(f"note: {note}")
+    for warning in report.warnings:
+        console.say(f"warning: {warning}")

@@ -98,6 +98,12 @@ class RasterWriter(Protocol):
     ) -> None: ...
 
 
+class FileWriter(RasterWriter, Protocol):
+    """Writes a file, of a format that may not hold all that the source says."""
+
+    warnings: list[str]  # after `commit`: what was lost, in sentences
+
+
 def keep_off_nodata(values: Pixels, before: Pixels, nodata: float | None) -> None:
     """Move ground that became the nodata value by the least step of its type, or it would be a hole.
 

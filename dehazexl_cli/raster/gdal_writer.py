@@ -1,4 +1,4 @@
-"""GeoTIFF and PNG, written row by row through GDAL and named only when complete."""
+"""Rasters of every format that is written, row by row through GDAL, and named only when complete."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ import numpy as np
 import rasterio.shutil
 from rasterio.windows import Window
 
+from dehazexl_cli.errors import OutputError
+from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
-from dehazexl_cli.raster.formats import band_colours, create_tiff, is_png, require_png_can_hold
+from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
+from dehazexl_cli.raster.inventory import in_words, inventory, lost, without_bands
 from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, has_mask
-from dehazexl_cli.raster.pam import add_to_side_file
+from dehazexl_cli.raster.overviews import add_overviews, read_overviews
+from dehazexl_cli.raster.pam import add_what_is_missing
 from dehazexl_cli.raster.proof import Proof, ends_as_it_must
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
@@ -30,16 +34,24 @@ class GdalWriter:
     """Writes one scene; the file has its name, with side files and all metadata, only after `commit`.
 
     `source` is the file the scene comes from, if any: what it says beside its pixels is carried over. It
-    may be the target itself, which is then replaced as a whole (with `overwrite`).
-    Raises OutputError for a suffix or pixels that cannot be written, and wherever the file system refuses.
+    may be the target itself, which is then replaced as a whole (with `overwrite`). `warnings` tells after
+    `commit` what the file could not hold.
+    Raises OutputError for pixels that cannot be written, and wherever the file system refuses; UsageError
+    for a format or a creation option that is none.
     """
 
-    def __init__(self, path: str, info: RasterInfo, source: str | None, overwrite: bool) -> None:
-        self._as_png = is_png(path)
-        self._gdal = GdalSession()
+    def __init__(
+        self, path: str, info: RasterInfo, source: str | None, overwrite: bool, storage: Storage
+    ) -> None:
+        self.warnings: list[str] = []
+        self._stated: dict[str, Any] = {}  # by the source, beside its pixels
+        self._storage = storage
+        self._format = formats.choose_format(path, storage.format)
+        formats.require_overviews_fit(path, self._format, storage)
+        self._gdal = GdalSession(storage.tmp_dir)
         self._counter = RowCounter(info)
-        self._proof = Proof()
-        self._staging = Staging(path, overwrite)
+        self._proof = Proof(formats.may_lose(self._format, storage))
+        self._staging = Staging(path, overwrite, storage.tmp_dir)
         self._source: Any = None
         self._dataset: Any = None
         self._finished = False
@@ -73,8 +85,11 @@ class GdalWriter:
         self._counter.require_all()
         with self._writing():
             self._close()
-            if self._as_png:
-                self._convert_to_png()
+            if self._format.scratch:
+                self._convert()
+            elif self._storage.overviews:
+                self._require_room()
+                add_overviews(str(self._staging.result), self._gdal)
             self._require_whole()
             stale = self._side_files_of_old_target()
         self._staging.publish(stale)
@@ -94,24 +109,27 @@ class GdalWriter:
             self._abandon()
 
     def _begin(self, path: str, info: RasterInfo) -> None:
-        source = self._source
-        colours = band_colours(info) if source is None else source.colorinterp
-        if self._as_png:
-            require_png_can_hold(path, info, colours)
-        # A PNG can only be made from a complete raster; GDAL would hold it in memory.
-        place = self._staging.scratch if self._as_png else self._staging.result
-        self._dataset = create_tiff(place, info, self._as_png, self._gdal)
+        source, format = self._source, self._format
+        same_bands = source is not None and source.count == info.count
+        colours = source.colorinterp if same_bands else formats.band_colours(info)
+        formats.require_can_hold(path, format, info, colours)
+        self._options = formats.creation_options(format, info, self._storage)
+        # Other formats can only be made from a complete raster; GDAL would hold it in memory.
+        place = self._staging.scratch if format.scratch else self._staging.result
+        options = formats.scratch_options(format, info) if format.scratch else self._options
+        with self._creating():
+            self._dataset = formats.create_tiff(place, info, options, self._gdal)
         self._masked = source is not None and has_mask(source)
         if source is not None:
+            self._stated = inventory(source) if same_bands else without_bands(inventory(source))
             carry_metadata(source, self._dataset)
-        else:
+        if not same_bands:
             self._dataset.colorinterp = colours
             self._dataset.nodata = info.nodata
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
 
     def _write_block_rows(self, top: int, rows: Pixels) -> None:
-        if shutil.disk_usage(self._staging.target.parent).free < _FULL_DISK_BYTES:
-            raise self._staging.failure("the disk is full")
+        self._require_room()
         where = Window(0, top, rows.shape[2], rows.shape[1])
         mask = self._mask_of_source(where) if self._masked else None
         self._dataset.write(rows, window=where)
@@ -127,18 +145,46 @@ class GdalWriter:
         # A GeoTIFF's mask has one bit; GDAL takes anything but 0 for valid.
         return np.where(mask == 0, 0, 255).astype(np.uint8)
 
-    def _convert_to_png(self) -> None:
-        # Level 4 takes half the time of GDAL's 6 for the same size, measured on drone photographs.
-        options = {"ZLEVEL": 4, "WORLDFILE": "YES" if self._has_transform else "NO"}
-        rasterio.shutil.copy(str(self._staging.scratch), str(self._staging.result), driver="PNG", **options)
-        with self._gdal.open(str(self._staging.scratch)) as dataset:
-            add_to_side_file(Path(f"{self._staging.result}.aux.xml"), carried_tags(dataset))
+    def _convert(self) -> None:
+        scratch, result = str(self._staging.scratch), str(self._staging.result)
+        options = dict(self._options)
+        if self._format.worldfile:
+            options.setdefault("WORLDFILE", "YES" if self._has_transform else "NO")
+        if self._format is formats.COG:
+            with self._gdal.open(scratch) as whole:
+                options = formats.with_namespaces(options, carried_tags(whole))
+        with self._creating():
+            rasterio.shutil.copy(scratch, result, driver=self._format.driver, **options)
+        with self._gdal.open(scratch) as whole, self._gdal.open(result) as made:
+            add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
+        self._staging.scratch.unlink()
 
     def _require_whole(self) -> None:
         with self._gdal.open(str(self._staging.result)) as dataset:
-            same = self._proof.holds_for(dataset)
-        if not same or not all(map(ends_as_it_must, self._staging.written())):
+            whole = self._proof.holds_for(dataset)
+            missing = lost(self._stated, inventory(dataset))
+        if self._format in (formats.GTIFF, formats.COG):
+            read_overviews(str(self._staging.result), self._gdal)
+        if not whole or not all(map(ends_as_it_must, self._staging.written())):
             raise self._staging.failure("it came out incomplete; the disk is full or has a fault")
+        self.warnings = list(self._to_be_told(missing))
+
+    def _to_be_told(self, missing: list[str]) -> Iterator[str]:
+        format, stated = self._format, self._stated
+        if missing:
+            yield f"a {format} cannot hold all that the input says: {in_words(missing)}"
+        if format is formats.JPEG and any(name.startswith("nodata") for name in stated):
+            yield "a JPEG changes every pixel a little, so some are no longer exactly nodata"
+        turned = stated.get("tag EXIF_Orientation", "1") != "1"
+        if turned and format is not formats.JPEG:
+            yield (
+                f"the input is shown turned, as its EXIF_Orientation says, and a {format} is not: "
+                "the pixels are as they are stored, and the tag is kept"
+            )
+
+    def _require_room(self) -> None:
+        if shutil.disk_usage(self._staging.folder).free < _FULL_DISK_BYTES:
+            raise self._staging.failure("the disk is full")
 
     def _side_files_of_old_target(self) -> list[Path]:
         """Files beside the target that GDAL reads together with it, as named after it."""
@@ -147,7 +193,7 @@ class GdalWriter:
             return []
         try:
             with self._gdal.open(str(target)) as old:
-                files = [Path(name) for name in old.files] if old.driver in ("GTiff", "PNG") else []
+                files = [Path(name) for name in old.files] if old.driver in formats.DRIVERS else []
         except GDAL_ERRORS:
             return []  # it was no raster, so nothing belonged to it
         return [path for path in files if path != target and path.parent == target.parent]
@@ -166,6 +212,19 @@ class GdalWriter:
                     with suppress(*GDAL_ERRORS):
                         dataset.close()
         self._staging.discard()
+
+    @contextmanager
+    def _creating(self) -> Iterator[None]:
+        """Where GDAL sees the user's creation options first, they are the likeliest to be at fault."""
+        try:
+            yield
+        except GDAL_ERRORS as error:
+            if not self._storage.creation:
+                raise
+            raise OutputError(
+                f"{self._staging.target}: cannot be made with these creation options ({reason(error)})",
+                f"see what GDAL's driver {self._format.driver} takes, or leave out --co",
+            ) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 
-log = logging.getLogger(__name__)
-
 # They describe how the source's file was stored, or name datasets that only the source has.
 _OF_THE_FILE = frozenset({"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "xml:VRT"})
 
+# rasterio takes tags as keyword arguments, beside two of its own.
+_NAMES_OF_RASTERIO = frozenset({"bidx", "ns"})
+
 
 def carry_metadata(source: Any, target: Any) -> None:
-    """Copy everything but pixels and mask from an open dataset to one just created, of the same bands.
+    """Copy everything but pixels and mask from an open dataset to one just created, of the same size.
 
     Call it before the first pixel: a GeoTIFF fixes colour meanings then. Carried are place (CRS with
     transform or ground control points; RPCs), nodata, and per band the colour interpretation, description,
     scale, offset and unit; tags of every namespace, of the dataset and of the bands, but not statistics,
-    as the pixels change. A mask band (see `has_mask`) goes with the rows, as it is as large as a band.
+    as the pixels change. A target with other bands than the source is told nothing of bands. A mask band
+    (see `has_mask`) goes with the rows, as it is as large as a band.
     """
     _carry_tags(source, target)
     _carry_place(source, target)
-    _carry_band_facts(source, target)
+    if source.count == target.count:
+        _carry_band_facts(source, target)
     if source.nodata is not None:
         target.nodata = source.nodata
 
@@ -39,7 +41,7 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
         for namespace in ["", *source.tag_namespaces(band)]:
             if namespace not in _OF_THE_FILE:
                 tags = source.tags(band, ns=namespace or None)
-                kept = {name: value for name, value in tags.items() if _is_worth_keeping(name)}
+                kept = {name: value for name, value in tags.items() if not name.startswith("STATISTICS_")}
                 if kept:
                     yield band, namespace, kept
 
@@ -77,16 +79,12 @@ def _carry_band_facts(source: Any, target: Any) -> None:
 
 def _carry_tags(source: Any, target: Any) -> None:
     for band, namespace, tags in carried_tags(source):
+        if band and source.count != target.count:
+            continue
         if namespace.startswith("xml:"):
             # GDAL stores the text NAME=VALUE, so a document cut at its first = is stored as that document.
             name, _, value = tags[namespace].partition("=")
             target.update_tags(band, ns=namespace, **{name: value})
         else:
-            target.update_tags(band, ns=namespace or None, **tags)
-
-
-def _is_worth_keeping(name: str) -> bool:
-    if name in {"bidx", "ns"}:  # rasterio takes tags as keyword arguments, beside two of its own
-        log.warning("a tag named %s cannot be carried", name)
-        return False
-    return not name.startswith("STATISTICS_")
+            settable = {name: value for name, value in tags.items() if name not in _NAMES_OF_RASTERIO}
+            target.update_tags(band, ns=namespace or None, **settable)

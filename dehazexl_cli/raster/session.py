@@ -36,7 +36,7 @@ class GdalSession:
     where the object is made: an `Env` around that place is not visible in other threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tmp_dir: str | None = None) -> None:
         self.threads_are_set = _is_set_by_user("GDAL_NUM_THREADS")
         self._cache_is_set = _is_set_by_user("GDAL_CACHEMAX")
         self._options: dict[str, Any] = {
@@ -46,6 +46,8 @@ class GdalSession:
         }
         if not self.threads_are_set:
             self._options["GDAL_NUM_THREADS"] = "ALL_CPUS"
+        if tmp_dir is not None:
+            self._options["CPL_TMPDIR"] = tmp_dir
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
@@ -56,11 +58,11 @@ class GdalSession:
                 with _CACHE:
                     yield
 
-    def open(self, path: str) -> Any:
+    def open(self, path: str, mode: str = "r", **options: Any) -> Any:
         """A dataset of its own, never shared; scenes without a georeference are nothing to warn of."""
         with self(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
+            return rasterio.open(path, mode, **options)
 
 
 class _SmallCache:

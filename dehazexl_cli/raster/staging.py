@@ -6,6 +6,7 @@ import glob
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,20 +21,23 @@ _SIDE_FILES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
 class Staging:
     """Temporary names for a file, its side files and what is needed on the way; no handles, only names.
 
-    Raises OutputError, here and again in `publish`, if the target exists and is not to be overwritten, or
-    its folder cannot be written. A symbolic link is followed, so the link stays and its file is replaced.
+    They lie beside the target, or in `tmp_dir`, which may be on another file system. Raises OutputError,
+    here and again in `publish`, if the target exists and is not to be overwritten, or a folder cannot be
+    written. A symbolic link is followed, so the link stays and its file is replaced.
     """
 
-    def __init__(self, target: str, overwrite: bool) -> None:
+    def __init__(self, target: str, overwrite: bool, tmp_dir: str | None = None) -> None:
         self.target = Path(os.path.realpath(target))
+        self.folder = self.target.parent if tmp_dir is None else Path(os.path.realpath(tmp_dir))
         self._overwrite = overwrite
         self._require_free()
         # Side files are named after the stem or the whole name; with the result's stem unlike any other
         # file's, both kinds are found and renamed by it.
         self._prefix = f".{self.target.stem[:40]}.{os.getpid()}-{secrets.token_hex(4)}."
-        self.result = self._beside(f"{self._prefix}part{self.target.suffix}")
-        self.scratch = self._beside(f"{self._prefix}rows.tif")
-        self._require_writable()
+        self.result = self.folder / f"{self._prefix}part{self.target.suffix}"
+        self.scratch = self.folder / f"{self._prefix}rows.tif"
+        for folder in {self.folder, self.target.parent}:
+            self._require_writable(folder)
 
     def publish(self, stale: Iterable[Path]) -> None:
         """Give result and side files their names, the result last; then remove the stale ones of before.
@@ -44,13 +48,12 @@ class Staging:
         stale = {*stale, *self._side_files_of_target()}
         moved: list[Path] = []
         try:
-            _settle(self.result)
-            for side in self.written():
-                if side != self.result:
-                    name = self._beside(self.target.stem + side.name[len(self.result.stem) :])
-                    os.replace(side, name)
-                    moved.append(name)
-            os.replace(self.result, self.target)
+            result, sides = self._brought_home()
+            for side in sides:
+                name = self._beside(self.target.stem + side.name[len(self.result.stem) :])
+                os.replace(side, name)
+                moved.append(name)
+            os.replace(result, self.target)
         except OSError as error:
             _remove(moved)
             raise self.failure(error.strerror or str(error)) from error
@@ -58,7 +61,8 @@ class Staging:
 
     def discard(self) -> None:
         """Remove every temporary."""
-        _remove(self._found(self._prefix))
+        for folder in {self.folder, self.target.parent}:
+            _remove(_found(folder, self._prefix))
 
     def failure(self, why: str) -> OutputError:
         """The error to raise when writing did not work."""
@@ -68,13 +72,21 @@ class Staging:
 
     def written(self) -> list[Path]:
         """The result and its side files, as far as there are any yet."""
-        return self._found(self.result.stem)
+        return _found(self.folder, self.result.stem)
 
     def _beside(self, name: str) -> Path:
         return self.target.parent / name
 
-    def _found(self, prefix: str) -> list[Path]:
-        return sorted(self.target.parent.glob(glob.escape(prefix) + "*"))
+    def _brought_home(self) -> tuple[Path, list[Path]]:
+        """The result and its side files, whole on the target's disk, still under their temporary names."""
+        home = []
+        for path in self.written():
+            home.append(self._beside(path.name))
+            if self.folder != self.target.parent:
+                shutil.move(path, home[-1], copy_function=shutil.copyfile)
+        result = self._beside(self.result.name)
+        _settle(result)
+        return result, [path for path in home if path != result]
 
     def _side_files_of_target(self) -> list[Path]:
         return [self._beside(self.target.name + suffix) for suffix in _SIDE_FILES]
@@ -92,19 +104,23 @@ class Staging:
                     f"{path}: exists already", "give another name, or --overwrite to replace it"
                 )
 
-    def _require_writable(self) -> None:
-        folder = self.target.parent
+    def _require_writable(self, folder: Path) -> None:
         if not folder.is_dir():
             raise OutputError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
         try:
             # Asked of the system, as GDAL does not say why; GDAL then makes the file itself.
-            os.close(os.open(self.result, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            self.result.unlink()
+            trial = folder / self.result.name
+            os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            trial.unlink()
         except OSError as error:
             raise OutputError(
                 f"{folder}: cannot be written ({error.strerror})",
                 "choose another folder or ask for the right",
             ) from error
+
+
+def _found(folder: Path, prefix: str) -> list[Path]:
+    return sorted(folder.glob(glob.escape(prefix) + "*"))
 
 
 def _settle(path: Path) -> None:
