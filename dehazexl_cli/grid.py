@@ -8,13 +8,13 @@ Neighbours may overlap; `ramp` says how much each of two then counts, so that no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Box(NamedTuple):
-    """A rectangle of pixels."""
+    """A rectangle of pixels; empty if a side is 0."""
 
     top: int
     left: int
@@ -30,6 +30,21 @@ class Box(NamedTuple):
     def right(self) -> int:
         """The first column to the right of the box."""
         return self.left + self.width
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels it holds."""
+        return self.height * self.width
+
+    def moved(self, down: int, right: int) -> Box:
+        """The box elsewhere."""
+        return Box(self.top + down, self.left + right, self.height, self.width)
+
+    def within(self, other: Box) -> Box:
+        """What both boxes share; an empty box if that is nothing."""
+        top, left = max(self.top, other.top), max(self.left, other.left)
+        height, width = min(self.bottom, other.bottom) - top, min(self.right, other.right) - left
+        return Box(top, left, height, width) if min(height, width) > 0 else Box(top, left, 0, 0)
 
 
 def mirrored(start: int, stop: int, size: int) -> list[int]:
@@ -51,6 +66,7 @@ class PatchGrid:
     halo: int = 0  # pixels a model sees around each patch beside the patch itself
     overlap: int = 0  # pixels that neighbouring patches share
     origin: tuple[int, int] = (0, 0)  # (top, left) of this scene in a larger one, for position codes
+    absent: frozenset[int] = frozenset()  # patches without any ground: they are not encoded, mixed or decoded
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.patch) < 1 or self.halo < 0:
@@ -75,6 +91,11 @@ class PatchGrid:
 
     def __len__(self) -> int:
         return self.rows * self.cols
+
+    @property
+    def present(self) -> list[int]:
+        """Patches with ground, in order; the tokens that are mixed are theirs."""
+        return [id for id in range(len(self)) if id not in self.absent]
 
     def box(self, id: int) -> Box:
         """The patch's place in the scene; it may overhang the right and bottom edges."""
@@ -109,9 +130,13 @@ class PatchGrid:
             weights[-self.overlap :] = rise[::-1]
         return weights
 
-    def batches_of_row(self, row: int, size: int) -> Iterator[tuple[int, ...]]:
-        """Patch ids of one row from left to right, at most `size` at a time, evenly split."""
-        parts = -(-self.cols // size)
+    def ids_of_row(self, row: int) -> range:
+        """Patches of one row from left to right."""
+        return range(row * self.cols, (row + 1) * self.cols)
+
+    def batches_of_row(self, row: int, size: int, absent: Collection[int] = ()) -> Iterator[tuple[int, ...]]:
+        """Patches of one row from left to right but the absent, at most `size` at a time, evenly split."""
+        ids = [id for id in self.ids_of_row(row) if id not in absent]
+        parts = -(-len(ids) // size)
         for part in range(parts):
-            first, last = part * self.cols // parts, (part + 1) * self.cols // parts
-            yield tuple(range(row * self.cols + first, row * self.cols + last))
+            yield tuple(ids[part * len(ids) // parts : (part + 1) * len(ids) // parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from dehazexl_cli.errors import DeviceError
@@ -32,6 +32,10 @@ class Footprint:
     skip_bytes: int  # per patch, waiting between encoding and decoding unless recomputed
     work_bytes: int  # per patch in flight through the encoder or decoder
     mix_bytes: int  # per patch while the mixer runs
+
+    def times(self, groups: int) -> Footprint:
+        """What groups of bands need that go through the model one after the other, each kept to the end."""
+        return replace(self, token_bytes=groups * self.token_bytes, skip_bytes=groups * self.skip_bytes)
 
 
 @dataclass(frozen=True)

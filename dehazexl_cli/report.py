@@ -24,6 +24,7 @@ class Report:
     low: float = 0.0  # source value shown to the model as 0
     high: float = 1.0  # source value shown to the model as 1
     range_source: str = ""
+    groups: list[dict[str, Any]] = field(default_factory=list)  # bands shown together, a range for each
     strength: float = 1.0
     overlap: int = 0  # pixels that neighbouring patches share
     model: str = ""
@@ -36,9 +37,12 @@ class Report:
     peak_device_bytes: int = 0
     redone_batches: int = 0  # came out non-finite and were done again in float32
     invalid_pixels: int = 0  # nodata, transparent or not finite; left as they were
+    outside_range: int = 0  # values of ground below low or above high, shown to the model as 0 or 1
+    clipped_values: int = 0  # values that the model would have made less than low or more than high
     fallbacks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     version: str = ""
+    processing: dict[str, Any] = field(default_factory=dict)  # by the names of STAC's processing extension
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -58,6 +62,7 @@ class Report:
         """The report as plain values, ready for JSON."""
         values = asdict(self)
         values["seconds"] = {phase: round(value, 3) for phase, value in self.seconds.items()}
+        values.update(values.pop("processing"))
         return values
 
 

@@ -58,7 +58,7 @@ def header_only(folder: Path) -> Path:
 
 
 def palette(folder: Path) -> Path:
-    path = make(folder / "in.tif", NOISE[:1])
+    path = make(folder / "in.tif", NOISE[:2], photometric="palette")
     with rasterio.open(path, "r+") as made:
         made.write_colormap(1, {0: (255, 0, 0, 255)})
     return path
@@ -106,7 +106,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "header cut": (header_only, "cannot be opened as a raster", "damaged"),
     "no bands": (no_bands, "cannot be opened as a raster", "gdalinfo"),
     "several": (several, "several rasters", "GPKG:"),
-    "palette": (palette, "colour table", "-expand rgb"),
+    "palette": (palette, "colour table beside other bands", "-expand rgb"),
     "mixed types": (mixed_types, "different types (uint8, uint16)", "-ot"),
     "complex": (lambda folder: make(folder / "in.tif", NOISE.astype("complex64")), "complex64", "amplitudes"),
     "int8": (lambda folder: make(folder / "in.tif", NOISE.astype("int8")), "int8", "uint8"),

@@ -243,7 +243,7 @@ def test_an_unusable_input_is_two_lines_and_exit_3(
         (["--bands", "1,2,9"], 2, "no band 9"),
         (["--bands", "red"], 2, "no band numbers"),
         (["--input-range", "9,1"], 2, "empty"),
-        (["--input-range", "all"], 2, "no range"),
+        (["--input-range", "all"], 2, "no numbers"),
         (["--strength", "3"], 2, "out of range"),
         (["--overlap", "200"], 2, "use 0 to 32"),
         (["--overlap", "some"], 2, "no number of pixels"),

@@ -27,15 +27,16 @@ class Layer:
 
 
 LIGHT = ("errors", "grid", "plan", "report")  # nothing but the standard library
-ALL = (*LIGHT, "raster", "models", "engine", "training", "evaluation", "attribution")
+ALL = (*LIGHT, "provenance", "raster", "models", "engine", "training", "evaluation", "attribution")
 TABLE = {
     "errors": Layer(),
     "grid": Layer(("errors",)),
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
+    "provenance": Layer(LIGHT),
     "raster": Layer(("errors", "grid"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
-    "engine": Layer((*LIGHT, "raster.base", "models.base"), frozenset({"torch", "numpy"})),
+    "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
     "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy"})),
     "attribution": Layer(("models.base", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),

@@ -91,3 +91,8 @@ def test_footprint_of_the_published_network_is_as_measured() -> None:
 @pytest.mark.parametrize(("size", "text"), [(1 << 30, "1.0G"), ((1 << 30) + 1, "1.1G"), (5 * MB, "0.1G")])
 def test_gigabytes_are_rounded_up_so_that_they_suffice(size: int, text: str) -> None:
     assert gigabytes(size) == text
+
+
+def test_groups_of_bands_keep_their_tokens_and_features_side_by_side() -> None:
+    one, three = (ladder(FOOTPRINT.times(n), GRID, 0, False, Wishes("host", 1))[0] for n in (1, 3))
+    assert three.host_bytes - one.host_bytes == 2 * 100 * (1 + 10) * MB

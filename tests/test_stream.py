@@ -165,15 +165,6 @@ def test_chosen_bands_change_and_the_others_stay_bit_equal() -> None:
     assert np.array_equal(output[:, :, [3, 2, 1]], rgb)
 
 
-def test_invalid_pixels_come_out_as_they_were_and_do_not_show_beside_them() -> None:
-    array = np.full((40, 60, 3), 100, np.uint8)
-    array[:, 30:] = 0
-    output, _ = streamed(array, Toy(), Options(**FP32), nodata=0)
-    assert (output[:, 30:] == 0).all()
-    flat, _ = streamed(np.full((40, 60, 3), 100, np.uint8), Toy(), Options(**FP32))
-    assert abs(output[:, :30].astype(int) - flat[:, :30]).max() <= 1
-
-
 @pytest.mark.parametrize(
     ("dtype", "nodata"), [("uint8", 0), ("uint8", 255), ("uint16", 65535), ("float32", 0.0)]
 )

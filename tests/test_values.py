@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from dehazexl_cli.engine.fill import fill_invalid
 from dehazexl_cli.engine.transfer import (
@@ -92,13 +93,17 @@ def test_results_are_held_within_their_type() -> None:
     assert to_source(numbers, torch.tensor([-1.0, 1.0]), Radiometry(0, 255, "dtype")).tolist() == [0, 255]
 
 
+def nothing() -> NDArray[np.float64]:
+    raise AssertionError("there is ground to fill from")
+
+
 def test_gaps_take_the_values_around_them() -> None:
     pixels = np.zeros((3, 32, 48), np.float32)
     pixels[:, :, :24], pixels[:, :, 24:] = 10, 20
     valid = np.ones((32, 48), bool)
     valid[5:20, 3:15] = valid[5:20, 30:45] = False
     hidden = np.where(valid, pixels, -999)
-    filled = fill_invalid(hidden, valid, default=0)
+    filled = fill_invalid(hidden, valid, nothing)
     assert np.array_equal(filled[:, valid], pixels[:, valid])
     assert abs(filled[:, 5:20, 3:12] - 10).max() < 1
     assert abs(filled[:, 5:20, 33:45] - 20).max() < 1
@@ -106,14 +111,15 @@ def test_gaps_take_the_values_around_them() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 9)])
 def test_where_nothing_is_valid_the_default_is_taken(shape: tuple[int, int]) -> None:
-    filled = fill_invalid(np.full((3, *shape), np.nan, np.float32), np.zeros(shape, bool), default=7)
-    assert (filled == 7).all()
+    pixels, valid = np.full((3, *shape), np.nan, np.float32), np.zeros(shape, bool)
+    filled = fill_invalid(pixels, valid, lambda: np.array([7.0, 8.0, 9.0]))
+    assert (filled == np.array([7, 8, 9])[:, None, None]).all()
 
 
 def test_a_single_valid_pixel_fills_the_scene() -> None:
     valid = np.zeros((9, 14), bool)
     valid[4, 11] = True
-    filled = fill_invalid(np.where(valid, 5, np.nan)[None].astype(np.float32), valid, default=0)
+    filled = fill_invalid(np.where(valid, 5, np.nan)[None].astype(np.float32), valid, nothing)
     assert np.allclose(filled, 5)
 
 

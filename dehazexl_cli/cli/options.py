@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from dehazexl_cli.errors import UsageError
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
     from dehazexl_cli.raster.formats import Storage
+    from dehazexl_cli.raster.selection import Selection
 
 
 class Precision(StrEnum):
@@ -69,6 +71,54 @@ TmpDir = Annotated[
     str | None,
     typer.Option("--tmp-dir", metavar="DIR", help="Where OUT is made before it moves to its place."),
 ]
+BandRanges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-range",
+        metavar="LOW,HIGH",
+        help="Stored numbers shown as black and white; per band: repeat it, or give l1,h1,l2,h2,…",
+    ),
+]
+AllBands = Annotated[
+    bool, typer.Option("--all-bands", help="Dehaze the other bands too, by threes in their order.")
+]
+Nodata = Annotated[
+    float | None,
+    typer.Option("--nodata", help="A value that is no ground where all colour bands have it; may be nan."),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option("--mask", metavar="FILE", help="An image of the same size, 0 where there is no ground."),
+]
+Window = Annotated[
+    str | None,
+    typer.Option("--window", metavar="COL,ROW,W,H", help="The part to dehaze and write, in pixels."),
+]
+Bbox = Annotated[
+    str | None,
+    typer.Option("--bbox", metavar="XMIN,YMIN,XMAX,YMAX", help="The part, in coordinates."),
+]
+BboxCrs = Annotated[
+    str | None,
+    typer.Option("--bbox-crs", metavar="CRS", help="Of --bbox, like EPSG:4326; default: that of IN."),
+]
+
+
+class ContextKind(StrEnum):
+    """What the haze of a part is judged by."""
+
+    window = "window"
+    scene = "scene"
+
+
+Context = Annotated[
+    ContextKind,
+    typer.Option("--context", help="Judge the haze of a part by that part, or by the whole scene."),
+]
+NoProvenance = Annotated[
+    bool,
+    typer.Option("--no-provenance", help="No tags that say how OUT was made; the same run, the same bytes."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -98,6 +148,53 @@ def read_options(
         overlap=parse_overlap(overlap),
         wishes=Wishes(seed=seed),
     )
+
+
+def read_selection(
+    nodata: float | None,
+    mask: str | None,
+    window: str | None,
+    bbox: str | None,
+    bbox_crs: str | None,
+    context: ContextKind,
+) -> Selection:
+    """Which pixels are worked on, from the command line's texts; UsageError for a text that is none."""
+    from dehazexl_cli.grid import Box
+    from dehazexl_cli.raster.selection import Selection
+
+    if bbox_crs is not None and bbox is None:
+        raise UsageError("--bbox-crs says nothing without --bbox", "give --bbox too")
+    if context is ContextKind.scene and window is None and bbox is None:
+        raise UsageError("--context scene says nothing without a part", "give --window or --bbox too")
+    part = numbers("--window", window, 4)
+    if part is not None and any(number != int(number) for number in part):
+        raise UsageError(f"--window {window!r} are no whole pixels", "write it like 1024,0,512,512")
+    col, row, width, height = map(int, part or (0, 0, 0, 0))
+    bounds = numbers("--bbox", bbox, 4)
+    return Selection(
+        nodata,
+        mask,
+        None if part is None else Box(row, col, height, width),
+        None if bounds is None else (bounds[0], bounds[1], bounds[2], bounds[3]),
+        bbox_crs,
+        context.value,
+    )
+
+
+def numbers(option: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
+    """Finite numbers of "1,2.5", as many as there must be; UsageError for a text that is none."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)) or count not in (None, len(found)):
+        many = "numbers" if count is None else f"{count} numbers"
+        raise UsageError(
+            f"{option} {text!r} are no {many}", "write them with commas between, like 0,0,512,512"
+        )
+    return found
 
 
 def read_storage(
@@ -146,3 +243,13 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise UsageError(f"--input-range {text!r} is no range", "write it like 0,4095") from None
     return low, high
+
+
+def parse_ranges(texts: list[str] | None) -> tuple[float, ...] | None:
+    """Low and high of all bands, or of each in turn, of ["0,4095"], ["0,900", "0,800"] or ["0,9,0,8"]."""
+    if not texts:
+        return None
+    values = [value for text in texts for value in numbers("--input-range", text) or ()]
+    if len(values) % 2:
+        raise UsageError(f"--input-range {','.join(texts)!r} is no range", "write it like 0,4095")
+    return tuple(values)

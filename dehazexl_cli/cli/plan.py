@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from dehazexl_cli.cli import options
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Job, Options
     from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.raster.selection import Selection
 
 
 def plan(
@@ -22,29 +24,44 @@ def plan(
     device: options.Device = "auto",
     precision: options.PrecisionName = options.Precision.auto,
     bands: options.Bands = None,
-    input_range: options.InputRange = None,
+    all_bands: options.AllBands = False,
+    input_range: options.BandRanges = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
     overlap: options.Overlap = "auto",
     seed: options.Seed = 0,
+    nodata: options.Nodata = None,
+    mask: options.Mask = None,
+    window: options.Window = None,
+    bbox: options.Bbox = None,
+    bbox_crs: options.BboxCrs = None,
+    context: options.Context = options.ContextKind.window,
     as_json: options.Json = False,
 ) -> None:
     """Print how IN would be run on this machine, what it would need, and why. Nothing is written.
 
     Example: dehazexl plan huge.tif --max-ram 4G
     """
-    chosen = options.read_options(
-        bands, input_range, 1.0, device, precision, max_ram, max_vram, overlap, seed
-    )
-    print_plan(source, model, weights, chosen, as_json)
+    chosen = options.read_options(bands, None, 1.0, device, precision, max_ram, max_vram, overlap, seed)
+    chosen = replace(chosen, all_bands=all_bands, band_ranges=options.parse_ranges(input_range))
+    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
+    print_plan(source, model, weights, chosen, selection, as_json)
 
 
-def print_plan(source: str, model: str | None, weights: Path | None, chosen: Options, as_json: bool) -> None:
+def print_plan(
+    source: str, model: str | None, weights: Path | None, chosen: Options, selection: Selection, as_json: bool
+) -> None:
     """Decide as a run would, and print it on stdout."""
     from dehazexl_cli.engine import prepare
-    from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.selection import open_selected
+    from dehazexl_cli.raster.views import Part
 
-    reader = open_reader(source)
+    reader, box = open_selected(source, selection)
+    if box is not None:
+        if selection.context == "scene":
+            chosen = replace(chosen, window=box)
+        else:
+            reader = Part(reader, box)
     try:
         name, network = network_for(model, weights)
         facts = describe(prepare(reader, network, chosen), name)
@@ -75,16 +92,16 @@ def describe(job: Job, model: str) -> dict[str, Any]:
     """What was decided, as plain values."""
     from dehazexl_cli.engine.transfer import precision_name
 
-    info, radiometry = job.scene.reader.info, job.scene.radiometry
+    info, shown = job.scene.reader.info, job.scene.groups[0]
     return {
         "input": info.name,
         "height": info.height,
         "width": info.width,
         "count": info.count,
         "dtype": info.dtype,
-        "bands": list(job.scene.bands),
-        "range": [radiometry.low, radiometry.high],
-        "range_source": radiometry.source,
+        "bands": list(shown.bands),
+        "range": [shown.ranges[0].low, shown.ranges[0].high],
+        "range_source": shown.ranges[0].source,
         "model": model,
         "device": str(job.scene.device),
         "precision": precision_name(job.dtype),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,8 @@ def run(
     device: options.Device = "auto",
     precision: options.PrecisionName = options.Precision.auto,
     bands: options.Bands = None,
-    input_range: options.InputRange = None,
+    all_bands: options.AllBands = False,
+    input_range: options.BandRanges = None,
     strength: options.Strength = 1.0,
     overlap: options.Overlap = "auto",
     max_ram: options.MaxRam = None,
@@ -35,6 +37,13 @@ def run(
     creation: options.Creation = None,
     overviews: options.Overviews = False,
     tmp_dir: options.TmpDir = None,
+    nodata: options.Nodata = None,
+    mask: options.Mask = None,
+    window: options.Window = None,
+    bbox: options.Bbox = None,
+    bbox_crs: options.BboxCrs = None,
+    context: options.Context = options.ContextKind.window,
+    no_provenance: options.NoProvenance = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
     as_json: options.Json = False,
@@ -52,14 +61,14 @@ def run(
     Example: dehazexl run hazy.tif clear.tif
     """
     console.configure_logging(verbose, quiet)
-    chosen = options.read_options(
-        bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
-    )
+    chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
+    chosen = replace(chosen, all_bands=all_bands, band_ranges=options.parse_ranges(input_range))
+    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
     if dry_run:
         from dehazexl_cli.cli.plan import print_plan
 
-        return print_plan(source, model, weights, chosen, as_json)
+        return print_plan(source, model, weights, chosen, selection, as_json)
 
     from dehazexl_cli import dehaze_file, load_model
 
@@ -69,6 +78,8 @@ def run(
             target,
             model=load_model(model, weights),
             options=chosen,
+            selection=selection,
+            provenance=not no_provenance,
             storage=storage,
             overwrite=overwrite,
             watch=shown,
@@ -104,6 +115,13 @@ def summarise(report: Report) -> None:
         console.say(
             f"note: {report.invalid_pixels} pixels are no ground (nodata, transparent or not finite) "
             "and were left as they were"
+        )
+    if report.clipped_values:
+        ground = report.height * report.width - report.invalid_pixels
+        share = report.clipped_values / (ground * sum(len(group["bands"]) for group in report.groups))
+        console.say(
+            f"note: {report.clipped_values} values ({share:.2%}) were held at the ends of the range "
+            f"({report.range_source}); --input-range sets another"
         )
     for note in report.fallbacks:
         console.say(f"note: {note}")

@@ -6,19 +6,23 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.stream import Scene, Watch, dehaze_scene
+from dehazexl_cli.engine.frame import Frame, Framed
+from dehazexl_cli.engine.ground import find_ground
+from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.stream import Watch, dehaze_scene
 from dehazexl_cli.engine.transfer import choose_device, choose_precision, measure_budget, precision_name
-from dehazexl_cli.engine.values import choose_bands, choose_range
+from dehazexl_cli.engine.values import choose_groups
 from dehazexl_cli.errors import DeviceError, UsageError
-from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.plan import MemoryBudget, Plan, Wishes, choose, ladder
 from dehazexl_cli.raster.base import RasterReader, RasterWriter
+from dehazexl_cli.raster.views import Part, Shared
 from dehazexl_cli.report import Report, peak_host_bytes
 
 
@@ -27,7 +31,10 @@ class Options:
     """What a user may decide about a run; the defaults adapt to the scene and the machine."""
 
     bands: tuple[int, ...] | None = None
-    input_range: tuple[float, float] | None = None
+    all_bands: bool = False  # dehaze the other bands too, in groups of three
+    input_range: tuple[float, float] | None = None  # low and high, of all bands that are dehazed
+    band_ranges: tuple[float, ...] | None = None  # instead: low and high of each of them, in their order
+    window: Box | None = None  # what is written; all of the scene is looked at
     strength: float = 1.0
     device: str = "auto"
     precision: str = "auto"
@@ -45,6 +52,7 @@ class Job(NamedTuple):
     """A scene with everything decided."""
 
     scene: Scene
+    frame: Frame | None  # of what is written around the scene, if anything is
     dtype: torch.dtype
     plans: list[Plan]
     first: int  # index of the plan to begin with
@@ -57,20 +65,38 @@ class Job(NamedTuple):
 
 
 def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
-    """Decide how to run; reads a thinned sample of the scene at most."""
+    """Decide how to run; reads what is ground and a thinned sample of the scene at most."""
     device = choose_device(options.device)
     dtype = choose_precision(options.precision, device)
-    info = reader.info
-    bands = choose_bands(info, options.bands)
-    grid = PatchGrid(info.height, info.width, model.patch, model.halo, choose_overlap(model, options.overlap))
-    scene = Scene(
-        reader, grid, bands, choose_range(reader, bands, options.input_range), options.strength, device
-    )
-    itemsize = np.dtype(info.dtype).itemsize
-    band_bytes = (grid.patch + 2 * grid.halo) * grid.width * info.count * itemsize
+    whole = Box(0, 0, reader.info.height, reader.info.width)
+    target = options.window or whole
+    ground = find_ground(reader) or whole
+    framed = ground != whole or target != whole
+    reader = Shared(reader) if framed else reader
+    scene = describe_scene(reader, ground, target, model, options, device)
+    grid, info = scene.grid, reader.info
+    band_bytes = (grid.patch + 2 * grid.halo) * grid.width * info.count * np.dtype(info.dtype).itemsize
     budget = measure_budget(device, options.max_ram, options.max_vram)
-    plans = ladder(model.footprint(dtype), grid, band_bytes, device.type == "cuda", options.wishes)
-    return Job(scene, dtype, plans, choose(plans, budget), budget)
+    footprint = model.footprint(dtype).times(len(scene.groups))
+    plans = ladder(footprint, grid, band_bytes, device.type == "cuda", options.wishes)
+    frame = Frame(reader, target, ground.within(target)) if framed else None
+    return Job(scene, frame, dtype, plans, choose(plans, budget), budget)
+
+
+def describe_scene(
+    reader: RasterReader, ground: Box, target: Box, model: Dehazer, options: Options, device: torch.device
+) -> Scene:
+    """The scene: patches over the ground, so that they lie alike whatever border is around it."""
+    part = reader if ground == Box(0, 0, reader.info.height, reader.info.width) else Part(reader, ground)
+    overlap = choose_overlap(model, options.overlap)
+    return Scene(
+        part,
+        PatchGrid(ground.height, ground.width, model.patch, model.halo, overlap),
+        choose_groups(part, options.bands, options.band_ranges or options.input_range, options.all_bands),
+        options.strength,
+        device,
+        ground.within(target).moved(-ground.top, -ground.left),
+    )
 
 
 def choose_overlap(model: Dehazer, wanted: int | None) -> int:
@@ -105,9 +131,9 @@ def run(
     for index in range(job.first, len(job.plans)):
         plan = job.plans[index]
         report.plan = plan.to_dict()
-        report.invalid_pixels = 0  # of the attempt before, if there was one
+        start_counting(report, job)
         try:
-            attempt(job.scene, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
+            attempt(job, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
             break
         except OutOfMemory as error:
             release(job.scene.device)
@@ -127,8 +153,15 @@ def run(
     return report
 
 
+def start_counting(report: Report, job: Job) -> None:
+    """Set counts to where they stand before an attempt: there may have been one before."""
+    report.clipped_values = report.outside_range = 0
+    # What is written around the ground is none.
+    report.invalid_pixels = job.frame.target.pixels - job.frame.part.pixels if job.frame else 0
+
+
 def attempt(
-    scene: Scene,
+    job: Job,
     model: Dehazer,
     plan: Plan,
     make_writer: Callable[[], RasterWriter],
@@ -137,7 +170,8 @@ def attempt(
 ) -> None:
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
     with make_writer() as writer, noticing_lack_of_memory():
-        dehaze_scene(scene, model, plan, writer, report, watch)
+        framed = Framed(writer, job.frame) if job.frame else writer
+        dehaze_scene(job.scene, model, plan, framed, report, watch)
 
 
 class OutOfMemory(Exception):
@@ -170,15 +204,26 @@ def release(device: torch.device) -> None:
 
 def describe(report: Report, job: Job, options: Options) -> None:
     """Write what was decided into the report."""
-    info, radiometry = job.scene.reader.info, job.scene.radiometry
+    info, first = job.scene.reader.info, job.scene.groups[0]
+    target = job.frame.target if job.frame else Box(0, 0, info.height, info.width)
     report.input = info.name
-    report.height, report.width, report.count, report.dtype = info.height, info.width, info.count, info.dtype
-    report.bands = job.scene.bands
-    report.low, report.high, report.range_source = radiometry.low, radiometry.high, radiometry.source
+    report.height, report.width = target.height, target.width
+    report.count, report.dtype = info.count, info.dtype
+    report.bands = first.bands
+    report.low, report.high = first.ranges[0].low, first.ranges[0].high
+    report.range_source = first.ranges[0].source
+    report.groups = [describe_group(group) for group in job.scene.groups]
     report.strength = options.strength
     report.overlap = job.scene.grid.overlap
     report.device = str(job.scene.device)
     report.precision = precision_name(job.dtype)
+    for note in info.notes:
+        report.warn(note)
+
+
+def describe_group(group: Group) -> dict[str, Any]:
+    """Bands that were shown to the model together, and the source values that were its 0 and 1."""
+    return {"bands": group.bands, "ranges": [(range.low, range.high) for range in group.ranges]}
 
 
 __all__ = ["Job", "Options", "Plan", "Wishes", "prepare", "run"]

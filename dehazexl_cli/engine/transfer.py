@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.plan import MemoryBudget
-from dehazexl_cli.raster.base import Radiometry
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FREE_SHARE = 0.8  # of the memory that is free, unless the user says how much
@@ -100,22 +100,41 @@ def free_host_bytes() -> int:
     return max(0, min(free))
 
 
-def to_unit(source: Tensor, radiometry: Radiometry) -> Tensor:
+class Levels(Protocol):
+    """Which source number is shown to the model as 0, and how many make up the way to 1.
+
+    Numbers for all bands, or tensors [bands, 1, 1] that differ between them.
+    """
+
+    @property
+    def low(self) -> float | Tensor: ...
+
+    @property
+    def scale(self) -> float | Tensor: ...
+
+
+def to_unit(source: Tensor, levels: Levels) -> Tensor:
     """Source numbers -> float32 in [0, 1]; what lies outside the range is held at its ends."""
+    return as_units(source, levels).clamp(0, 1).float()
+
+
+def as_units(source: Tensor, levels: Levels) -> Tensor:
+    """Source numbers in units of the range; what lies outside it is below 0 or above 1."""
     wide = source.to(torch.float64 if source.dtype in WIDE else torch.float32)
-    return ((wide - radiometry.low) / radiometry.scale).clamp(0, 1).float()
+    return (wide - levels.low) / levels.scale
 
 
-def to_source(source: Tensor, change: Tensor, radiometry: Radiometry) -> Tensor:
+def to_source(source: Tensor, change: Tensor, levels: Levels, bits: int | None = None) -> Tensor:
     """Source numbers with a change, in units of [0, 1], added; rounded and held within the source's type.
 
     The change is added to the original number, so no change gives back every bit, and what lay outside
-    the range of the model keeps its distance from it.
+    the range of the model keeps its distance from it. `bits` are those in use, if fewer than the type has.
     """
     dtype = source.dtype
     wide = torch.float64 if dtype in WIDE else torch.float32
-    result = source.to(wide) + change.to(wide) * radiometry.scale
+    result = source.to(wide) + (change.to(wide) * levels.scale).to(wide)
     if dtype.is_floating_point:
         return result.to(dtype)
     limits = torch.iinfo(dtype)
-    return result.round().clamp(limits.min, limits.max).to(dtype)
+    top = limits.max if bits is None else min(limits.max, 2**bits - 1)
+    return result.round().clamp(limits.min, top).to(dtype)

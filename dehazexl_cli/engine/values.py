@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from dehazexl_cli.engine.scene import Group
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.raster.base import Pixels, Radiometry, RasterInfo, RasterReader
 
@@ -34,6 +36,52 @@ def choose_bands(info: RasterInfo, wanted: Sequence[int] | None) -> tuple[int, .
     return tuple(wanted)
 
 
+def choose_groups(
+    reader: RasterReader, wanted: Sequence[int] | None, ranges: Sequence[float] | None, all_bands: bool
+) -> tuple[Group, ...]:
+    """What is shown to the model: the colour bands, and with `all_bands` the others in groups of their own.
+
+    The further from blue, the less haze there is, so other bands are not corrected by what the colours show:
+    they go through the model by threes, in their order, and what is left over of these one by one as grey.
+    Raises UsageError for bands or ranges that cannot be.
+    """
+    info = reader.info
+    colours = choose_bands(info, wanted)
+    groups = [colours]
+    if all_bands:
+        others = [band for band in range(1, info.count + 1) if band not in (*colours, info.alpha)]
+        whole = len(others) // 3 * 3
+        groups += [(a, b, c) for a, b, c in zip(*[iter(others[:whole])] * 3, strict=True)]
+        groups += [(band,) for band in others[whole:]]
+    given = pairs(ranges, sum(map(len, groups)))
+    chosen = []
+    for bands in groups:
+        mine, given = given[: len(bands)], given[len(bands) :]
+        chosen.append(Group(bands, tuple(map(given_range, mine)) or scene_ranges(reader, bands)))
+    return tuple(chosen)
+
+
+def pairs(numbers: Sequence[float] | None, count: int) -> list[tuple[float, float]]:
+    """LOW,HIGH of each of `count` bands from one pair for all or a pair for each; none of None."""
+    if numbers is None:
+        return []
+    if len(numbers) not in (2, 2 * count):
+        raise UsageError(
+            f"--input-range has {len(numbers)} numbers for {count} bands",
+            "give one LOW,HIGH for all bands, or one for each that is dehazed, in their order",
+        )
+    given = list(zip(numbers[::2], numbers[1::2], strict=True))
+    return given * count if len(given) == 1 else given
+
+
+def given_range(given: tuple[float, float]) -> Radiometry:
+    """The range that a user gave; UsageError if it is none."""
+    low, high = map(float, given)
+    if not -math.inf < low < high < math.inf:
+        raise UsageError(f"--input-range {low:g},{high:g} is empty", "give LOW,HIGH with LOW below HIGH")
+    return Radiometry(low, high, "given")
+
+
 def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float, float] | None) -> Radiometry:
     """Given, all of an 8-bit type, or from zero to nearly the brightest value of the scene.
 
@@ -41,14 +89,35 @@ def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float,
     remove. Only data that go below zero begin at a low percentile.
     """
     if given is not None:
-        if not given[0] < given[1]:
-            raise UsageError(
-                f"--input-range {given[0]},{given[1]} is empty", "give LOW,HIGH with LOW below HIGH"
-            )
-        return Radiometry(float(given[0]), float(given[1]), "given")
+        return given_range(given)
     if reader.info.dtype == "uint8":
         return Radiometry(0.0, 255.0, "dtype")
     return range_of(reader.sample(bands, SAMPLE_SIDE))
+
+
+def scene_ranges(reader: RasterReader, bands: Sequence[int]) -> tuple[Radiometry, ...]:
+    """One range for all bands, as `choose_range` finds it, in what the numbers stand for.
+
+    Where scale and offset say that a band's 1000 is a reflectance of 0, its range begins there.
+    """
+    scales, offsets = meanings(reader.info, bands)
+    if reader.info.dtype == "uint8" or ((scales == 1).all() and (offsets == 0).all()):
+        return (choose_range(reader, bands, None),) * len(bands)
+    shared = range_of(reader.sample(bands, SAMPLE_SIDE) * scales[:, None] + offsets[:, None])
+    return tuple(
+        Radiometry((shared.low - offset) / scale, (shared.high - offset) / scale, shared.source)
+        for scale, offset in zip(scales.tolist(), offsets.tolist(), strict=True)
+    )
+
+
+def meanings(info: RasterInfo, bands: Sequence[int]) -> tuple[Pixels, Pixels]:
+    """Scale and offset of each band [n]; 1 and 0 unless the file gives usable ones for all of them."""
+    if not len(info.scales) == len(info.offsets) == info.count:  # a raster that says nothing of its bands
+        return np.ones(len(bands)), np.zeros(len(bands))
+    scales, offsets = (np.array(x)[[band - 1 for band in bands]] for x in (info.scales, info.offsets))
+    if np.isfinite([scales, offsets]).all() and (scales > 0).all():
+        return scales, offsets
+    return np.ones(len(bands)), np.zeros(len(bands))
 
 
 def range_of(values: Pixels) -> Radiometry:

@@ -44,9 +44,10 @@ class Dehazer(nn.Module):
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         """Let all patches see each other once.
 
-        `tokens` is [scenes, patches, …] (or their sum over patches, if the model gathers by sum); returns
-        [scenes, …]. Scenes do not see each other. `seed` None asks for exact attention, an integer for the
-        sampled form where a scene has too many tokens.
+        `tokens` is [scenes, patches, …] of `grid.present`, and so is what it returns; a model that gathers
+        by sum gets [scenes, …] summed over all patches and returns [scenes, …]. Scenes do not see each other.
+        `seed` None asks for exact attention, an integer for the sampled form where a scene has too many
+        tokens.
         """
         raise NotImplementedError
 

@@ -316,10 +316,10 @@ def bilinear_weights(size: int, cells: int) -> Tensor:
 
 
 def token_places(grid: PatchGrid, device: torch.device) -> Tensor:
-    """Where each token lies, (down, right) in tokens from the origin, patch by patch: [n, 2] float32."""
+    """Where tokens lie, (down, right) in tokens from the origin, by present patches: [n, 2] float32."""
     side = grid.patch // STRIDE
     starts = torch.tensor(
-        [[grid.origin[0] + box.top, grid.origin[1] + box.left] for box in map(grid.box, range(len(grid)))],
+        [[grid.origin[0] + box.top, grid.origin[1] + box.left] for box in map(grid.box, grid.present)],
         dtype=torch.float32,
     )
     within = torch.cartesian_prod(torch.arange(side), torch.arange(side))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dehazexl_cli.errors import InputError
 from dehazexl_cli.raster.base import FileWriter, RasterReader
 
 if TYPE_CHECKING:
+    from dehazexl_cli.grid import Box
     from dehazexl_cli.raster.formats import Storage
+    from dehazexl_cli.raster.gdal_writer import Origin
 
 
 def open_reader(path: str | os.PathLike[str]) -> RasterReader:
@@ -29,6 +32,24 @@ def open_reader(path: str | os.PathLike[str]) -> RasterReader:
         return TiffReader(os.fspath(path), refused)
 
 
+def find_box(reader: RasterReader, bounds: tuple[float, float, float, float], crs: str | None = None) -> Box:
+    """The pixels of a file's raster that bounds (xmin, ymin, xmax, ymax) touch; `crs` None is its own.
+
+    Raises UsageError for bounds or a system that are none or lie outside, InputError where pixels have no
+    coordinates.
+    """
+    from dehazexl_cli.raster.gdal import open_dataset
+    from dehazexl_cli.raster.place import box_of_bounds
+    from dehazexl_cli.raster.session import GdalSession
+
+    session = GdalSession()
+    path = origin_of(reader).path
+    if path is None:
+        raise InputError(f"{reader.info.name}: an array has no coordinates", "name pixels instead")
+    with session(), open_dataset(path, session) as dataset:
+        return box_of_bounds(dataset, bounds, crs)
+
+
 def open_writer(
     path: str | os.PathLike[str],
     like: RasterReader,
@@ -42,9 +63,22 @@ def open_writer(
     written, or its format cannot hold such pixels. Use it in a `with` statement.
     """
     from dehazexl_cli.raster.formats import Storage
-    from dehazexl_cli.raster.gdal import GdalReader
     from dehazexl_cli.raster.gdal_writer import GdalWriter
-    from dehazexl_cli.raster.tiff import TiffReader
 
-    source = like.path if isinstance(like, GdalReader | TiffReader) else None
-    return GdalWriter(os.fspath(path), like.info, source, overwrite, storage or Storage())
+    return GdalWriter(os.fspath(path), like.info, origin_of(like), overwrite, storage or Storage())
+
+
+def origin_of(reader: RasterReader) -> Origin:
+    """The file that a reader reads, and the box of it."""
+    from dehazexl_cli.raster.gdal import GdalReader
+    from dehazexl_cli.raster.gdal_writer import Origin
+    from dehazexl_cli.raster.tiff import TiffReader
+    from dehazexl_cli.raster.views import Masked, Part
+
+    if isinstance(reader, Part):
+        path, outer = origin_of(reader.whole)
+        box = reader.box
+        return Origin(path, box if outer is None else box.moved(outer.top, outer.left))
+    if isinstance(reader, Masked):
+        return origin_of(reader.whole)
+    return Origin(reader.path if isinstance(reader, GdalReader | TiffReader) else None)

@@ -27,6 +27,10 @@ class RasterInfo:
     nodata: float | None = None
     alpha: int | None = None  # 1-based index of the alpha band
     georeferenced: bool = False
+    bits: int | None = None  # in use, where the file says that they are fewer than the type's
+    scales: tuple[float, ...] = ()  # per band, value = scale · number + offset; empty: 1 and 0
+    offsets: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()  # what a user should know of how it is read
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Storage:
     creation: tuple[tuple[str, str], ...] = ()  # creation options, handed to GDAL as they are
     overviews: bool = False  # also in a GeoTIFF; a COG always has some
     tmp_dir: str | None = None  # where to write until the file is complete; None: beside the target
+    provenance: tuple[tuple[str, str], ...] = ()  # tags that say how it was made, for a GeoTIFF or COG
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,11 @@ def creation_options(format: Format, info: RasterInfo, storage: Storage) -> dict
         wide = info.count * np.dtype(info.dtype).itemsize > _MOST_INTERLEAVED_BYTES
         options["INTERLEAVE"] = "BAND" if wide else "PIXEL"
         options["PREDICTOR"] = "3" if info.dtype.startswith("float") else "2"
-    if given.get("COMPRESS", "DEFLATE").upper() not in _WITH_PREDICTOR or "NBITS" in given:
+    if info.bits is not None and format in (GTIFF, COG):
+        options["NBITS"] = str(info.bits)
+    if format is GTIFF and (info.nodata is not None or info.alpha is not None):
+        options["SPARSE_OK"] = "TRUE"  # tiles without ground take no space and no time
+    if given.get("COMPRESS", "DEFLATE").upper() not in _WITH_PREDICTOR or "NBITS" in (options | given):
         options.pop("PREDICTOR", None)
     if given.get("TILED", "YES").upper() in {"NO", "FALSE", "OFF", "0"}:
         options = {name: value for name, value in options.items() if not name.startswith(("TILED", "BLOCK"))}

@@ -9,6 +9,7 @@ import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from rasterio.windows import Window
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.palette import RGBA, Palette, has_palette
 from dehazexl_cli.raster.pixels import require_supported, window
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 
@@ -54,6 +56,9 @@ class GdalReader:
             with self._reading("its description"):
                 _require_decodable(path, self._dataset)
                 self.info = describe(path, self._dataset)
+                self._palette = Palette(path, self._dataset) if has_palette(self._dataset) else None
+                if self._palette is not None:
+                    self.info = _expanded(self.info, self._palette)
                 self._mask_bands = _mask_bands(self._dataset, self.info)
         except BaseException:
             self._dataset.close()
@@ -71,8 +76,7 @@ class GdalReader:
         """
         rows, cols = window(box, self.info)
         with self._reading(_rows_named(box)):
-            pixels: Pixels = self._dataset.read(list(bands), window=Window.from_slices(rows, cols))
-        return pixels
+            return self._read(bands, Window.from_slices(rows, cols), (box.height, box.width))
 
     def valid(self, box: Box) -> Pixels | None:
         """Which pixels of the box are ground [height, width] bool; None where all of them are.
@@ -96,7 +100,7 @@ class GdalReader:
         shape = (min(side, self.info.height), min(side, self.info.width))
         scene = Window(0, 0, self.info.width, self.info.height)
         with self._reading("a thinned view"):
-            values: Pixels = self._dataset.read(list(bands), window=scene, out_shape=(len(bands), *shape))
+            values = self._read(bands, scene, shape)
             ground = self._ground(scene, shape)
         return values.reshape(len(bands), -1) if ground is None else values[:, ground]
 
@@ -104,6 +108,14 @@ class GdalReader:
         """Let go of the file; may be called twice."""
         with self._gdal():
             self._dataset.close()
+
+    def _read(self, bands: Sequence[int], where: Window, shape: tuple[int, int]) -> Pixels:
+        """Pixels [bands, *shape] of a window, thinned where the shape is smaller."""
+        if self._palette is not None:
+            numbers = self._dataset.read(1, window=where, out_shape=shape)
+            return self._palette.read(numbers, list(bands))
+        pixels: Pixels = self._dataset.read(list(bands), window=where, out_shape=(len(bands), *shape))
+        return pixels
 
     def _ground(self, where: Window, shape: tuple[int, int]) -> Pixels | None:
         """Which pixels are ground [shape], one band in memory at a time; None if nothing can be invalid."""
@@ -114,7 +126,7 @@ class GdalReader:
                 mask |= self._dataset.read_masks(band, window=where, out_shape=shape) != 0
             checks.append(mask)
         if self.info.alpha is not None:
-            checks.append(self._dataset.read(self.info.alpha, window=where, out_shape=shape) != 0)
+            checks.append(self._read([self.info.alpha], where, shape)[0] != 0)
         if self._may_be_infinite:
             finite = np.ones(shape, bool)
             for band in self._colour:
@@ -134,6 +146,8 @@ class GdalReader:
 def _mask_bands(dataset: Any, info: RasterInfo) -> tuple[int, ...]:
     """Bands whose GDAL masks, OR-ed, tell ground from nodata; none where only alpha or nothing does."""
     flags = dataset.mask_flag_enums
+    if dataset.count != info.count:  # expanded, with an alpha band where there is nodata
+        return (1,) if MaskFlags.per_dataset in flags[0] else ()
     if MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]:
         return (1,)
     colour = tuple(band for band in range(1, info.count + 1) if band != info.alpha)
@@ -192,11 +206,6 @@ def describe(path: str, dataset: Any) -> RasterInfo:
     _require_one_type(path, dataset.dtypes)
     _require_plausible_size(path, dataset, dataset.dtypes[0])
     colours = dataset.colorinterp
-    if ColorInterp.palette in colours:
-        raise InputError(
-            f"{path}: its pixels are numbers in a colour table",
-            "expand them to colours first: gdal_translate -expand rgb IN OUT.tif",
-        )
     return RasterInfo(
         name=path,
         driver=dataset.driver,
@@ -207,7 +216,33 @@ def describe(path: str, dataset: Any) -> RasterInfo:
         nodata=dataset.nodata,
         alpha=colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None,
         georeferenced=_is_georeferenced(dataset),
+        bits=_bits(dataset),
+        scales=tuple(dataset.scales),
+        offsets=tuple(dataset.offsets),
     )
+
+
+def _expanded(info: RasterInfo, palette: Palette) -> RasterInfo:
+    """A raster of colours instead of the numbers of a colour table."""
+    alpha = RGBA if palette.count == RGBA else None
+    return replace(
+        info,
+        count=palette.count,
+        dtype="uint8",
+        nodata=None,
+        alpha=alpha,
+        bits=None,
+        scales=(),
+        offsets=(),
+        notes=(palette.note,),
+    )
+
+
+def _bits(dataset: Any) -> int | None:
+    """The bits in use, where the file says that they are fewer than those of its integer type."""
+    said = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", "")
+    dtype = np.dtype(dataset.dtypes[0])
+    return int(said) if dtype.kind == "u" and said.isdecimal() and int(said) < 8 * dtype.itemsize else None
 
 
 def _require_decodable(path: str, dataset: Any) -> None:

@@ -7,21 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import rasterio.shutil
 from rasterio.windows import Window
 
 from dehazexl_cli.errors import OutputError
+from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
-from dehazexl_cli.raster.inventory import in_words, inventory, lost, without_bands
-from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, has_mask
+from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of, without_bands
+from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, has_mask, has_same_bands
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.pam import add_what_is_missing
+from dehazexl_cli.raster.place import move_place
 from dehazexl_cli.raster.proof import Proof, ends_as_it_must
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
@@ -30,10 +32,17 @@ from dehazexl_cli.raster.staging import Staging
 _FULL_DISK_BYTES = 1024 * 1024  # GDAL's threads do not say when nothing fits any more, so look
 
 
+class Origin(NamedTuple):
+    """Where a scene comes from."""
+
+    path: str | None = None  # None: it is no file
+    box: Box | None = None  # of that raster; None: all of it
+
+
 class GdalWriter:
     """Writes one scene; the file has its name, with side files and all metadata, only after `commit`.
 
-    `source` is the file the scene comes from, if any: what it says beside its pixels is carried over. It
+    `origin` is the file the scene comes from, if any: what it says beside its pixels is carried over. It
     may be the target itself, which is then replaced as a whole (with `overwrite`). `warnings` tells after
     `commit` what the file could not hold.
     Raises OutputError for pixels that cannot be written, and wherever the file system refuses; UsageError
@@ -41,7 +50,7 @@ class GdalWriter:
     """
 
     def __init__(
-        self, path: str, info: RasterInfo, source: str | None, overwrite: bool, storage: Storage
+        self, path: str, info: RasterInfo, origin: Origin, overwrite: bool, storage: Storage
     ) -> None:
         self.warnings: list[str] = []
         self._stated: dict[str, Any] = {}  # by the source, beside its pixels
@@ -52,12 +61,13 @@ class GdalWriter:
         self._counter = RowCounter(info)
         self._proof = Proof(formats.may_lose(self._format, storage))
         self._staging = Staging(path, overwrite, storage.tmp_dir)
+        self._box = origin.box
         self._source: Any = None
         self._dataset: Any = None
         self._finished = False
         try:
             with self._writing():
-                self._source = None if source is None else open_dataset(source, self._gdal)
+                self._source = None if origin.path is None else open_dataset(origin.path, self._gdal)
                 self._begin(path, info)
         except BaseException:
             self._abandon()
@@ -110,7 +120,7 @@ class GdalWriter:
 
     def _begin(self, path: str, info: RasterInfo) -> None:
         source, format = self._source, self._format
-        same_bands = source is not None and source.count == info.count
+        same_bands = source is not None and has_same_bands(source, info.count)
         colours = source.colorinterp if same_bands else formats.band_colours(info)
         formats.require_can_hold(path, format, info, colours)
         self._options = formats.creation_options(format, info, self._storage)
@@ -123,9 +133,15 @@ class GdalWriter:
         if source is not None:
             self._stated = inventory(source) if same_bands else without_bands(inventory(source))
             carry_metadata(source, self._dataset)
+            if self._box is not None:
+                move_place(self._dataset, self._box)
+                self._stated |= place_of(inventory(self._dataset))
         if not same_bands:
             self._dataset.colorinterp = colours
-            self._dataset.nodata = info.nodata
+            if info.nodata is not None:
+                self._dataset.nodata = info.nodata
+        if self._storage.provenance and format in (formats.GTIFF, formats.COG):
+            self._dataset.update_tags(**dict(self._storage.provenance))
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
 
     def _write_block_rows(self, top: int, rows: Pixels) -> None:
@@ -139,11 +155,17 @@ class GdalWriter:
 
     def _mask_of_source(self, where: Window) -> Pixels:
         try:
-            mask = self._source.read_masks(1, window=where)
+            mask = self._source.read_masks(1, window=self._at_source(where))
         except GDAL_ERRORS as error:
             raise damaged(self._source.name, "its mask", error) from error
         # A GeoTIFF's mask has one bit; GDAL takes anything but 0 for valid.
         return np.where(mask == 0, 0, 255).astype(np.uint8)
+
+    def _at_source(self, where: Window) -> Window:
+        if self._box is None:
+            return where
+        top, left = self._box.top + where.row_off, self._box.left + where.col_off
+        return Window(left, top, where.width, where.height)
 
     def _convert(self) -> None:
         scratch, result = str(self._staging.scratch), str(self._staging.result)

@@ -40,6 +40,11 @@ def inventory(dataset: Any) -> dict[str, Any]:
     return {name: value for name, value in (stated | _tags(dataset)).items() if value is not None}
 
 
+def place_of(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an inventory, what differs between a raster and a part of it."""
+    return {name: stated[name] for name in ("transform", "ground control points", "RPCs") if name in stated}
+
+
 def without_bands(stated: Mapping[str, Any]) -> dict[str, Any]:
     """Only what an inventory says of the whole."""
     return {name: value for name, value in stated.items() if " of band " not in name}

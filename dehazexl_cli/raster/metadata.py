@@ -8,6 +8,8 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 
+from dehazexl_cli.raster.palette import has_palette
+
 # They describe how the source's file was stored, or name datasets that only the source has.
 _OF_THE_FILE = frozenset({"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "xml:VRT"})
 
@@ -26,9 +28,9 @@ def carry_metadata(source: Any, target: Any) -> None:
     """
     _carry_tags(source, target)
     _carry_place(source, target)
-    if source.count == target.count:
+    if has_same_bands(source, target.count):
         _carry_band_facts(source, target)
-    if source.nodata is not None:
+    if source.nodata is not None and not has_palette(source):
         target.nodata = source.nodata
 
 
@@ -44,6 +46,11 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
                 kept = {name: value for name, value in tags.items() if not name.startswith("STATISTICS_")}
                 if kept:
                     yield band, namespace, kept
+
+
+def has_same_bands(source: Any, count: int) -> bool:
+    """Whether a raster of `count` bands made from an open dataset has its bands: not if it was expanded."""
+    return source.count == count and not has_palette(source)
 
 
 def has_mask(source: Any) -> bool:
@@ -79,7 +86,7 @@ def _carry_band_facts(source: Any, target: Any) -> None:
 
 def _carry_tags(source: Any, target: Any) -> None:
     for band, namespace, tags in carried_tags(source):
-        if band and source.count != target.count:
+        if band and not has_same_bands(source, target.count):
             continue
         if namespace.startswith("xml:"):
             # GDAL stores the text NAME=VALUE, so a document cut at its first = is stored as that document.

@@ -19,6 +19,7 @@ from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.gdal import BeyondGdal, damaged, describe
+from dehazexl_cli.raster.palette import has_palette
 from dehazexl_cli.raster.pixels import thinned, window
 from dehazexl_cli.raster.session import CACHE_BYTES, GDAL_ERRORS, GdalSession
 from dehazexl_cli.raster.shell import Shell
@@ -122,7 +123,7 @@ class TiffReader:
         dtype = str(page.dtype)
         samples = page.samplesperpixel * len(self._pages)
         same = (page.imagelength, page.imagewidth) == (info.height, info.width)
-        if not _has_codec(page):
+        if not _has_codec(page) or has_palette(self._dataset):
             raise refused
         if not same or _WIDENED.get(dtype, dtype) != info.dtype or page.imagedepth > 1:
             raise refused

@@ -1,0 +1,86 @@
+"""What patches change is gathered row by row, and added to the source's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dehazexl_cli.engine.rows import Finish
+from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.transfer import as_units, to_source
+from dehazexl_cli.grid import Box
+from dehazexl_cli.models.base import Batch, feather
+from dehazexl_cli.raster.base import Pixels, keep_off_nodata
+from dehazexl_cli.report import Report
+
+
+class Canvas:
+    """The change that patches make to one row of patches, and what of it reaches into the next."""
+
+    def __init__(self, scene: Scene, group: Group) -> None:
+        self.scene, self.group = scene, group
+        self._width = (scene.grid.cols - 1) * scene.grid.stride + scene.grid.patch
+        self._change = self._blank(scene.grid.patch)
+
+    def lay(self, batch: Batch, pixels: Tensor) -> None:
+        """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
+        grid = self.scene.grid
+        inner = slice(grid.halo, grid.halo + grid.patch)
+        change = pixels - batch.pixels[..., inner, inner]
+        if len(self.group.bands) == 1:
+            change = change.mean(1, keepdim=True)
+        for id, patch in zip(batch.ids, change, strict=True):
+            left = grid.box(id).left
+            weights = feather(grid, id, patch) if grid.overlap else 1.0
+            self._change[:, :, left : left + grid.patch] += patch * weights
+
+    def finish(self, row: int, wanted: Box) -> Tensor:
+        """The change [3 or 1, height, width] of the wanted part of the band that a row finishes."""
+        band = self.scene.grid.band(row)
+        top = wanted.top - band.top
+        done = self._change[:, top : top + wanted.height, wanted.left : wanted.right]
+        rest = self._change[:, band.height :]
+        self._change = self._blank(self.scene.grid.patch)
+        self._change[:, : rest.shape[1]] = rest
+        return done
+
+    def _blank(self, height: int) -> Tensor:
+        return torch.zeros(len(self.group.bands), height, self._width, device=self.scene.device)
+
+
+def finished_rows(
+    scene: Scene, finish: Finish, changes: Sequence[tuple[Group, Tensor]], report: Report
+) -> Pixels:
+    """Output rows [count, height, width]: the source's, with each group's change added to its bands.
+
+    The model's result is held within its range only here, so that overlapping patches blend as they are.
+    """
+    info = scene.reader.info
+    out = finish.source.copy()
+    ground = None if finish.valid is None else torch.from_numpy(finish.valid).to(scene.device)
+    for group, change in changes:
+        indices = [band - 1 for band in group.bands]
+        colours = torch.from_numpy(finish.source[indices]).to(scene.device, non_blocking=True)
+        levels = group.levels(scene.device)
+        shown = as_units(colours, levels)
+        hazy = shown.clamp(0, 1).float()
+        result = hazy + change
+        report.outside_range += count_outside(shown, ground)
+        report.clipped_values += count_outside(result, ground)
+        change = (result.clamp(0, 1) - hazy) * scene.strength
+        dehazed = to_source(colours, change, levels, info.bits).cpu().numpy()
+        for index, values in zip(indices, dehazed, strict=True):
+            keep_off_nodata(values, finish.source[index], info.nodata)
+            out[index] = values
+    if finish.valid is not None:
+        np.copyto(out, finish.source, where=~finish.valid)
+    return out
+
+
+def count_outside(values: Tensor, ground: Tensor | None) -> int:
+    """How many values [bands, height, width] of ground are below 0 or above 1."""
+    outside = (values < 0) | (values > 1)
+    return int((outside if ground is None else outside & ground).sum())

@@ -1,0 +1,68 @@
+"""What a result was made with: as tags of its file, and by the names of STAC's processing extension."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any
+
+NAME = "dehazexl"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Enough to make the same result again."""
+
+    version: str  # of dehazexl
+    model: str
+    weights_sha256: str
+    options: dict[str, Any]  # those that are not the defaults
+    source: str
+    when: datetime
+
+    @property
+    def time(self) -> str:
+        """When, as RFC 3339 has it."""
+        return self.when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def tags(self) -> tuple[tuple[str, str], ...]:
+        """Tags for the file; what other software has said of itself stays beside them."""
+        return (
+            ("DEHAZEXL_SOFTWARE", f"{NAME} {self.version}"),
+            ("DEHAZEXL_MODEL", self.model),
+            ("DEHAZEXL_WEIGHTS_SHA256", self.weights_sha256),
+            ("DEHAZEXL_OPTIONS", json.dumps(self.options, sort_keys=True)),
+            ("DEHAZEXL_SOURCE", self.source),
+            ("DEHAZEXL_DATETIME", self.time),
+        )
+
+    def stac(self) -> dict[str, Any]:
+        """Fields of the processing extension of STAC."""
+        return {
+            "processing:software": {NAME: self.version},
+            "processing:version": self.version,
+            "processing:datetime": self.time,
+            "processing:lineage": f"{self.source}, dehazed by {NAME} {self.version} with {self.model}",
+            "processing:expression": {
+                "format": NAME,
+                "expression": {
+                    "model": self.model,
+                    "weights_sha256": self.weights_sha256,
+                    "options": self.options,
+                },
+            },
+        }
+
+
+def changed(*settings: Any) -> dict[str, Any]:
+    """The fields of dataclasses of settings that are not their defaults, as plain values."""
+    values: dict[str, Any] = {}
+    for each in settings:
+        plain, default = asdict(each), asdict(type(each)())
+        values |= {
+            field.name: plain[field.name]
+            for field in fields(each)
+            if plain[field.name] != default[field.name]
+        }
+    return values

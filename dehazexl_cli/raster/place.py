@@ -1,0 +1,93 @@
+"""Where a part of a raster lies: from coordinates to pixels, and what a file of the part says of it."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any
+
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.rpc import RPC
+from rasterio.warp import transform_bounds
+
+from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.grid import Box
+
+Bounds = tuple[float, float, float, float]  # xmin, ymin, xmax, ymax
+_ROUNDING = 1e-6  # pixels; an edge this near to a pixel's is meant to be there
+_DENSITY = 21  # points along each side of a box that is brought into another system
+
+
+def box_of_bounds(dataset: Any, bounds: Bounds, crs: str | None) -> Box:
+    """The pixels that bounds touch, in an open dataset; `crs` is that of the bounds, None the dataset's.
+
+    Raises UsageError for bounds or a system that are none or lie outside, InputError for a dataset whose
+    pixels have no coordinates.
+    """
+    left, bottom, right, top = bounds
+    if not (left < right and bottom < top):
+        raise UsageError(f"--bbox {_listed(bounds)} is empty", "give xmin,ymin,xmax,ymax")
+    if dataset.transform.is_identity:
+        raise InputError(
+            f"{dataset.name}: its pixels have no coordinates to find a --bbox by",
+            "give pixels: --window col,row,width,height",
+        )
+    if crs is not None:
+        left, bottom, right, top = _in_system_of(dataset, bounds, crs)
+    to_pixels = ~dataset.transform
+    corners = [to_pixels @ corner for corner in product((left, right), (bottom, top))]
+    cols, rows = zip(*corners, strict=True)
+    first_row, first_col = (math.floor(min(values) + _ROUNDING) for values in (rows, cols))
+    last_row, last_col = (math.ceil(max(values) - _ROUNDING) for values in (rows, cols))
+    touched = Box(first_row, first_col, last_row - first_row, last_col - first_col)
+    inside = touched.within(Box(0, 0, dataset.height, dataset.width))
+    if not inside.pixels:
+        raise UsageError(
+            f"--bbox {_listed(bounds)} is outside of {dataset.name}",
+            f"it covers {_listed(dataset.bounds)} in {dataset.crs or 'its own system'}",
+        )
+    return inside
+
+
+def move_place(target: Any, box: Box) -> None:
+    """Make an open dataset that says where a whole raster lies say where a box of it does."""
+    points, crs = target.gcps
+    if points:
+        target.gcps = ([_moved_point(point, box) for point in points], crs or CRS())
+    elif not target.transform.is_identity:
+        target.transform = target.transform @ target.transform.translation(box.left, box.top)
+    if target.rpcs is not None:
+        target.rpcs = _moved_rpcs(target.rpcs, box)
+
+
+def _moved_point(point: GroundControlPoint, box: Box) -> GroundControlPoint:
+    row, col = point.row - box.top, point.col - box.left
+    return GroundControlPoint(row, col, point.x, point.y, point.z, point.id, point.info)
+
+
+def _moved_rpcs(rpcs: RPC, box: Box) -> RPC:
+    values = rpcs.to_dict()
+    values["line_off"] -= box.top
+    values["samp_off"] -= box.left
+    return RPC(**values)
+
+
+def _in_system_of(dataset: Any, bounds: Bounds, crs: str) -> Bounds:
+    try:
+        system = CRS.from_user_input(crs)
+    except (CRSError, ValueError) as error:
+        raise UsageError(f"--bbox-crs {crs!r} is no coordinate system", "write it like EPSG:4326") from error
+    if not dataset.crs:
+        raise InputError(
+            f"{dataset.name}: has no coordinate system to bring --bbox into", "leave out --bbox-crs"
+        )
+    moved: Bounds = transform_bounds(system, dataset.crs, *bounds, densify_pts=_DENSITY)
+    if not all(map(math.isfinite, moved)):
+        raise UsageError(f"--bbox {_listed(bounds)} cannot be brought into {dataset.crs}", "check --bbox-crs")
+    return moved
+
+
+def _listed(numbers: Bounds) -> str:
+    return ",".join(f"{number:.10g}" for number in numbers)

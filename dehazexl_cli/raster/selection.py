@@ -1,0 +1,55 @@
+"""Which pixels of a file are worked on: what a user says of its ground, and the part that is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dehazexl_cli.errors import UsageError
+from dehazexl_cli.grid import Box
+from dehazexl_cli.raster import find_box, open_reader
+from dehazexl_cli.raster.base import RasterReader
+from dehazexl_cli.raster.views import Masked
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of a raster is worked on; by default all that the file itself says is ground."""
+
+    nodata: float | None = None  # is no ground where all colour bands have it
+    mask: str | None = None  # a raster of the same size, 0 where there is no ground
+    window: Box | None = None  # the part that is written
+    bounds: tuple[float, float, float, float] | None = None  # the same as xmin, ymin, xmax, ymax
+    bounds_crs: str | None = None  # their coordinate system; None: the raster's own
+    context: Literal["window", "scene"] = "window"  # what the haze of that part is judged by
+
+
+def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | None]:
+    """A reader that knows what is ground, and the part that is wanted, None for all.
+
+    Raises InputError for files that cannot be used, UsageError for a part that lies outside.
+    """
+    reader = open_reader(path)
+    try:
+        if selection.nodata is not None or selection.mask is not None:
+            mask = None if selection.mask is None else open_reader(selection.mask)
+            reader = Masked(reader, selection.nodata, mask)
+        return reader, _wanted_box(reader, selection)
+    except BaseException:
+        reader.close()
+        raise
+
+
+def _wanted_box(reader: RasterReader, selection: Selection) -> Box | None:
+    info = reader.info
+    if selection.window is not None and selection.bounds is not None:
+        raise UsageError("--window and --bbox both name the part to work on", "give one of them")
+    if selection.bounds is not None:
+        return find_box(reader, selection.bounds, selection.bounds_crs)
+    box = selection.window
+    if box is not None and (not box.pixels or box.within(Box(0, 0, info.height, info.width)) != box):
+        raise UsageError(
+            f"--window {box.left},{box.top},{box.width},{box.height} is not inside {info.name}",
+            f"it has {info.width} x {info.height} pixels; give col,row,width,height",
+        )
+    return box
