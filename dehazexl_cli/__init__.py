@@ -15,6 +15,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dehazexl_cli.errors import UsageError, WeightsError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,15 +29,28 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 DEFAULT_MODEL = "dehazexl-s"
+GENERIC = "generic"
 
 
-def load_model(name: str | None = None, weights: str | PathLike[str] | None = None) -> Loaded:
+def load_model(
+    name: str | None = None, weights: str | PathLike[str] | None = None, multiple: int | None = None
+) -> Loaded:
     """A model with weights: by default the bundled one, else the one that the weight file holds.
+
+    The name "generic" stands for any network in a TorchScript or torch.export file; `multiple` is what the
+    sides of its images must be multiples of, if its file does not say so.
 
     Raises UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
     """
     from dehazexl_cli.models.checkpoint import bundled, load
+    from dehazexl_cli.models.foreign import load_foreign
 
+    if name == GENERIC:
+        if weights is None:
+            raise WeightsError("no generic network comes with dehazexl", "name its file with --weights")
+        return load_foreign(Path(weights), multiple)
+    if multiple is not None:
+        raise UsageError("--multiple is for foreign networks only", "add --model generic, or leave it out")
     if weights is not None:
         return load(Path(weights), name)
     return load(bundled(name or DEFAULT_MODEL), name or DEFAULT_MODEL)

@@ -56,6 +56,26 @@ def mirrored(start: int, stop: int, size: int) -> list[int]:
     return [min(i % period, (period - i) % period) for i in range(start, stop)]
 
 
+class Joints(NamedTuple):
+    """Where patches or tiles meet along both axes, so that seams can be looked for there."""
+
+    stride: float  # pixels from one patch to the next
+    overlap: float  # pixels that neighbours share
+    pitch: float  # pixels from one token of the network to the next
+    hard: bool = False  # the overlap is cut in its middle and not feathered
+
+    @property
+    def shared(self) -> int:
+        """Pixels to which both of two neighbours contribute."""
+        return 0 if self.hard else round(self.overlap)
+
+    def starts(self, size: int) -> list[int]:
+        """Where along an axis of `size` pixels each patch but the first begins to show."""
+        count = max(1, math.ceil((size - self.overlap) / self.stride))
+        late = self.overlap // 2 if self.hard else 0
+        return [round(number * self.stride + late) for number in range(1, count)]
+
+
 @dataclass(frozen=True)
 class PatchGrid:
     """Square patches that cover a scene, row by row from its top left corner."""
@@ -67,6 +87,7 @@ class PatchGrid:
     overlap: int = 0  # pixels that neighbouring patches share
     origin: tuple[int, int] = (0, 0)  # (top, left) of this scene in a larger one, for position codes
     absent: frozenset[int] = frozenset()  # patches without any ground: they are not encoded, mixed or decoded
+    hard: bool = False  # overlaps are cut in their middle and not feathered
 
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.patch) < 1 or self.halo < 0:
@@ -121,13 +142,15 @@ class PatchGrid:
     def ramp(self, number: int, count: int) -> list[float]:
         """How much each pixel along an axis of patch `number` of `count` counts in the result.
 
-        Raised cosines where it overlaps a neighbour; the weights of both sum to one everywhere.
+        Raised cosines where it overlaps a neighbour, or a step; the weights of both sum to one everywhere.
         """
         rise = [math.sin(math.pi / 2 * (i + 0.5) / self.overlap) ** 2 for i in range(self.overlap)]
+        if self.hard:
+            rise = [float(i >= self.overlap // 2) for i in range(self.overlap)]
         level = [1.0] * (self.patch - self.overlap)
         weights = (rise if number > 0 else [1.0] * self.overlap) + level
         if number < count - 1 and self.overlap:
-            weights[-self.overlap :] = rise[::-1]
+            weights[-self.overlap :] = [1 - weight for weight in rise]
         return weights
 
     def ids_of_row(self, row: int) -> range:

@@ -243,3 +243,10 @@ def test_a_real_scene_differs_from_its_result_in_the_colours_only(
     assert np.array_equal(old[:, ~ground], new[:, ~ground])
     assert np.array_equal(old[3:], new[3:])
     assert not np.array_equal(old[:3], new[:3])
+
+
+def test_the_plan_names_every_group_and_its_ranges(dehazexl: Command, tmp_path: Path) -> None:
+    source = make(tmp_path / "in.tif", noise(4, 40, 50))
+    out = dehazexl("plan", source, "--all-bands", "--input-range", "0,9,0,9,0,8,0,7").out
+    assert "1,2,3; 0 to 9, 0 to 9, 0 to 8 shown" in out
+    assert "bands      4; 0 to 7 shown" in out

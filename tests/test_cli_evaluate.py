@@ -104,9 +104,11 @@ def test_csv_on_stdout_is_pure_and_equals_the_json(evaluate: Evaluate) -> None:
     for line, pair in zip(lines, pairs, strict=True):
         assert line.pop("error") == ""
         assert {key: line[key] for key in ("name", "group")} == {key: pair[key] for key in ("name", "group")}
-        assert {key: float(value) for key, value in line.items() if key not in ("name", "group")} == {
-            key: value for key, value in pair.items() if key not in ("name", "group")
-        }
+        assert {
+            key: float(value) if value else None
+            for key, value in line.items()
+            if key not in ("name", "group")
+        } == {key: value for key, value in pair.items() if key not in ("name", "group")}
     assert "4 of 4, cloud_L2/b.png" in result.err
 
 
@@ -170,9 +172,23 @@ def test_identical_images_are_inf_for_people_and_null_in_json(evaluate: Evaluate
         "gain_psnr": 0.0,
         "gain_ssim": 0.0,
         "clear_psnr": None,
+        "seam_score": None,  # one patch has no seams
+        "seam_broad": None,
+        "seam_error": None,
     }
     line = next(csv.DictReader(io.StringIO(evaluate("--csv", "-", *arguments).out)))
     assert math.isinf(float(line["output_psnr"]))
+
+
+def test_seams_of_tiles_are_measured_where_tiles_meet(evaluate: Evaluate, data: Path) -> None:
+    rng = np.random.default_rng(0)
+    for folder in ("clear", "cloud_L1"):
+        write(data / folder / "a.png", rng.integers(60, 200, (300, 300, 3), dtype=np.uint8))
+    arguments = ("--json", "--limit", "1", "--no-clear", "--mode", "tile", "--tile", "128", "--overlap", "0")
+    facts = json.loads(evaluate(*arguments, "--tile-overlap", "0").out)
+    assert facts["mode"] == "tile"
+    measured = facts["pairs"][0]
+    assert measured["seam_score"] > 0 and measured["seam_error"] > 0
 
 
 def test_without_mixing_the_same_weights_give_other_scores(evaluate: Evaluate) -> None:

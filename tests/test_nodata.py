@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import Identity, Toy
@@ -9,11 +11,11 @@ from numpy.typing import NDArray
 from test_stream import FP32, streamed
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Options, Wishes
+from dehazexl_cli.engine import Mode, Options, Wishes, run
 from dehazexl_cli.engine.fill import fill_invalid
 from dehazexl_cli.engine.ground import absent_patches, find_ground, gaps
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.raster.memory import ArrayReader
+from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.raster.views import Part
 
 Bools = NDArray[np.bool_]
@@ -35,6 +37,25 @@ def test_a_border_of_nodata_changes_not_a_bit(
     assert np.array_equal(framed, np.pad(alone, (*border, (0, 0))))
     assert report.invalid_pixels == framed.shape[0] * framed.shape[1] - 50 * 70
     assert not np.array_equal(alone, array)
+
+
+@pytest.mark.parametrize("mode", [Mode("tile", 64), Mode("downsample", long_side=40), Mode("whole")])
+def test_other_modes_know_borders_groups_and_parts_too(mode: Mode) -> None:
+    array = np.concatenate([scene(90, 130), scene(90, 130, 1)], axis=2)
+    array[30:50, 60:70] = 0
+    options = Options(**FP32, mode=mode, all_bands=True)
+    alone, _ = streamed(array, Toy(), options, nodata=0)
+    framed, report = streamed(np.pad(array, ((9, 70), (41, 5), (0, 0))), Toy(), options, nodata=0)
+    assert np.array_equal(framed, np.pad(alone, ((9, 70), (41, 5), (0, 0))))
+    assert report.invalid_pixels == framed.shape[0] * framed.shape[1] - 90 * 130 + 200
+    for bands in (slice(0, 3), slice(3, 6)):
+        by_itself, _ = streamed(np.ascontiguousarray(array[:, :, bands]), Toy(), options, nodata=0)
+        assert np.array_equal(alone[:, :, bands], by_itself)
+    reader = ArrayReader(array, nodata=0)
+    part = Box(17, 20, 50, 77)
+    writer = ArrayWriter(replace(reader.info, height=50, width=77))
+    run(reader, lambda: writer, Toy(), replace(options, window=part))
+    assert np.array_equal(writer.array, alone[17:67, 20:97])
 
 
 def ellipse(height: int, width: int) -> Bools:

@@ -20,8 +20,9 @@ from dehazexl_cli.errors import DehazeError, InputError, OutputError, Stopped, U
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
-    from dehazexl_cli.evaluation import Scores
+    from dehazexl_cli.evaluation import Scores, Seams
     from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.raster.base import RasterReader
     from dehazexl_cli.raster.layouts import Pair
 
@@ -44,6 +45,13 @@ def evaluate(
     input_range: options.InputRange = None,
     strength: options.Strength = 1.0,
     overlap: options.Overlap = "auto",
+    mode: options.ModeName = None,
+    tile: options.Tile = None,
+    tile_overlap: options.TileOverlap = None,
+    blend: options.Blend = None,
+    long_side: options.LongSide = None,
+    upsampling: options.Upsampling = None,
+    multiple: options.Multiple = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
     seed: options.Seed = 0,
@@ -72,6 +80,8 @@ def evaluate(
 ) -> None:
     """Dehaze the hazy images of a dataset and compare the results with its clear ones, in PSNR and SSIM.
 
+    The seam score tells whether patches or tiles show: 1.00 is perfect.
+
     Understands 8KDehaze, RESIDE, O-HAZE, and any hazy/ beside clear/ with equal names. No image is written.
     Scores of identical images are infinite: "inf" in the table and in CSV, null in JSON.
 
@@ -81,9 +91,13 @@ def evaluate(
     chosen = options.read_options(
         bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
     )
+    wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling)
+    chosen = replace(chosen, mode=wanted)
     require_outputs(csv_file, overwrite, as_json)
     pairs = collect_pairs(data, limit)
-    evaluation = prepare(model, weights, without_mixing, chosen, clear)
+    from dehazexl_cli import load_model
+
+    evaluation = prepare(load_model(model, weights, multiple), without_mixing, chosen, clear)
     outcome = evaluate_all(pairs, evaluation, Narrator(progress, quiet, len(pairs)))
     publish(outcome, evaluation, csv_file, as_json)
     if outcome.failures:
@@ -114,49 +128,49 @@ class Evaluation:
         ):
             bands = shared_bands(hazy, clear, self.options.bands)
             before = compare(hazy, clear, bands, self.options.input_range)
-            after = self.dehazed(hazy, source, clear, bands)
+            after, seams = self.dehazed(hazy, source, clear, bands)
             if self.with_clear and pair.clear not in self.clear_psnr:
                 with closing(open_reader(pair.clear)) as again:
-                    self.clear_psnr[pair.clear] = self.dehazed(again, clear, clear, bands).psnr
+                    self.clear_psnr[pair.clear] = self.dehazed(again, clear, clear, bands)[0].psnr
         untouched = self.clear_psnr.get(pair.clear, math.nan)
-        return Result(pair.hazy.name, pair.group, pair.clear, measures(before, after, untouched))
+        return Result(pair.hazy.name, pair.group, pair.clear, measures(before, after, untouched, seams))
 
     def dehazed(
         self, scene: RasterReader, source: RasterReader, reference: RasterReader, bands: Sequence[int]
-    ) -> Scores:
+    ) -> tuple[Scores, Seams]:
         """Dehaze a scene and compare with the reference; `source` is the scene again."""
-        from dehazexl_cli.engine import run
+        from dehazexl_cli.engine import joints_of, run
         from dehazexl_cli.evaluation import ScoringWriter
 
         writers: list[ScoringWriter] = []
+        joints = joints_of(scene.info, self.model, self.options)
 
         def make_writer() -> ScoringWriter:
-            writers.append(ScoringWriter(source, reference, bands, self.options.input_range))
+            writers.append(ScoringWriter(source, reference, bands, self.options.input_range, joints))
             return writers[-1]
 
         report = run(scene, make_writer, self.model, self.options)
         for note in (*report.fallbacks, *report.warnings):
             log.warning("%s: %s", scene.info.name, note)
-        return writers[-1].scores
+        return writers[-1].scores, writers[-1].seams
 
 
-def prepare(
-    name: str | None, weights: Path | None, without_mixing: bool, chosen: Options, with_clear: bool
-) -> Evaluation:
-    """Load the model; what no pair could be run with fails here, before the first."""
-    from dehazexl_cli import __version__, load_model
-    from dehazexl_cli.engine.transfer import choose_device, choose_precision, precision_name
+def prepare(loaded: Loaded, without_mixing: bool, chosen: Options, with_clear: bool) -> Evaluation:
+    """The model and how it is run; what no pair could be run with fails here, before the first."""
+    from dehazexl_cli import __version__
+    from dehazexl_cli.engine import precision_for
+    from dehazexl_cli.engine.transfer import choose_device, precision_name
     from dehazexl_cli.evaluation import require_limits
     from dehazexl_cli.models.ablation import WithoutMixing
 
     require_limits(chosen.input_range)
     device = choose_device(chosen.device)
-    precision = choose_precision(chosen.precision, device)
-    loaded = load_model(name, weights)
+    precision = precision_for(loaded.model, chosen.precision, device)
     about = {
         "model": loaded.name,
         "weights_sha256": loaded.sha256,
         "version": __version__,
+        "mode": chosen.mode.settled(loaded.model),
         "mixing": not without_mixing,
         "strength": chosen.strength,
         "device": str(device),

@@ -12,7 +12,7 @@ import typer
 from dehazexl_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine import Options
+    from dehazexl_cli.engine import Mode, Options
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.selection import Selection
 
@@ -31,9 +31,9 @@ Input = Annotated[
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", help="dehazexl-s (bundled, the default), dehazexl-paper or mgbl-paper."),
+    typer.Option("--model", help="dehazexl-s (bundled, the default), dehazexl-paper, mgbl-paper, generic."),
 ]
-Weights = Annotated[Path | None, typer.Option("--weights", help="A weight file, .safetensors or .pth.")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="A weight file; .pt or .pt2 if generic.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 PrecisionName = Annotated[Precision, typer.Option("--precision", help="What the network computes in.")]
 Bands = Annotated[
@@ -118,6 +118,37 @@ Context = Annotated[
 NoProvenance = Annotated[
     bool,
     typer.Option("--no-provenance", help="No tags that say how OUT was made; the same run, the same bytes."),
+]
+ModeName = Annotated[
+    str | None,
+    typer.Option(
+        "--mode",
+        metavar="global|tile|downsample|whole",
+        help="The scene as one, by patches; independent tiles; a smaller picture; or in a single pass.",
+    ),
+]
+Tile = Annotated[int | None, typer.Option("--tile", metavar="PIXELS", help="Side of a tile; 512.")]
+TileOverlap = Annotated[
+    int | None, typer.Option("--tile-overlap", metavar="PIXELS", help="Pixels that tiles share; an eighth.")
+]
+Blend = Annotated[
+    str | None,
+    typer.Option("--blend", metavar="feather|hard", help="How tiles meet where they overlap; feather."),
+]
+LongSide = Annotated[
+    int | None, typer.Option("--long-side", metavar="PIXELS", help="Of the smaller picture; 2048.")
+]
+Upsampling = Annotated[
+    str | None,
+    typer.Option(
+        "--upsampling",
+        metavar="guided|plain",
+        help="How the smaller picture is brought back: its colour changes alone, or itself; guided.",
+    ),
+]
+Multiple = Annotated[
+    int | None,
+    typer.Option("--multiple", metavar="N", min=1, help="A generic network takes sides of N, 2N, … pixels."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -213,6 +244,20 @@ def parse_creation(texts: list[str]) -> tuple[tuple[str, str], ...]:
             raise UsageError(f"--co {text!r} is no creation option", "write it like COMPRESS=ZSTD")
     pairs = (text.partition("=") for text in texts)
     return tuple((name.strip().upper(), value) for name, _, value in pairs)
+
+
+def read_mode(
+    kind: str | None,
+    tile: int | None = None,
+    tile_overlap: int | None = None,
+    blend: str | None = None,
+    long_side: int | None = None,
+    upsampling: str | None = None,
+) -> Mode:
+    """The mode of a run from the command line's texts; UsageError for a text that is none."""
+    from dehazexl_cli.engine import Mode
+
+    return Mode(kind, tile, tile_overlap, blend, long_side, upsampling)  # type: ignore[arg-type]
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:

@@ -29,6 +29,13 @@ def plan(
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
     overlap: options.Overlap = "auto",
+    mode: options.ModeName = None,
+    tile: options.Tile = None,
+    tile_overlap: options.TileOverlap = None,
+    blend: options.Blend = None,
+    long_side: options.LongSide = None,
+    upsampling: options.Upsampling = None,
+    multiple: options.Multiple = None,
     seed: options.Seed = 0,
     nodata: options.Nodata = None,
     mask: options.Mask = None,
@@ -43,13 +50,18 @@ def plan(
     Example: dehazexl plan huge.tif --max-ram 4G
     """
     chosen = options.read_options(bands, None, 1.0, device, precision, max_ram, max_vram, overlap, seed)
-    chosen = replace(chosen, all_bands=all_bands, band_ranges=options.parse_ranges(input_range))
+    chosen = replace(
+        chosen,
+        all_bands=all_bands,
+        band_ranges=options.parse_ranges(input_range),
+        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+    )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
-    print_plan(source, model, weights, chosen, selection, as_json)
+    print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
 
 
 def print_plan(
-    source: str, model: str | None, weights: Path | None, chosen: Options, selection: Selection, as_json: bool
+    source: str, model: tuple[str, Dehazer], chosen: Options, selection: Selection, as_json: bool
 ) -> None:
     """Decide as a run would, and print it on stdout."""
     from dehazexl_cli.engine import prepare
@@ -63,7 +75,7 @@ def print_plan(
         else:
             reader = Part(reader, box)
     try:
-        name, network = network_for(model, weights)
+        name, network = model
         facts = describe(prepare(reader, network, chosen), name)
     finally:
         reader.close()
@@ -73,12 +85,12 @@ def print_plan(
         typer.echo("\n".join(sentences(facts)))
 
 
-def network_for(name: str | None, weights: Path | None) -> tuple[str, Dehazer]:
+def network_for(name: str | None, weights: Path | None, multiple: int | None = None) -> tuple[str, Dehazer]:
     """The network and its name; without a weight file only its shape, which costs no memory."""
-    from dehazexl_cli import DEFAULT_MODEL, load_model
+    from dehazexl_cli import DEFAULT_MODEL, GENERIC, load_model
 
-    if weights is not None:
-        loaded = load_model(name, weights)
+    if weights is not None or name == GENERIC or multiple is not None:
+        loaded = load_model(name, weights, multiple)
         return loaded.name, loaded.model
     import torch
 
@@ -102,11 +114,16 @@ def describe(job: Job, model: str) -> dict[str, Any]:
         "bands": list(shown.bands),
         "range": [shown.ranges[0].low, shown.ranges[0].high],
         "range_source": shown.ranges[0].source,
+        "groups": [
+            {"bands": list(group.bands), "ranges": [[range.low, range.high] for range in group.ranges]}
+            for group in job.scene.groups
+        ],
         "model": model,
         "device": str(job.scene.device),
         "precision": precision_name(job.dtype),
-        "patches": [job.scene.grid.rows, job.scene.grid.cols],
-        "overlap": job.scene.grid.overlap,
+        "mode": {"kind": job.layout.kind} | job.layout.facts,
+        "patches": [job.layout.inner.rows, job.layout.inner.cols],
+        "overlap": job.layout.inner.overlap,
         "budget": {"host_bytes": job.budget.host_bytes, "device_bytes": job.budget.device_bytes},
         "plan": job.plan.to_dict(),
         "rejected": [plan.to_dict() for plan in job.plans[: job.first]],
@@ -128,9 +145,9 @@ def sentences(facts: dict[str, Any]) -> list[str]:
     }[plan["attention"]]
     lines = [
         f"scene      {facts['width']} x {facts['height']} pixels, {facts['count']} bands of {facts['dtype']}",
-        f"bands      {','.join(map(str, facts['bands']))}; {facts['range'][0]:g} to {facts['range'][1]:g} "
-        f"shown to the model as 0 to 1 ({facts['range_source']})",
+        *(group_sentence(group, facts["range_source"]) for group in facts["groups"]),
         f"model      {facts['model']} on {facts['device']} in {facts['precision']}",
+        f"mode       {mode_sentence(facts['mode'])}",
         f"patches    {cols} x {rows}, sharing {facts['overlap']} pixels, {plan['batch']} at a time",
         f"attention  {attention}",
         f"features   {waiting}",
@@ -146,6 +163,33 @@ def sentences(facts: dict[str, Any]) -> list[str]:
             + (f" and {size(other['device_bytes'])} on the device" if other["device_bytes"] else "")
         )
     return lines
+
+
+def group_sentence(group: dict[str, Any], source: str) -> str:
+    """Bands that are shown to the model together, for a person."""
+    unlike = [pair for pair in group["ranges"] if pair != group["ranges"][0]]
+    ranges = group["ranges"] if unlike else group["ranges"][:1]
+    shown = ", ".join(f"{low:g} to {high:g}" for low, high in ranges)
+    return f"bands      {','.join(map(str, group['bands']))}; {shown} shown to the model as 0 to 1 ({source})"
+
+
+def mode_sentence(mode: dict[str, Any]) -> str:
+    """The mode for a person."""
+    if mode["kind"] == "tile":
+        rows, cols = mode["tiles"]
+        return (
+            f"tile: {cols} x {rows} tiles of {mode['tile']} pixels, each by itself, sharing "
+            f"{mode['tile_overlap']} ({mode['blend']}); patches are those of one tile"
+        )
+    if mode["kind"] == "downsample":
+        height, width = mode["picture"]
+        return (
+            f"downsample: a picture of {width} x {height} pixels in one pass, brought back by "
+            f"{mode['upsampling']} upsampling"
+        )
+    return {"global": "global: all patches see each other", "whole": "whole: the scene in one pass"}[
+        mode["kind"]
+    ]
 
 
 def size(count: int) -> str:

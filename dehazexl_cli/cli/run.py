@@ -30,6 +30,13 @@ def run(
     input_range: options.BandRanges = None,
     strength: options.Strength = 1.0,
     overlap: options.Overlap = "auto",
+    mode: options.ModeName = None,
+    tile: options.Tile = None,
+    tile_overlap: options.TileOverlap = None,
+    blend: options.Blend = None,
+    long_side: options.LongSide = None,
+    upsampling: options.Upsampling = None,
+    multiple: options.Multiple = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
     seed: options.Seed = 0,
@@ -62,13 +69,18 @@ def run(
     """
     console.configure_logging(verbose, quiet)
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
-    chosen = replace(chosen, all_bands=all_bands, band_ranges=options.parse_ranges(input_range))
+    chosen = replace(
+        chosen,
+        all_bands=all_bands,
+        band_ranges=options.parse_ranges(input_range),
+        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+    )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
     if dry_run:
-        from dehazexl_cli.cli.plan import print_plan
+        from dehazexl_cli.cli.plan import network_for, print_plan
 
-        return print_plan(source, model, weights, chosen, selection, as_json)
+        return print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
 
     from dehazexl_cli import dehaze_file, load_model
 
@@ -76,7 +88,7 @@ def run(
         report = dehaze_file(
             source,
             target,
-            model=load_model(model, weights),
+            model=load_model(model, weights, multiple),
             options=chosen,
             selection=selection,
             provenance=not no_provenance,
@@ -108,8 +120,8 @@ def summarise(report: Report) -> None:
     megapixels = report.height * report.width / 1e6
     console.say(
         f"{report.output}: {report.width} x {report.height} pixels in {seconds:.1f} s "
-        f"({megapixels / seconds:.2f} megapixels/s, {report.device}, {report.precision}, {report.model}, "
-        f"peak memory {report.peak_host_bytes / 2**30:.2f} GB)"
+        f"({megapixels / seconds:.2f} megapixels/s, {report.mode} mode, {report.device}, {report.precision}, "
+        f"{report.model}, peak memory {report.peak_host_bytes / 2**30:.2f} GB)"
     )
     if report.invalid_pixels:
         console.say(

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from dehazexl_cli.evaluation import Scores
+    from dehazexl_cli.evaluation import Scores, Seams
 
-MEASURES = ("hazy_psnr", "hazy_ssim", "output_psnr", "output_ssim", "gain_psnr", "gain_ssim", "clear_psnr")
+MEASURES = (
+    *("hazy_psnr", "hazy_ssim", "output_psnr", "output_ssim", "gain_psnr", "gain_ssim", "clear_psnr"),
+    *("seam_score", "seam_broad", "seam_error"),
+)
 
 
 class Result(NamedTuple):
@@ -42,10 +45,11 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
 
 
-def measures(before: Scores, after: Scores, untouched: float) -> dict[str, float]:
+def measures(before: Scores, after: Scores, untouched: float, seams: Seams) -> dict[str, float]:
     """Everything that is said of a pair, by MEASURES."""
     gains = gain(before.psnr, after.psnr), gain(before.ssim, after.ssim)
-    values = (before.psnr, before.ssim, after.psnr, after.ssim, *gains, untouched)
+    close = (before.psnr, before.ssim, after.psnr, after.ssim, *gains, untouched)
+    values = (*close, seams.score, seams.broad, seams.error)
     return dict(zip(MEASURES, values, strict=True))
 
 
@@ -117,7 +121,7 @@ def print_table(results: Sequence[Result]) -> None:
     table = Table(box=SIMPLE)
     for title in ("name", "group"):
         table.add_column(title, overflow="fold")
-    for title in ("hazy\nPSNR / SSIM", "output\nPSNR / SSIM", "gain\nPSNR", "clear\nPSNR"):
+    for title in ("hazy\nPSNR / SSIM", "output\nPSNR / SSIM", "gain\nPSNR", "clear\nPSNR", "seam\nscore"):
         table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         table.add_row(result.name, result.group, *cells(result.measures))
@@ -135,4 +139,5 @@ def cells(values: dict[str, float]) -> list[str]:
     """What the table shows of the measures, in decibels and SSIM's own units."""
     hazy, output = (f"{values[f'{it}_psnr']:.2f} / {values[f'{it}_ssim']:.4f}" for it in ("hazy", "output"))
     gained, untouched = values["gain_psnr"], values["clear_psnr"]
-    return [hazy, output, f"{gained:+.2f}", "" if math.isnan(untouched) else f"{untouched:.2f}"]
+    last = ("" if math.isnan(value) else f"{value:.2f}" for value in (untouched, values["seam_score"]))
+    return [hazy, output, f"{gained:+.2f}", *last]

@@ -13,15 +13,17 @@ import torch
 
 from dehazexl_cli.engine.frame import Frame, Framed
 from dehazexl_cli.engine.ground import find_ground
+from dehazexl_cli.engine.modes import Layout, Mode, lay_out, plans_for
+from dehazexl_cli.engine.once import strategy_for
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.stream import Watch, dehaze_scene
+from dehazexl_cli.engine.stream import Watch
 from dehazexl_cli.engine.transfer import choose_device, choose_precision, measure_budget, precision_name
 from dehazexl_cli.engine.values import choose_groups
 from dehazexl_cli.errors import DeviceError, UsageError
-from dehazexl_cli.grid import Box, PatchGrid
+from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import MemoryBudget, Plan, Wishes, choose, ladder
-from dehazexl_cli.raster.base import RasterReader, RasterWriter
+from dehazexl_cli.plan import MemoryBudget, Plan, Wishes, choose
+from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
 from dehazexl_cli.raster.views import Part, Shared
 from dehazexl_cli.report import Report, peak_host_bytes
 
@@ -42,6 +44,7 @@ class Options:
     max_vram: int | None = None  # bytes
     overlap: int | None = None  # pixels; None is the model's own choice
     wishes: Wishes = field(default_factory=Wishes)
+    mode: Mode = field(default_factory=Mode)
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -53,6 +56,7 @@ class Job(NamedTuple):
 
     scene: Scene
     frame: Frame | None  # of what is written around the scene, if anything is
+    layout: Layout
     dtype: torch.dtype
     plans: list[Plan]
     first: int  # index of the plan to begin with
@@ -67,43 +71,50 @@ class Job(NamedTuple):
 def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     """Decide how to run; reads what is ground and a thinned sample of the scene at most."""
     device = choose_device(options.device)
-    dtype = choose_precision(options.precision, device)
+    dtype = precision_for(model, options.precision, device)
     whole = Box(0, 0, reader.info.height, reader.info.width)
     target = options.window or whole
     ground = find_ground(reader) or whole
     framed = ground != whole or target != whole
     reader = Shared(reader) if framed else reader
-    scene = describe_scene(reader, ground, target, model, options, device)
-    grid, info = scene.grid, reader.info
-    band_bytes = (grid.patch + 2 * grid.halo) * grid.width * info.count * np.dtype(info.dtype).itemsize
-    budget = measure_budget(device, options.max_ram, options.max_vram)
-    footprint = model.footprint(dtype).times(len(scene.groups))
-    plans = ladder(footprint, grid, band_bytes, device.type == "cuda", options.wishes)
-    frame = Frame(reader, target, ground.within(target)) if framed else None
-    return Job(scene, frame, dtype, plans, choose(plans, budget), budget)
-
-
-def describe_scene(
-    reader: RasterReader, ground: Box, target: Box, model: Dehazer, options: Options, device: torch.device
-) -> Scene:
-    """The scene: patches over the ground, so that they lie alike whatever border is around it."""
-    part = reader if ground == Box(0, 0, reader.info.height, reader.info.width) else Part(reader, ground)
-    overlap = choose_overlap(model, options.overlap)
-    return Scene(
+    # Patches lie over the ground, so that they lie alike whatever border is around it.
+    part = reader if ground == whole else Part(reader, ground)
+    layout = lay_out(part.info, model, options.mode, choose_overlap(model, options.overlap))
+    scene = Scene(
         part,
-        PatchGrid(ground.height, ground.width, model.patch, model.halo, overlap),
+        layout.outer,
         choose_groups(part, options.bands, options.band_ranges or options.input_range, options.all_bands),
         options.strength,
         device,
         ground.within(target).moved(-ground.top, -ground.left),
     )
+    row_bytes = ground.width * part.info.count * np.dtype(part.info.dtype).itemsize
+    budget = measure_budget(device, options.max_ram, options.max_vram)
+    footprint = model.footprint(dtype).times(len(scene.groups))
+    plans = plans_for(layout, footprint, row_bytes, device.type == "cuda", options.wishes)
+    frame = Frame(reader, target, ground.within(target)) if framed else None
+    return Job(scene, frame, layout, dtype, plans, choose(plans, budget), budget)
+
+
+def precision_for(model: Dehazer, wanted: str, device: torch.device) -> torch.dtype:
+    """The dtype to compute in; UsageError for half precision in a network that knows float32 only."""
+    if model.streams:
+        return choose_precision(wanted, device)
+    if wanted not in ("auto", "fp32"):
+        raise UsageError(f"--precision {wanted} is not possible with this model", "use fp32, or auto")
+    return torch.float32
+
+
+def joints_of(info: RasterInfo, model: Dehazer, options: Options) -> Joints:
+    """Where a run would leave seams, if it left any."""
+    return lay_out(info, model, options.mode, choose_overlap(model, options.overlap)).joints
 
 
 def choose_overlap(model: Dehazer, wanted: int | None) -> int:
     """The model's own overlap, or the one wanted; UsageError if the model cannot have it."""
     if wanted is None:
         return model.overlap
-    most = 0 if model.gather == "sum" else model.patch // 2
+    most = 0 if model.gather == "sum" or not model.streams else model.patch // 2
     if not 0 <= wanted <= most:
         raise UsageError(
             f"--overlap {wanted} is not possible with this model", f"use 0 to {most} pixels, or auto"
@@ -130,7 +141,7 @@ def run(
     describe(report, job, options)
     for index in range(job.first, len(job.plans)):
         plan = job.plans[index]
-        report.plan = plan.to_dict()
+        report.plan = plan.to_dict() | job.layout.facts
         start_counting(report, job)
         try:
             attempt(job, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
@@ -171,7 +182,7 @@ def attempt(
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
     with make_writer() as writer, noticing_lack_of_memory():
         framed = Framed(writer, job.frame) if job.frame else writer
-        dehaze_scene(job.scene, model, plan, framed, report, watch)
+        strategy_for(job.layout)(job.scene, model, plan, framed, report, watch)
 
 
 class OutOfMemory(Exception):
@@ -214,7 +225,9 @@ def describe(report: Report, job: Job, options: Options) -> None:
     report.range_source = first.ranges[0].source
     report.groups = [describe_group(group) for group in job.scene.groups]
     report.strength = options.strength
-    report.overlap = job.scene.grid.overlap
+    report.mode = job.layout.kind
+    report.overlap = job.layout.inner.overlap
+    report.joints = job.layout.joints._asdict()
     report.device = str(job.scene.device)
     report.precision = precision_name(job.dtype)
     for note in info.notes:
@@ -226,4 +239,4 @@ def describe_group(group: Group) -> dict[str, Any]:
     return {"bands": group.bands, "ranges": [(range.low, range.high) for range in group.ranges]}
 
 
-__all__ = ["Job", "Options", "Plan", "Wishes", "prepare", "run"]
+__all__ = ["Job", "Mode", "Options", "Plan", "Wishes", "joints_of", "precision_for", "prepare", "run"]

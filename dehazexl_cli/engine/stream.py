@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from dehazexl_cli.engine.canvas import Canvas, finished_rows
 from dehazexl_cli.engine.careful import Careful
 from dehazexl_cli.engine.pipes import Behind, ahead
-from dehazexl_cli.engine.rows import Row, cut, rows_to_decode, rows_to_encode
+from dehazexl_cli.engine.rows import Finish, Row, cut, rows_to_decode, rows_to_encode
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
 from dehazexl_cli.engine.transfer import to_unit
@@ -58,7 +58,7 @@ class Lane:
 
     def encode(self, row: Row, careful: Careful, size: int, tick: Tick) -> None:
         """Let every patch of a row that has ground say what it sees."""
-        for batch in self._batches(row, size):
+        for batch in batches(self.scene, self.group, row, size):
             tokens, skips = careful.encode(batch)
             self.store.put(batch.ids, tokens, skips if self.scene.wants(batch.ids) else None)
             tick(len(batch.ids))
@@ -79,7 +79,7 @@ class Lane:
     def decode(self, row: Row, careful: Careful, size: int, tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
         tick(len(row.absent))
-        for batch in self._batches(row, size):
+        for batch in batches(self.scene, self.group, row, size):
             tick(len(batch.ids))
             if not self.scene.wants(batch.ids):
                 continue
@@ -89,14 +89,14 @@ class Lane:
             assert self._mixed is not None, "a patch with ground was mixed with none"
             self.canvas.lay(batch, careful.decode(batch, self._mixed, skips))
 
-    def _batches(self, row: Row, size: int) -> Iterator[Batch]:
-        """Batches of the patches of a row that have ground, on the device."""
-        scene, group = self.scene, self.group
-        for ids in scene.grid.batches_of_row(row.number, size, row.absent):
-            source = torch.from_numpy(cut(scene, row, ids, scene.place(group)))
-            source = source.to(scene.device, non_blocking=True)
-            pixels = to_unit(source, group.levels(scene.device))
-            yield Batch(ids, scene.grid, pixels.expand(-1, 3, -1, -1))
+
+def batches(scene: Scene, group: Group, row: Row, size: int) -> Iterator[Batch]:
+    """Batches of the patches of a row that have ground, a group's bands, on the device."""
+    for ids in scene.grid.batches_of_row(row.number, size, row.absent):
+        source = torch.from_numpy(cut(scene, row, ids, scene.place(group)))
+        source = source.to(scene.device, non_blocking=True)
+        pixels = to_unit(source, group.levels(scene.device))
+        yield Batch(ids, scene.grid, pixels.expand(-1, 3, -1, -1))
 
 
 def encode_all(scene: Scene, lanes: list[Lane], careful: Careful, plan: Plan, watch: Watch) -> None:
@@ -116,10 +116,17 @@ def decode_all(
         for lane in lanes:
             lane.decode(row, careful, plan.batch, tick)
         changes = [(lane.group, lane.canvas.finish(row.number, finish.box)) for lane in lanes]
-        if finish.source.size:
-            behind.save(finished_rows(scene, finish, changes, careful.report))
-        if finish.valid is not None:
-            careful.report.invalid_pixels += int((~finish.valid).sum())
+        save(scene, finish, changes, behind, careful.report)
+
+
+def save(
+    scene: Scene, finish: Finish, changes: Sequence[tuple[Group, Tensor]], behind: Behind, report: Report
+) -> None:
+    """Hand the rows on, changed, if any are wanted, and count what is no ground."""
+    if finish.source.size:
+        behind.save(finished_rows(scene, finish, changes, report))
+    if finish.valid is not None:
+        report.invalid_pixels += int((~finish.valid).sum())
 
 
 def counting(phase: str, total: int, watch: Watch) -> Tick:

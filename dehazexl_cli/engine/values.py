@@ -91,7 +91,7 @@ def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float,
     if given is not None:
         return given_range(given)
     if reader.info.dtype == "uint8":
-        return Radiometry(0.0, 255.0, "dtype")
+        return Radiometry(0.0, 2.0 ** (reader.info.bits or 8) - 1, "dtype")
     return range_of(reader.sample(bands, SAMPLE_SIDE))
 
 

@@ -36,6 +36,8 @@ class Dehazer(nn.Module):
     halo: int = 0  # pixels seen around a patch beside it
     overlap: int = 0  # pixels that neighbouring patches share unless the user says otherwise
     gather: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
+    streams: bool = True  # whether it has the three steps, or `forward` alone
+    tile: int | None = None  # the only side of an image it takes, if it is bound to one
 
     def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
         """What each patch says of itself: tokens [b, …] for the mixer, skips [b, …] for its own decoding."""

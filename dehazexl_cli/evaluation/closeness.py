@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from dehazexl_cli.errors import InputError, UsageError
-from dehazexl_cli.grid import Box
+from dehazexl_cli.evaluation.seams import SeamMeter, Seams
+from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader
 
 WINDOW = 11  # pixels a side, for SSIM
@@ -59,7 +60,8 @@ class ScoringWriter:
     """A RasterWriter that keeps nothing: it compares the rows it is given with a reference scene.
 
     `source` is the scene that the rows were made from and says which pixels are valid. Both readers are
-    used from the thread that writes, so neither may be one that the rows' maker still reads from.
+    used from the thread that writes, so neither may be one that the rows' maker still reads from. `joints`
+    tell where patches or tiles meet, if seams are to be measured.
     """
 
     def __init__(
@@ -68,9 +70,12 @@ class ScoringWriter:
         reference: RasterReader,
         bands: Sequence[int] | None = None,
         limits: tuple[float, float] | None = None,
+        joints: Joints | None = None,
     ) -> None:
         self._source, self._reference = source, reference
         self._comparison = Comparison(source.info, reference.info, bands, limits)
+        info, count = source.info, len(self._comparison.bands)
+        self._meter = None if joints is None else SeamMeter(info.height, info.width, count, joints)
         self._top = 0
         self._committed = False
 
@@ -81,15 +86,31 @@ class ScoringWriter:
             raise ValueError("there are no scores before commit")
         return self._comparison.scores
 
+    @property
+    def seams(self) -> Seams:
+        """The seams at the joints; ValueError before `commit`, or if none were given."""
+        if not self._committed or self._meter is None:
+            raise ValueError("there are no seams before commit, or without joints")
+        return self._meter.seams
+
     def write(self, rows: Pixels) -> None:
         """Compare rows [count, height, width] that lie below those written so far."""
         box = Box(self._top, 0, rows.shape[1], rows.shape[2])
         bands = self._comparison.bands
-        self._comparison.add(
-            rows[[band - 1 for band in bands]],
-            self._reference.read(box, bands),
-            valid_in_both(self._source, self._reference, box),
-        )
+        output, reference = rows[[band - 1 for band in bands]], self._reference.read(box, bands)
+        valid = valid_in_both(self._source, self._reference, box)
+        self._comparison.add(output, reference, valid)
+        if self._meter is not None:
+            source = self._source.read(box, bands)
+            for top in range(0, box.height, STRIP_ROWS):
+                part = slice(top, top + STRIP_ROWS)
+                ground = None if valid is None else valid[part]
+                self._meter.add(
+                    self._comparison.unit(source[:, part]),
+                    self._comparison.unit(output[:, part]),
+                    ground,
+                    self._comparison.unit(reference[:, part], second=True),
+                )
         self._top = box.bottom
 
     def commit(self) -> None:
@@ -141,6 +162,12 @@ class Comparison:
                 for pixels, (low, high) in zip((first, second), self._limits, strict=True)
             )
             self._add_strip(Strip(x, y, ground))
+
+    def unit(self, pixels: Pixels, second: bool = False) -> Pixels:
+        """Source numbers of the first scene, or of the second, in [0, 1]; float32."""
+        low, high = self._limits[second]
+        values: Pixels = ((pixels.astype(np.float64) - low) / (high - low)).astype(np.float32)
+        return values
 
     @property
     def scores(self) -> Scores:

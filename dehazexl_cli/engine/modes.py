@@ -1,0 +1,147 @@
+"""The ways a scene may be run, and what each means for the grids, the plan and the places of seams.
+
+`global` streams encode, mix and decode. `tile` and `whole` and `downsample` send a tile, the scene or a
+smaller picture of it through a network in one pass; they serve comparison, and networks that know no other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+from dehazexl_cli.errors import UsageError
+from dehazexl_cli.grid import Joints, PatchGrid
+from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.plan import Footprint, Plan, Wishes, ladder
+from dehazexl_cli.raster.base import RasterInfo
+
+Kind = Literal["global", "tile", "downsample", "whole"]
+Blend = Literal["feather", "hard"]
+Upsampling = Literal["guided", "plain"]
+
+TILE = 512  # pixels
+SHARED_PART = 8  # of a tile's side, that neighbours share
+LONG_SIDE = 2048  # pixels
+BAND_ROWS = 256  # read and written at a time where nothing else decides
+PITCH = 32  # pixels from token to token in the networks of this family
+# What an image in one pass takes as pixels: itself, its patches before and after, their sum, the change.
+PASS_BYTES = 7 * 3 * 4  # per pixel
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the user wants a scene run; None is left to the defaults."""
+
+    kind: Kind | None = None  # global where the model can, else tile
+    tile: int | None = None  # side, pixels
+    tile_overlap: int | None = None  # pixels that neighbouring tiles share
+    blend: Blend | None = None
+    long_side: int | None = None  # of the smaller picture, pixels
+    upsampling: Upsampling | None = None
+
+    def __post_init__(self) -> None:
+        self._require("--mode", self.kind, get_args(Kind))
+        self._require("--blend", self.blend, get_args(Blend))
+        self._require("--upsampling", self.upsampling, get_args(Upsampling))
+        for option, value in (("--tile", self.tile), ("--long-side", self.long_side)):
+            if value is not None and value < PITCH:
+                raise UsageError(f"{option} {value} is too small", f"give {PITCH} pixels or more")
+
+    @staticmethod
+    def _require(option: str, value: str | None, choices: tuple[str, ...]) -> None:
+        if value is not None and value not in choices:
+            raise UsageError(f"{option} {value} is not known", f"use one of: {', '.join(choices)}")
+
+    def settled(self, model: Dehazer) -> Kind:
+        """The kind for this model; UsageError where options and model do not go together."""
+        kind = self.kind or ("global" if model.streams else "tile")
+        if kind == "global" and not model.streams:
+            raise UsageError(
+                "this network sees an image in one pass only, so it cannot run with --mode global",
+                "use --mode tile, downsample or whole",
+            )
+        owners = {
+            "--tile": ("tile", self.tile),
+            "--tile-overlap": ("tile", self.tile_overlap),
+            "--blend": ("tile", self.blend),
+            "--long-side": ("downsample", self.long_side),
+            "--upsampling": ("downsample", self.upsampling),
+        }
+        for option, (owner, value) in owners.items():
+            if value is not None and owner != kind:
+                raise UsageError(f"{option} has no meaning in mode {kind}", f"add --mode {owner}")
+        return kind
+
+
+class Layout(NamedTuple):
+    """A mode laid out over a scene."""
+
+    kind: Kind
+    outer: PatchGrid  # by which the scene is read and written
+    inner: PatchGrid  # the patches of what goes through the network as one scene
+    joints: Joints  # where seams may be
+    facts: dict[str, Any]  # for plan and report
+    upsampling: Upsampling = "guided"
+
+
+def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> Layout:
+    """The grids of a scene; `overlap` is that of the patches. UsageError for what cannot be."""
+    kind = mode.settled(model)
+    if kind == "tile":
+        return tiles(info, model, mode, overlap)
+    if kind == "downsample":
+        return smaller(info, model, mode, overlap)
+    grid = PatchGrid(info.height, info.width, model.patch, model.halo, overlap)
+    joints = Joints(grid.stride, grid.overlap, PITCH)
+    if kind == "global":
+        return Layout(kind, grid, grid, joints, {})
+    return Layout(kind, bands(info), grid, joints, {})
+
+
+def tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> Layout:
+    """Tiles that know nothing of each other."""
+    side = mode.tile or model.tile or TILE
+    shared = side // SHARED_PART if mode.tile_overlap is None else mode.tile_overlap
+    if not 0 <= shared <= side // 2:
+        raise UsageError(
+            f"tiles of {side} pixels cannot share {shared}", f"use --tile-overlap 0 to {side // 2}"
+        )
+    blend = mode.blend or "feather"
+    outer = PatchGrid(info.height, info.width, side, 0, shared, hard=blend == "hard")
+    inner = PatchGrid(min(side, info.height), min(side, info.width), model.patch, model.halo, overlap)
+    facts = {"tile": side, "tile_overlap": shared, "blend": blend, "tiles": [outer.rows, outer.cols]}
+    return Layout("tile", outer, inner, Joints(outer.stride, shared, PITCH, outer.hard), facts)
+
+
+def smaller(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> Layout:
+    """A smaller picture of the scene, and back."""
+    scale = max(1.0, max(info.height, info.width) / (mode.long_side or LONG_SIDE))
+    height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
+    inner = PatchGrid(height, width, model.patch, model.halo, overlap)
+    joints = Joints(inner.stride * scale, inner.overlap * scale, PITCH * scale)
+    upsampling = mode.upsampling or "guided"
+    facts = {"picture": [height, width], "upsampling": upsampling}
+    return Layout("downsample", bands(info), inner, joints, facts, upsampling)
+
+
+def bands(info: RasterInfo) -> PatchGrid:
+    """Rows to read and write where the network does not ask for patches."""
+    return PatchGrid(info.height, info.width, BAND_ROWS)
+
+
+def plans_for(
+    layout: Layout, footprint: Footprint, row_bytes: int, on_gpu: bool, wishes: Wishes
+) -> list[Plan]:
+    """Every way to run the layout, best first; `row_bytes` is what one row of pixels takes in the source."""
+    outer, inner = layout.outer, layout.inner
+    band_bytes = (outer.patch + 2 * outer.halo) * row_bytes
+    if layout.kind == "global":
+        return ladder(footprint, outer, band_bytes, on_gpu, wishes)
+    # In one pass, features wait where they were made.
+    kept = replace(wishes, skips="device" if on_gpu else "host")
+    canvas = 2 * 3 * 4 * outer.patch * outer.width
+    extra = PASS_BYTES * inner.height * inner.width + canvas
+    plans = ladder(footprint, inner, band_bytes, on_gpu, kept)
+    if on_gpu:
+        return [replace(plan, device_bytes=plan.device_bytes + extra) for plan in plans]
+    return [replace(plan, host_bytes=plan.host_bytes + extra) for plan in plans]
