@@ -139,7 +139,10 @@ TINY = dataclasses.replace(
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weight file of a very small network that visibly changes what it sees."""
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    return save_tiny_weights(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+def save_tiny_weights(path: Path) -> Path:
     torch.manual_seed(0)
     model = DehazeXL(TINY)
     torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.1)

@@ -40,9 +40,14 @@ def say(message: str) -> None:
 
 def show_error(error: DehazeError) -> None:
     """One line of what happened, one of what to do."""
-    say(f"error: {error.message}")
+    say(f"error: {in_one_line(error.message)}")
     if error.hint:
-        say(f"  try: {error.hint}")
+        say(f"  try: {in_one_line(error.hint)}")
+
+
+def in_one_line(text: str) -> str:
+    """Text without line breaks, which names of files may have."""
+    return " ".join(text.splitlines())
 
 
 def show_bug(error: Exception) -> None:

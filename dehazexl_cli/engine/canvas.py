@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dehazexl_cli.engine.ground import Bools
 from dehazexl_cli.engine.rows import Finish
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.transfer import as_units, to_source
@@ -15,6 +16,8 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import Batch, feather
 from dehazexl_cli.raster.base import Pixels, keep_off_nodata
 from dehazexl_cli.report import Report
+
+PIXELS_AT_ONCE = 2**16  # finished at a time on a CPU, so that what that needs stays in its cache
 
 
 class Canvas:
@@ -58,26 +61,44 @@ def finished_rows(
 
     The model's result is held within its range only here, so that overlapping patches blend as they are.
     """
-    info = scene.reader.info
     out = finish.source.copy()
-    ground = None if finish.valid is None else torch.from_numpy(finish.valid).to(scene.device)
-    for group, change in changes:
-        indices = [band - 1 for band in group.bands]
-        colours = torch.from_numpy(finish.source[indices]).to(scene.device, non_blocking=True)
-        levels = group.levels(scene.device)
-        shown = as_units(colours, levels)
-        hazy = shown.clamp(0, 1).float()
-        result = hazy + change
-        report.outside_range += count_outside(shown, ground)
-        report.clipped_values += count_outside(result, ground)
-        change = (result.clamp(0, 1) - hazy) * scene.strength
-        dehazed = to_source(colours, change, levels, info.bits).cpu().numpy()
-        for index, values in zip(indices, dehazed, strict=True):
-            keep_off_nodata(values, finish.source[index], info.nodata)
-            out[index] = values
+    _, height, width = out.shape
+    at_once = height if scene.device.type == "cuda" else max(1, PIXELS_AT_ONCE // max(1, width))
+    for top in range(0, height, at_once):
+        rows = slice(top, top + at_once)
+        valid = None if finish.valid is None else finish.valid[rows]
+        for group, change in changes:
+            dehaze(scene, group, change[:, rows], finish.source[:, rows], valid, out[:, rows], report)
     if finish.valid is not None:
         np.copyto(out, finish.source, where=~finish.valid)
     return out
+
+
+def dehaze(
+    scene: Scene,
+    group: Group,
+    change: Tensor,
+    source: Pixels,
+    valid: Bools | None,
+    out: Pixels,
+    report: Report,
+) -> None:
+    """Put one group's bands of some rows, with their change, into `out`, and count what left its range."""
+    info = scene.reader.info
+    indices = [band - 1 for band in group.bands]
+    colours = torch.from_numpy(source[indices]).to(scene.device, non_blocking=True)
+    levels = group.levels(scene.device)
+    shown = as_units(colours, levels)
+    hazy = shown.clamp(0, 1).float()
+    result = hazy + change
+    ground = None if valid is None else torch.from_numpy(valid).to(scene.device)
+    report.outside_range += count_outside(shown, ground)
+    report.clipped_values += count_outside(result, ground)
+    change = (result.clamp(0, 1) - hazy) * scene.strength
+    dehazed = to_source(colours, change, levels, info.bits).cpu().numpy()
+    for index, values in zip(indices, dehazed, strict=True):
+        keep_off_nodata(values, source[index], info.nodata)
+        out[index] = values
 
 
 def count_outside(values: Tensor, ground: Tensor | None) -> int:

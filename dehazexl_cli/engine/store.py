@@ -27,7 +27,7 @@ class TokenStore:
         self._present += ids
         if self.gather == "sum":
             total = tokens.sum(0, keepdim=True)
-            self._tokens = total if self._tokens is None else self._tokens + total
+            self._tokens = total if self._tokens is None else self._tokens.add_(total)
         else:
             if self._tokens is None:
                 self._tokens = tokens.new_empty((1, self.patches, *tokens.shape[1:]))

@@ -9,8 +9,9 @@ from dehazexl_cli.errors import UsageError
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.bilateral import PUBLISHED, BilateralConfig, MultiGuidedBilateral
 from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, XLConfig
+from dehazexl_cli.models.spatial import SPATIAL, SpatialBilateral, SpatialConfig
 
-Config = XLConfig | BilateralConfig
+Config = XLConfig | BilateralConfig | SpatialConfig
 
 
 class Preset(NamedTuple):
@@ -23,6 +24,7 @@ class Preset(NamedTuple):
 REGISTRY: dict[str, Preset] = {
     "dehazexl-s": Preset(DehazeXL, SMALL),
     "dehazexl-paper": Preset(DehazeXL, PAPER),
+    "mgbl-s": Preset(SpatialBilateral, SPATIAL),
     "mgbl-paper": Preset(MultiGuidedBilateral, PUBLISHED),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,12 @@ from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 
 log = logging.getLogger(__name__)
 
+# An image of this size is not packed better than this unless nearly all of it is one colour or missing.
+_MOST_UNPACKED_BYTES = 4 << 30
+_MOST_RATIO = 500
+# Each is looked up among all at every access, so their cost grows with the square: 10,000 take half a minute.
+_MOST_BANDS = 4096
+_PACKED = frozenset({"GTiff", "PNG", "JPEG", "JP2OpenJPEG", "WEBP", "GIF", "BMP"})
 _CONVERT = "convert it where that codec is at hand: gdal_translate -co COMPRESS=DEFLATE IN OUT.tif"
 
 
@@ -159,10 +166,21 @@ def damaged(path: str, what: str, error: BaseException) -> InputError:
 
 def open_dataset(path: str, gdal: GdalSession) -> Any:
     """Open a file for reading, or raise InputError saying why it cannot be."""
+    if _is_endless(path):
+        raise InputError(f"{path}: is no file but a pipe or a device", "save it as a file first")
     try:
         return gdal.open(path)
     except GDAL_ERRORS as error:
         raise _why_not_opened(path, reason(error)) from error
+
+
+def _is_endless(path: str) -> bool:
+    """GDAL would wait for a pipe, and read a device for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # no such file: a URL, /vsizip/…, or a name with a NUL
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode))
 
 
 def _why_not_opened(path: str, said: str) -> InputError:
@@ -186,6 +204,7 @@ def describe(path: str, dataset: Any) -> RasterInfo:
     """Shape, type and meaning of an open dataset; raises InputError if it cannot be used."""
     _require_bands(path, dataset)
     _require_one_type(path, dataset.dtypes)
+    _require_plausible_size(path, dataset, dataset.dtypes[0])
     colours = dataset.colorinterp
     return RasterInfo(
         name=path,
@@ -237,12 +256,30 @@ def _require_decodable(path: str, dataset: Any) -> None:
         raise BeyondGdal(f"{path}: GDAL reads only the first of its channels", _CONVERT)
 
 
+def _require_plausible_size(path: str, dataset: Any, dtype: str) -> None:
+    """Raises InputError for a decompression bomb: gigabytes of pixels out of next to nothing."""
+    unpacked = dataset.height * dataset.width * dataset.count * np.dtype(dtype).itemsize
+    if dataset.driver not in _PACKED or unpacked < _MOST_UNPACKED_BYTES:
+        return
+    stored = sum(Path(name).stat().st_size for name in dataset.files if Path(name).is_file())
+    if 0 < stored < unpacked / _MOST_RATIO:
+        raise InputError(
+            f"{path}: {dataset.width} x {dataset.height} pixels in {stored} bytes are empty or an attack",
+            "cut out the part that has content: gdal_translate -srcwin LEFT TOP WIDTH HEIGHT IN OUT.tif",
+        )
+
+
 def _require_bands(path: str, dataset: Any) -> None:
     inside = list(dataset.subdatasets)
     if dataset.count == 0 and inside:
         raise InputError(f"{path}: holds several rasters", f"name one of them: {', '.join(inside)}")
     if dataset.count == 0:
         raise InputError(f"{path}: has no bands", "name a raster that has pixels")
+    if dataset.count > _MOST_BANDS:
+        raise InputError(
+            f"{path}: has {dataset.count} bands; more than {_MOST_BANDS} are not supported",
+            "take out those you need: gdal_translate -b 1 -b 2 -b 3 IN OUT.tif",
+        )
     if len(inside) > 1:
         log.warning("%s: holds %d rasters; the first is read (%s)", path, len(inside), inside[0])
 
