@@ -28,7 +28,8 @@ class Group:
         if len(set(self.ranges)) == 1:
             return self.ranges[0]
         lows, scales = ([getattr(range, name) for range in self.ranges] for name in ("low", "scale"))
-        return BandLevels(*(torch.tensor(x, dtype=torch.float64, device=device) for x in (lows, scales)))
+        wide = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no wider one
+        return BandLevels(*(torch.tensor(x, dtype=wide, device=device) for x in (lows, scales)))
 
 
 class BandLevels:
