@@ -27,8 +27,9 @@ class Provenance:
         return self.when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def tags(self) -> tuple[tuple[str, str], ...]:
-        """Tags for the file; what other software has said of itself stays beside them."""
+        """Tags for the file; a TIFFTAG_ that other software has written is to stay."""
         return (
+            ("TIFFTAG_SOFTWARE", f"{NAME} {self.version}"),
             ("DEHAZEXL_SOFTWARE", f"{NAME} {self.version}"),
             ("DEHAZEXL_MODEL", self.model),
             ("DEHAZEXL_WEIGHTS_SHA256", self.weights_sha256),

@@ -18,12 +18,12 @@ Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
 
-def make(path: Path) -> Path:
+def make(path: Path, **tags: str) -> Path:
     values = np.random.default_rng(0).integers(1, 255, (3, 70, 90), dtype=np.uint8)
     profile = {"driver": "GTiff", "height": 70, "width": 90, "count": 3, "dtype": "uint8"}
     with rasterio.open(path, "w", **profile) as file:
         file.write(values)
-        file.update_tags(TIFFTAG_SOFTWARE="pix4dmapper")
+        file.update_tags(**tags)
     return path
 
 
@@ -37,7 +37,7 @@ def tags(path: Path) -> dict[str, str]:
 def test_a_tiff_says_what_it_was_made_with(
     dehazexl: Command, tmp_path: Path, tiny_weights: Path, format: str
 ) -> None:
-    source, target = make(tmp_path / "in.tif"), tmp_path / "out.tif"
+    source, target = make(tmp_path / "in.tif", TIFFTAG_SOFTWARE="pix4dmapper"), tmp_path / "out.tif"
     run = ("run", source, target, "--weights", tiny_weights, "-f", format, "--json")
     report = json.loads(dehazexl(*run, "--strength", "0.5", "--window", "0,0,80,60").out)
     found = tags(target)
@@ -54,6 +54,14 @@ def test_a_tiff_says_what_it_was_made_with(
     assert str(source) in report["processing:lineage"]
     expression = report["processing:expression"]["expression"]
     assert expression["weights_sha256"] == report["weights_sha256"]
+
+
+def test_the_field_for_software_is_ours_where_it_was_free(
+    dehazexl: Command, tmp_path: Path, tiny_weights: Path
+) -> None:
+    source = make(tmp_path / "in.tif")
+    assert dehazexl("run", source, tmp_path / "out.tif", "--weights", tiny_weights).code == 0
+    assert tags(tmp_path / "out.tif")["TIFFTAG_SOFTWARE"] == f"dehazexl {__version__}"
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png"])

@@ -141,7 +141,9 @@ class GdalWriter:
             if info.nodata is not None:
                 self._dataset.nodata = info.nodata
         if self._storage.provenance and format in (formats.GTIFF, formats.COG):
-            self._dataset.update_tags(**dict(self._storage.provenance))
+            # TIFF has one field for software; what another has written there stays.
+            said = {name: text for name, text in self._dataset.tags().items() if name.startswith("TIFFTAG_")}
+            self._dataset.update_tags(**(dict(self._storage.provenance) | said))
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
 
     def _write_block_rows(self, top: int, rows: Pixels) -> None:
