@@ -115,6 +115,19 @@ def test_every_lossless_format_gives_the_pixels_back(tmp_path: Path, format: Any
         assert made.crs.to_epsg() == 32633 and made.transform == PLACE["transform"]
 
 
+@pytest.mark.parametrize(
+    ("name", "height", "width", "what"),
+    [("o.webp", 10, 16_384, "a side"), ("o.webp", 9000, 9000, "in memory"), ("o.jpg", 65_501, 9, "a side")],
+)
+def test_what_is_too_large_for_a_format_is_refused(
+    tmp_path: Path, name: str, height: int, width: int, what: str
+) -> None:
+    reader = ArrayReader(np.broadcast_to(np.uint8(1), (height, width, 3)))
+    with pytest.raises(OutputError, match=what) as caught:
+        open_writer(tmp_path / name, reader)
+    assert "o.tif" in caught.value.hint and not names(tmp_path)
+
+
 def test_a_jpeg_is_nearly_the_scene(tmp_path: Path) -> None:
     assert store(source(tmp_path), tmp_path / "out.jpg") == []
     assert np.abs(read(tmp_path / "out.jpg").astype(int) - SCENE).mean() < 3
