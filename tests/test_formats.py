@@ -282,3 +282,11 @@ def test_a_photograph_held_upright_only_by_its_tag_stays_so_or_says_so(tmp_path:
         assert made.tags()["EXIF_Orientation"] == "6"
     (warning,) = store(tmp_path / "photo.jpg", tmp_path / "out.tif")
     assert "turned" in warning
+
+
+def test_the_orientation_of_a_tiff_that_gdal_cannot_write_is_named(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    extra = [(274, 3, 1, 6, True)]
+    tifffile.imwrite(tmp_path / "in.tif", np.moveaxis(SCENE, 0, 2), photometric="rgb", extratags=extra)
+    (warning,) = store(tmp_path / "in.tif", tmp_path / "out.tif")
+    assert warning.endswith("TIFF orientation")
