@@ -254,6 +254,10 @@ def test_the_command_line_takes_format_options_and_overviews(
     assert (cog.code, cog.err) == (0, "")
     with rasterio.open(tmp_path / "c.tif") as made:
         assert made.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and made.block_shapes[0] == (128, 128)
+    twice = ["-co", "COMPRESS=ZSTD", "-co", "ZSTD_LEVEL=1"]
+    assert dehazexl("run", path, tmp_path / "z.tif", *options, *twice).code == 0
+    with rasterio.open(tmp_path / "z.tif") as made:
+        assert made.profile["compress"] == "zstd"
     for name in ("o.jpg", "o.jp2", "o.webp"):
         assert dehazexl("run", path, tmp_path / name, *options).code == 0
     bad = dehazexl("run", path, tmp_path / "x.tif", *options, "--co", "COMPRESS")
