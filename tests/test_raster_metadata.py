@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import rasterio
 import rasterio.shutil
+from compare_metadata import said_by
 from metadata_table import (
     FIELDS,
     FORMATS,
@@ -25,6 +26,7 @@ from rasterio.enums import ColorInterp as Colour
 
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster import open_writer
+from dehazexl_cli.raster.inventory import lost
 from dehazexl_cli.raster.memory import ArrayReader
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -103,7 +105,7 @@ def test_bands_in_an_order_a_png_cannot_say_are_refused(tmp_path: Path) -> None:
 
 
 def test_statistics_of_the_old_pixels_are_dropped(tmp_path: Path) -> None:
-    said = Field(tagging(bidx=1, STATISTICS_MEAN="5", wavelength="1"))  # type: ignore[arg-type]
+    said = Field(tagging(bidx=1, STATISTICS_MEAN="5", OVR_RESAMPLING_ALG="CUBIC", wavelength="1"))  # type: ignore[arg-type]
     assert rewrite(make(tmp_path / "in.tif", said, "uint8"), tmp_path / "out.tif") == []
     with rasterio.open(tmp_path / "out.tif") as made:
         assert made.tags(1) == {"wavelength": "1"}
@@ -147,3 +149,15 @@ def test_an_array_has_nothing_to_carry_but_nodata_and_alpha(tmp_path: Path) -> N
     with rasterio.open(tmp_path / "out.tif") as made:
         assert made.nodata == 3
         assert made.colorinterp == (Colour.red, Colour.alpha, Colour.green, Colour.blue)
+
+
+@pytest.mark.parametrize("format", ["GTiff", "COG"])
+@pytest.mark.parametrize("name", ["gcps", "mosaic_uint16_3band", "naip_wetland_4band", "orthophoto_alpha"])
+def test_a_real_scene_says_the_same_before_and_after(
+    shared: Path, tmp_path: Path, name: str, format: str
+) -> None:
+    source, target = shared / "data" / "try" / f"{name}.tif", tmp_path / "out.tif"
+    assert rewrite(source, target, format) == []
+    before, after = said_by(str(source)), said_by(str(target))
+    assert lost(before, after) == lost(after, before) == []
+    assert len(before) > 8

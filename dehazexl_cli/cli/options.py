@@ -64,7 +64,7 @@ Format = Annotated[
 ]
 Creation = Annotated[
     list[str] | None,
-    typer.Option("--co", metavar="NAME=VALUE", help="A creation option of GDAL's driver; repeatable."),
+    typer.Option("--co", "-co", metavar="NAME=VALUE", help="A creation option of GDAL's driver; repeatable."),
 ]
 Overviews = Annotated[bool, typer.Option("--overviews", help="Add overviews; a COG always has some.")]
 TmpDir = Annotated[

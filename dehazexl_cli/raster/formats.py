@@ -45,6 +45,7 @@ class Format:
     counts: tuple[int, ...] | None = None  # numbers of bands; None is any
     with_alpha: tuple[int, ...] | None = None  # of these, those whose last band is alpha; None: no rule
     largest_side: int | None = None  # pixels
+    most_pixels: int | None = None  # where GDAL makes the whole in memory
     scratch: str = "lines"  # blocks of the raster it is made from: "lines", "tiles"; "" if written at once
     names: tuple[str, ...] = field(default=())  # what else it is called
     worldfile: bool = False  # whether one is written, where the transform allows it
@@ -77,8 +78,10 @@ JPEG2000 = Format(
     "JP2OpenJPEG", (".jp2", ".j2k"), {"QUALITY": "100", "REVERSIBLE": "YES"}, ("uint8", "uint16", "int16"),
     scratch="tiles", names=("JPEG 2000", "JP2", "JPEG2000"),
 )  # fmt: skip
+# libwebp takes 27 bytes of memory per pixel (measured), so a larger one would need more than 2 GB.
 WEBP = Format(
-    "WEBP", (".webp",), {"LOSSLESS": "YES", "EXACT": "1"}, ("uint8",), (3, 4), (4,), 16_383, names=("WebP",)
+    "WEBP", (".webp",), {"LOSSLESS": "YES", "EXACT": "1"}, ("uint8",), (3, 4), (4,), 16_383, 1 << 26,
+    names=("WebP",),
 )  # fmt: skip
 FORMATS = (GTIFF, COG, PNG, JPEG, JPEG2000, WEBP)
 DRIVERS = frozenset(format.driver for format in FORMATS)
@@ -220,6 +223,8 @@ def _what_cannot_be_held(format: Format, info: RasterInfo, colours: Sequence[Col
         return f"a {format} has {' or '.join(map(str, format.counts))} bands, not {info.count}"
     if format.largest_side is not None and max(info.height, info.width) > format.largest_side:
         return f"a {format} has at most {format.largest_side} pixels a side"
+    if format.most_pixels is not None and info.height * info.width > format.most_pixels:
+        return f"a {format} is made in memory, and {info.width} x {info.height} pixels are too many for that"
     if format.with_alpha is None:
         return ""
     # Whoever opens the file would take another band there for transparency.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tifffile
 from rasterio.enums import ColorInterp
 
 from dehazexl_cli.raster.metadata import carried_tags, has_mask
@@ -29,6 +32,7 @@ def inventory(dataset: Any) -> dict[str, Any]:
         else None,
         "RPCs": rpcs and rpcs.to_dict(),
         "mask": has_mask(dataset) or None,
+        "TIFF orientation": _orientation(dataset),
     }
     stated |= _of_bands("nodata", dataset.nodatavals, None)
     stated |= _of_bands("colour", dataset.colorinterp, ColorInterp.undefined)
@@ -59,6 +63,18 @@ def in_words(fields: Sequence[str]) -> str:
     """Names of fields for a message."""
     more = len(fields) - _NAMED_AT_MOST
     return ", ".join(fields[:_NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+
+
+def _orientation(dataset: Any) -> int | None:
+    """How a TIFF is to be turned when shown, 2 to 8, or None; GDAL neither tells nor writes it."""
+    if dataset.driver != "GTiff" or not os.path.isfile(dataset.name):
+        return None
+    try:
+        with tifffile.TiffFile(dataset.name) as file:
+            tag = file.pages.first.tags.get("Orientation")
+            return None if tag is None or tag.value == 1 else int(tag.value)
+    except (ValueError, OSError, LookupError, AttributeError, struct.error):
+        return None  # GDAL forgives more than tifffile does
 
 
 def _of_bands(name: str, values: Sequence[Any], default: Any) -> dict[str, Any]:

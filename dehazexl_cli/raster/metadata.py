@@ -43,7 +43,7 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
         for namespace in ["", *source.tag_namespaces(band)]:
             if namespace not in _OF_THE_FILE:
                 tags = source.tags(band, ns=namespace or None)
-                kept = {name: value for name, value in tags.items() if not name.startswith("STATISTICS_")}
+                kept = {name: value for name, value in tags.items() if not _is_stale(name)}
                 if kept:
                     yield band, namespace, kept
 
@@ -95,3 +95,8 @@ def _carry_tags(source: Any, target: Any) -> None:
         else:
             settable = {name: value for name, value in tags.items() if name not in _NAMES_OF_RASTERIO}
             target.update_tags(band, ns=namespace or None, **settable)
+
+
+def _is_stale(name: str) -> bool:
+    """Whether a tag tells of pixels or overviews that are no more."""
+    return name.startswith("STATISTICS_") or name == "OVR_RESAMPLING_ALG"

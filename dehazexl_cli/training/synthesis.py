@@ -7,6 +7,7 @@ image, it makes the same image again. Which skies there are says `skies.LEVELS`.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from dehazexl_cli.raster.jpeg import require_jpeg_can_hold, require_quality, row
 from dehazexl_cli.raster.staging import Staging
 from dehazexl_cli.training.haze import Floats, Haze
 from dehazexl_cli.training.skies import LEVELS, Origin, draw_noise, draw_sky
+
+log = logging.getLogger(__name__)
 
 FORMAT = "dehazexl-haze/1"
 FLOAT32_HOLDS = ("uint8", "int16", "uint16", "float32")  # every one of their values
@@ -192,6 +195,8 @@ def copy_clear(reader: RasterReader, path: Path, overwrite: bool) -> None:
         for top, height in row_bands(info):
             writer.write(reader.read(Box(top, 0, height, info.width), range(1, info.count + 1)))
         writer.commit()
+    for warning in writer.warnings:
+        log.warning("%s: %s", path, warning)
 
 
 def write_hazy(reader: RasterReader, hazing: Hazing, path: Path, overwrite: bool) -> dict[str, Any]:
