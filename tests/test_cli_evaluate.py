@@ -105,10 +105,10 @@ def test_csv_on_stdout_is_pure_and_equals_the_json(evaluate: Evaluate) -> None:
         assert line.pop("error") == ""
         assert {key: line[key] for key in ("name", "group")} == {key: pair[key] for key in ("name", "group")}
         assert {
-            key: float(value) if value else None for key, value in line.items() if key not in ("name", "group")
-        } == {
-            key: value for key, value in pair.items() if key not in ("name", "group")
-        }
+            key: float(value) if value else None
+            for key, value in line.items()
+            if key not in ("name", "group")
+        } == {key: value for key, value in pair.items() if key not in ("name", "group")}
     assert "4 of 4, cloud_L2/b.png" in result.err
 
 
@@ -183,7 +183,7 @@ def test_identical_images_are_inf_for_people_and_null_in_json(evaluate: Evaluate
 def test_seams_of_tiles_are_measured_where_tiles_meet(evaluate: Evaluate, data: Path) -> None:
     rng = np.random.default_rng(0)
     for folder in ("clear", "cloud_L1"):
-        write_png(data / folder / "a.png", rng.integers(60, 200, (3, 300, 300), dtype=np.uint8))
+        write(data / folder / "a.png", rng.integers(60, 200, (3, 300, 300), dtype=np.uint8))
     arguments = ("--json", "--limit", "1", "--no-clear", "--mode", "tile", "--tile", "128", "--overlap", "0")
     facts = json.loads(evaluate(*arguments, "--tile-overlap", "0").out)
     assert facts["mode"] == "tile"

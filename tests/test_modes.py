@@ -1,4 +1,4 @@
-"""Tiles, smaller pictures and whole scenes: the same engine, the same promises, and what each is known for."""
+"""Tiles, smaller pictures and whole scenes: the same engine and promises, and what each is known for."""
 
 from __future__ import annotations
 
@@ -218,7 +218,10 @@ def exported(path: Path, kind: str, declared: dict[str, object] | None) -> Path:
     if kind == "fixed":
         program = torch.export.export(Net(), (torch.rand(1, 3, 64, 64),))
     else:
-        sides = {2: 8 * torch.export.Dim("rows", min=1, max=512), 3: 8 * torch.export.Dim("cols", min=1, max=512)}
+        sides = {
+            2: 8 * torch.export.Dim("rows", min=1, max=512),
+            3: 8 * torch.export.Dim("cols", min=1, max=512),
+        }
         program = torch.export.export(Net(), (torch.rand(1, 3, 64, 80),), dynamic_shapes=({**sides},))
     torch.export.save(program, path, extra_files=extra)
     return path
