@@ -21,6 +21,7 @@ import numpy as np
 import rasterio
 
 SIDE = 4096
+FADE = 48  # pixels over which images of a mosaic fade into each other
 SEED = 11
 # Name of the scene -> beginnings of file names; mirrored copies fill up what few images leave.
 PLACES = {
@@ -47,17 +48,30 @@ def images(data: Path, prefixes: tuple[str, ...]) -> list[np.ndarray[Any, Any]]:
 
 
 def mosaic(tiles: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """At least SIDE x SIDE pixels; copies of an image are mirrored, another way each time round."""
+    """SIDE x SIDE pixels; copies of an image are mirrored, another way each time round.
+
+    Images fade into each other, as an edge of the ground that lay on a patch line would be taken for a seam.
+    """
     _, height, width = tiles[0].shape
-    rows, cols = -(-SIDE // height), -(-SIDE // width)
-    scene = np.empty((3, rows * height, cols * width), np.uint8)
+    down, right = fading(height), fading(width)
+    rows, cols = (-(-(SIDE - FADE) // (size - FADE)) for size in (height, width))
+    scene = np.zeros((3, rows * (height - FADE) + FADE, cols * (width - FADE) + FADE), np.float32)
+    weights = np.zeros(scene.shape[1:], np.float32)
     for number in range(rows * cols):
         round_, index = divmod(number, len(tiles))
-        down, right = (1, 1) if round_ % 4 == 0 else ((1, -1), (-1, 1), (-1, -1))[round_ % 4 - 1]
+        flip = [(1, 1), (1, -1), (-1, 1), (-1, -1)][round_ % 4]
         row, col = divmod(number, cols)
-        part = slice(row * height, (row + 1) * height), slice(col * width, (col + 1) * width)
-        scene[(slice(None), *part)] = tiles[index][:, ::down, ::right]
-    return scene[:, : SIDE + 200, : SIDE + 200]
+        top, left = row * (height - FADE), col * (width - FADE)
+        part = slice(top, top + height), slice(left, left + width)
+        scene[(slice(None), *part)] += tiles[index][:, :: flip[0], :: flip[1]] * np.outer(down, right)
+        weights[part] += np.outer(down, right)
+    return (scene / weights).round().astype(np.uint8)[:, :SIDE, :SIDE]
+
+
+def fading(size: int) -> np.ndarray[Any, Any]:
+    """How much each pixel along an axis of an image counts."""
+    ramp = (np.arange(FADE, dtype=np.float32) + 0.5) / FADE
+    return np.concatenate([ramp, np.ones(size - 2 * FADE, np.float32), ramp[::-1]])
 
 
 def dehazexl(*arguments: object) -> str:

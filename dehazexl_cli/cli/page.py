@@ -20,7 +20,7 @@ SLOT = "/*DATA*/null"
 OVERVIEW_SIDE = 1400  # pixels
 CROP_SIDE = 400  # pixels, shown at full size
 MAP_SIDE = 700  # pixels of a seam map
-WORST_OF_EACH = 2  # seams of each way that are shown as places
+WORST = 4  # seams that are shown as places, evenly of each way
 FULL_COLOUR = 8.0  # levels of a seam that the map shows in full colour
 BINS = 64
 
@@ -86,7 +86,7 @@ def worst_places(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
             name = f"{candidate.label}: seam of {seam.height:.1f} levels"
             found.append({"name": name, "row": row, "column": column})
             taken += 1
-            if taken == WORST_OF_EACH:
+            if taken == max(1, WORST // len(candidates)):
                 break
     return found
 
@@ -94,10 +94,10 @@ def worst_places(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
 def small(path: str, view: View, side: int) -> Pixels:
     """A file as a picture [3, h, w] uint8, its longer side at most `side`, in the stretch of the view."""
     from dehazexl_cli.raster import open_reader
-    from dehazexl_cli.raster.overview import overview
+    from dehazexl_cli.raster.thumbnail import thumbnail
 
     with closing(open_reader(path)) as reader:
-        return shown(overview(reader, view.bands, side), view)
+        return shown(thumbnail(reader, view.bands, side), view)
 
 
 def shown(pixels: Pixels, view: View) -> Pixels:

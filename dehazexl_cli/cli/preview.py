@@ -93,11 +93,11 @@ def dehazed_small(
     from dehazexl_cli.engine import run
     from dehazexl_cli.engine.values import choose_bands
     from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
-    from dehazexl_cli.raster.overview import overview
+    from dehazexl_cli.raster.thumbnail import thumbnail
 
     bands = choose_bands(reader.info, chosen.bands)
     small = ArrayReader(
-        overview(reader, bands, side), channels_first=True, nodata=reader.info.nodata, name=reader.info.name
+        thumbnail(reader, bands, side), channels_first=True, nodata=reader.info.nodata, name=reader.info.name
     )
     writers: list[ArrayWriter] = []
 

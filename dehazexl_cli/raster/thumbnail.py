@@ -13,7 +13,7 @@ from dehazexl_cli.raster.pixels import thinned
 from dehazexl_cli.raster.session import GdalSession
 
 
-def overview(reader: RasterReader, bands: tuple[int, ...], side: int) -> Pixels:
+def thumbnail(reader: RasterReader, bands: tuple[int, ...], side: int) -> Pixels:
     """The whole scene [bands, height, width] in its own numbers, its longer side at most `side` pixels.
 
     Made of overviews, averaged, or of evenly spaced pixels where a file has none, as averaging would read
