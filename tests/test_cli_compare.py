@@ -142,7 +142,7 @@ def test_a_way_that_fails_is_said_and_the_others_are_shown(
         tmp_path / "out",
     )
     assert result.code == 7
-    assert "failed: missing global" in result.err and "no such" in result.err
+    assert "failed: missing global" in result.err and "exit code 5" in result.err
     assert "tiny global" in result.out
     assert (tmp_path / "out" / "report.html").exists()
 
