@@ -63,16 +63,18 @@ class Joints(NamedTuple):
     overlap: float  # pixels that neighbours share
     pitch: float  # pixels from one token of the network to the next
     hard: bool = False  # the overlap is cut in its middle and not feathered
+    top: int = 0  # where the first patch begins
+    left: int = 0
 
     @property
     def shared(self) -> int:
         """Pixels to which both of two neighbours contribute."""
         return 0 if self.hard else round(self.overlap)
 
-    def starts(self, size: int) -> list[int]:
-        """Where along an axis of `size` pixels each patch but the first begins to show."""
-        count = max(1, math.ceil((size - self.overlap) / self.stride))
-        late = self.overlap // 2 if self.hard else 0
+    def starts(self, size: int, begin: int = 0) -> list[int]:
+        """Where along an axis of `size` pixels each patch but the first, at `begin`, begins to show."""
+        count = max(1, math.ceil((size - begin - self.overlap) / self.stride))
+        late = begin + (self.overlap // 2 if self.hard else 0)
         return [round(number * self.stride + late) for number in range(1, count)]
 
 

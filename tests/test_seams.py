@@ -101,8 +101,7 @@ def test_feathering_escapes_the_fine_score_but_not_the_broad_one() -> None:
     assert plain.score == pytest.approx(1, abs=0.02)
     assert found.score < 1.05
     assert found.broad > 1.5
-    assert (found.stretches[0].box.left, found.stretches[0].box.width) == (448, 32)
-    assert found.stretches[0].height == pytest.approx(0.05 * 255, abs=0.3)
+    assert found.stretches[0].height < 0.5  # no edge is left
 
 
 def test_a_hard_cut_is_looked_for_in_the_middle_of_the_overlap() -> None:
@@ -111,6 +110,14 @@ def test_a_hard_cut_is_looked_for_in_the_middle_of_the_overlap() -> None:
     assert measured(change, joints).stretches[0].box.left == 448 + 32 - 1
     assert joints.starts(512) == []
     assert joints.starts(513) == [480]
+
+
+def test_patches_may_begin_inside_the_scene() -> None:
+    change = planted(smooth(HEIGHT, WIDTH) + noise(HEIGHT, WIDTH, 0.002), 50 + 512, 0.05)
+    found = measured(change, EDGES._replace(top=30, left=50))
+    assert [seam.box.left for seam in found.stretches[:4]] == [561] * 4
+    assert found.score > 2
+    assert EDGES.starts(900, 30) == [286, 542, 798]
 
 
 def test_horizontal_and_vertical_lines_count_alike_whatever_the_strips() -> None:

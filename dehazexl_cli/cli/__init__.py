@@ -10,8 +10,10 @@ import typer
 
 from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
+from dehazexl_cli.cli.compare import compare
 from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.plan import plan
+from dehazexl_cli.cli.preview import preview
 from dehazexl_cli.cli.run import run
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
@@ -27,6 +29,8 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(compare)
+app.command()(preview)
 app.command()(evaluate)
 app.command()(train)
 app.command()(synth)

@@ -18,16 +18,16 @@ from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.raster.base import Pixels
 
 FINE, BROAD = 1, 16  # pixels from the middle of a second difference to its ends
-BESIDE = 8  # pixels on either side of a line whose mean colours tell the height of a seam
+BESIDE = 2  # pixels on either side of a line whose mean colours tell the height of a seam
 STRETCH = 256  # pixels along a line that are judged together
-REACH = 2 * BESIDE  # how far from a line its own pixels lie; no less than BROAD
+REACH = 16  # how far from a line its own pixels lie: the larger of BROAD and 2 * BESIDE
 LEVELS = 255.0  # in which heights are told, of the whole range
 
 
 class Seam(NamedTuple):
     """A stretch of a line where patches meet."""
 
-    box: Box  # from one patch's end to the other's begin, in the scene
+    box: Box  # the pixels on either side of the line, in the scene
     height: float  # how much the change jumps there beyond its own slope, in levels of 255
 
 
@@ -70,8 +70,8 @@ class SeamMeter:
 
     def __init__(self, height: int, width: int, bands: int, joints: Joints) -> None:
         self._fine, self._broad, self._error = Sums(), Sums(), Sums()
-        self._across = Lines(joints, width, height, bands)  # vertical lines
-        self._down = Lines(joints, height, width, bands)
+        self._across = Lines(joints, (width, joints.left), height, bands)  # vertical lines
+        self._down = Lines(joints, (height, joints.top), width, bands)
         self._top = 0
         self._held: tuple[Pixels, Pixels, Pixels | None] | None = None  # rows that later ones need
 
@@ -123,20 +123,17 @@ class SeamMeter:
 class Lines:
     """The lines along one axis, and mean colours beside each stretch of them."""
 
-    def __init__(self, joints: Joints, size: int, length: int, bands: int) -> None:
-        self._starts = np.array(joints.starts(size), np.int64)
-        self._shared = joints.shared
-        ends = np.unique(np.concatenate([self._starts, self._starts + self._shared]))
-        at = np.concatenate([ends - 1, ends])
-        off = elsewhere(joints, ends, size)
-        order = np.concatenate([at, off])
-        self._places = np.sort(order)
+    def __init__(self, joints: Joints, axis: tuple[int, int], length: int, bands: int) -> None:
+        starts = np.array(joints.starts(*axis), np.int64)
+        self._edges = np.unique(np.concatenate([starts, starts + joints.shared]))
+        off = elsewhere(joints, *axis)
+        self._places = np.sort(np.concatenate([self._edges - 1, self._edges, off]))
         self._elsewhere = np.isin(self._places, off)
         self._length = length
         stretches = -(-length // STRETCH)
         # Two strips of pixels before each line, two behind it, from far before to far behind.
-        self._sums = np.zeros((4, len(self._starts), bands, stretches))
-        self._counts = np.zeros((4, len(self._starts), stretches))
+        self._sums = np.zeros((4, len(self._edges), bands, stretches))
+        self._counts = np.zeros((4, len(self._edges), stretches))
 
     def places(self, inside: slice) -> tuple[Pixels, Pixels]:
         """Places to be measured in a range, and which of them lie elsewhere than at a line."""
@@ -147,11 +144,10 @@ class Lines:
         """Sum up the colours beside the lines, over places across that lie in the range."""
         cuts = [at for at in range(change.shape[1]) if at == 0 or (along + at) % STRETCH == 0]
         stretches = slice(along // STRETCH, along // STRETCH + len(cuts))
-        for number, start in enumerate(self._starts):
-            behind = start + self._shared
-            edges = (start - 2 * BESIDE, start - BESIDE, behind, behind + BESIDE)
-            for side, edge in enumerate(edges):
-                low, high = max(edge, inside.start), min(edge + BESIDE, inside.stop)
+        for number, edge in enumerate(self._edges):
+            for side in range(4):
+                begin = edge + (side - 2) * BESIDE
+                low, high = max(begin, inside.start), min(begin + BESIDE, inside.stop)
                 if low >= high:
                     continue
                 strip = slice(low - first, high - first)
@@ -164,16 +160,11 @@ class Lines:
         """Every stretch with enough ground on both sides, as it lies in the scene."""
         heights = self._heights()
         found = []
-        for number, start in enumerate(self._starts):
-            for stretch in np.flatnonzero(np.isfinite(heights[number])):
-                along = int(stretch) * STRETCH
-                length, thickness = min(STRETCH, self._length - along), max(2, self._shared)
-                across = int(start) if self._shared else int(start) - 1
-                box = (
-                    Box(along, across, length, thickness)
-                    if upright
-                    else Box(across, along, thickness, length)
-                )
+        for number, edge in enumerate(self._edges.tolist()):
+            for stretch in np.flatnonzero(np.isfinite(heights[number])).tolist():
+                along = stretch * STRETCH
+                length = min(STRETCH, self._length - along)
+                box = Box(along, edge - 1, length, 2) if upright else Box(edge - 1, along, 2, length)
                 found.append(Seam(box, float(heights[number, stretch])))
         return found
 
@@ -182,15 +173,15 @@ class Lines:
         enough = (self._counts >= BESIDE * STRETCH // 8).all(axis=0)
         means = self._sums / np.maximum(self._counts, 1)[:, :, None]
         slope = ((means[1] - means[0]) + (means[3] - means[2])) / 2
-        jump = means[2] - means[1] - slope * (BESIDE + self._shared) / BESIDE
+        jump = means[2] - means[1] - slope
         heights: Pixels = np.where(enough, LEVELS * np.sqrt(np.square(jump).mean(axis=1)), np.nan)
         return heights
 
 
-def elsewhere(joints: Joints, ends: Pixels, size: int) -> Pixels:
+def elsewhere(joints: Joints, size: int, begin: int) -> Pixels:
     """Places that lie whole tokens away from a line, and out of the reach of any; sorted, each once."""
     steps = np.arange(1, int(joints.stride / joints.pitch) + 1) * joints.pitch
-    starts = np.array(joints.starts(size))
+    starts = np.array(joints.starts(size, begin))
     shifted = np.round(starts[:, None] + steps).astype(np.int64).ravel()
     places = np.unique(np.concatenate([shifted - 1, shifted]))
     near = np.zeros(size + 2, bool)

@@ -1,0 +1,290 @@
+"""`dehazexl compare IN --out DIR`: one scene, several ways, side by side."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.measuring import Measures, View, measure
+from dehazexl_cli.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from dehazexl_cli.evaluation import Seam
+
+# "paper" is the global mode with the published arithmetic: patches that meet edge to edge.
+MODES = ("global", "paper", "tile", "downsample", "whole")
+FINISHED_WITH_FAILURES = 7
+COLUMNS = {
+    "seconds": "seconds",
+    "peak_gigabytes": "peak\nGB",
+    "psnr": "PSNR\ndB",
+    "ssim": "SSIM",
+    "seam_score": "seam\nscore",
+    "seam_broad": "broad\nseam",
+    "seam_error": "seam\nerror",
+    "drift": "drift\nlevels",
+    "contrast": "contrast\n(indicator)",
+    "dark_channel": "dark channel\n(indicator)",
+}
+
+
+def compare(
+    source: options.Input,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for outputs and report.")],
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="CLEAR", help="The same scene without haze.")
+    ] = None,
+    modes: Annotated[
+        str, typer.Option("--modes", metavar="MODE,…", help=f"Of: {', '.join(MODES)} (global, edge to edge).")
+    ] = "global,tile,downsample",
+    models: Annotated[
+        str, typer.Option("--models", metavar="NAME,…", help="Models, and weight files of any.")
+    ] = "dehazexl-s",
+    places: Annotated[
+        list[str] | None,
+        typer.Option("--at", metavar="X,Y", help="A place to show at full size; repeatable."),
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.PrecisionName = options.Precision.auto,
+    bands: options.Bands = None,
+    input_range: options.InputRange = None,
+    max_ram: options.MaxRam = None,
+    max_vram: options.MaxVram = None,
+    tile: options.Tile = None,
+    tile_overlap: options.TileOverlap = None,
+    blend: options.Blend = None,
+    long_side: options.LongSide = None,
+    upsampling: options.Upsampling = None,
+    multiple: options.Multiple = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR.")] = False,
+    as_json: options.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Dehaze IN in several modes and measure how the outputs differ; write a report that opens in a browser.
+
+    DIR gets the outputs, compare.json and report.html, which needs no network. Seam scores: 1.00 is
+    perfect. Drift: how much neighbouring squares of 512 pixels differ in the colour of their error (without
+    --reference: of their change, which holds the haze's own unevenness).
+
+    Example: dehazexl compare hazy.tif --reference clear.tif --modes global,paper,tile --out compared
+    """
+    console.configure_logging(False, quiet)
+    common = given(
+        {
+            "--device": device,
+            "--precision": precision.value,
+            "--bands": bands,
+            "--input-range": input_range,
+            "--max-ram": max_ram,
+            "--max-vram": max_vram,
+        }
+    )
+    of_modes = {
+        "tile": given({"--tile": tile, "--tile-overlap": tile_overlap, "--blend": blend}),
+        "downsample": given({"--long-side": long_side, "--upsampling": upsampling}),
+    }
+    candidates = list_candidates(models, modes, common, of_modes, multiple)
+    spots = [parse_place(place) for place in places or ()]
+    require_folder(out, candidates, overwrite)
+    require_pair(source, reference)
+    for number, candidate in enumerate(candidates, 1):
+        if not quiet:
+            console.say(f"{number} of {len(candidates)}: {candidate.label}")
+        candidate.run(source, reference, out, quiet)
+    publish(source, reference, out, candidates, spots, as_json)
+    if not quiet:
+        console.say(f"{out / 'report.html'}: open it in a browser")
+    if any(candidate.error for candidate in candidates):
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+@dataclass
+class Candidate:
+    """One way to dehaze the scene, and what came of it."""
+
+    label: str
+    arguments: list[str]
+    report: dict[str, Any] = field(default_factory=dict)
+    measures: Measures | None = None
+    seams: tuple[Seam, ...] = ()
+    output: Path | None = None
+    error: str = ""
+
+    def run(self, source: str, reference: str | None, out: Path, quiet: bool) -> None:
+        """Dehaze and measure; a failure is noted and said.
+
+        In a process of its own, whose peak memory is then this way's and no other's.
+        """
+        target = self.target(out)
+        command = [sys.executable, "-m", "dehazexl_cli", "run", source, str(target), "--json", "--overwrite"]
+        done = subprocess.run(
+            [*command, *self.arguments, *(["--quiet"] if quiet else [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if quiet else None,
+            text=True,
+        )
+        if done.returncode:
+            self.error = f"`dehazexl run` ended with exit code {done.returncode}"
+            console.say(f"failed: {self.label}: {self.error}")
+            if done.stderr:
+                console.say(done.stderr.strip())
+            return
+        self.report = json.loads(done.stdout)
+        self.output = target
+        self.measures, self.seams = measure(source, str(target), reference, self.view, self.report["joints"])
+
+    def target(self, out: Path) -> Path:
+        """Where the output goes."""
+        return out / f"{self.label.replace(' ', '-')}.tif"
+
+    @property
+    def view(self) -> View:
+        """The numbers that the run looked at."""
+        return View(tuple(self.report["bands"]), self.report["low"], self.report["high"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is said of it, as plain values."""
+        if self.measures is None:
+            return {"label": self.label, "error": self.error}
+        return {
+            "label": self.label,
+            "seconds": round(sum(self.report["seconds"].values()), 2),
+            "peak_gigabytes": round(self.report["peak_host_bytes"] / 2**30, 2),
+            **self.measures.to_dict(),
+            "worst_seams": [
+                {**seam.box._asdict(), "levels": round(seam.height, 2)} for seam in self.seams[:8]
+            ],
+            "report": self.report,
+        }
+
+
+def given(values: dict[str, Any]) -> list[str]:
+    """Options with values, as another command takes them."""
+    return [part for name, value in values.items() if value is not None for part in (name, str(value))]
+
+
+def list_candidates(
+    models: str, modes: str, common: list[str], of_modes: dict[str, list[str]], multiple: int | None
+) -> list[Candidate]:
+    """Every model in every mode; UsageError for a mode that is none, or nothing to do."""
+    wanted = [mode.strip() for mode in modes.split(",")]
+    for mode in wanted:
+        if mode not in MODES:
+            raise UsageError(f"--modes: {mode!r} is not known", f"use some of: {', '.join(MODES)}")
+    for mode, arguments in of_modes.items():
+        if arguments and mode not in wanted:
+            raise UsageError(f"{arguments[0]} has no meaning without mode {mode}", f"add {mode} to --modes")
+    named = [model.strip() for model in models.split(",")]
+    found = []
+    for model in dict.fromkeys(named):
+        for mode in dict.fromkeys(wanted):
+            kind = ["--mode", "global", "--overlap", "0"] if mode == "paper" else ["--mode", mode]
+            arguments = [*model_arguments(model, multiple), *kind, *of_modes.get(mode, []), *common]
+            label = mode if len(named) == 1 else f"{Path(model).stem} {mode}"
+            found.append(Candidate(label, arguments))
+    return found
+
+
+def model_arguments(model: str, multiple: int | None) -> list[str]:
+    """A bundled model by name; any other by its file, whose suffix tells foreign networks."""
+    path = Path(model)
+    if path.suffix in (".pt", ".pt2"):
+        return ["--model", "generic", "--weights", model, *given({"--multiple": multiple})]
+    if path.suffix in (".pth", ".safetensors"):
+        return ["--weights", model]
+    return ["--model", model]
+
+
+def parse_place(text: str) -> tuple[int, int]:
+    """Column and row of "1200,800"."""
+    column, _, row = text.partition(",")
+    if not (column.isdecimal() and row.isdecimal()):
+        raise UsageError(f"--at {text!r} is no place", "write it like 1200,800: column and row")
+    return int(column), int(row)
+
+
+def require_folder(out: Path, candidates: list[Candidate], overwrite: bool) -> None:
+    """Make the folder; OutputError if that fails, or if it holds what would be written."""
+    for path in (*(candidate.target(out) for candidate in candidates), *documents(out)):
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path}: exists already", "give another --out, or --overwrite to replace it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be made ({error.strerror})", "name another --out") from error
+
+
+def documents(out: Path) -> tuple[Path, Path]:
+    """The JSON file and the page."""
+    return out / "compare.json", out / "report.html"
+
+
+def require_pair(source: str, reference: str | None) -> None:
+    """Raises InputError, before any work, if the scene or its reference cannot be used."""
+    from contextlib import closing
+
+    from dehazexl_cli.evaluation import require_one_size
+    from dehazexl_cli.raster import open_reader
+
+    with closing(open_reader(source)) as scene:
+        if reference is not None:
+            with closing(open_reader(reference)) as truth:
+                require_one_size(scene.info, truth.info)
+
+
+def publish(
+    source: str,
+    reference: str | None,
+    out: Path,
+    candidates: list[Candidate],
+    spots: list[tuple[int, int]],
+    as_json: bool,
+) -> None:
+    """Write the JSON and the page, and print the table, or the JSON."""
+    facts = {"input": source, "reference": reference, "candidates": [c.to_dict() for c in candidates]}
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    done = [candidate for candidate in candidates if candidate.output is not None]
+    as_data, as_page = documents(out)
+    write(as_data, text + "\n")
+    if done:
+        from dehazexl_cli.cli.page import comparison_page
+
+        write(as_page, comparison_page(source, reference, done, spots))
+    if as_json:
+        typer.echo(text)
+    elif done:
+        print_table([candidate.to_dict() for candidate in done])
+
+
+def write(path: Path, text: str) -> None:
+    """The file as a whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written ({error.strerror})", "free some space") from error
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """A line per way; a column only where something was measured."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = {key: title for key, title in COLUMNS.items() if any(row[key] is not None for row in rows)}
+    table = Table("", box=SIMPLE)
+    for title in columns.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row["label"], *("" if row[key] is None else f"{row[key]:g}" for key in columns))
+    width = None if sys.stdout.isatty() else 250
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)

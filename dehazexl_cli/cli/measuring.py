@@ -1,0 +1,89 @@
+"""What is measured of an output beside its input, and a reference where there is one: in one reading."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from dehazexl_cli.grid import Box, Joints
+
+if TYPE_CHECKING:
+    from dehazexl_cli.evaluation import Seam
+    from dehazexl_cli.raster.base import Pixels, RasterInfo
+
+DRIFT_SIDE = 512  # pixels of the squares whose colours are compared, the same for every mode
+
+
+@dataclass(frozen=True)
+class View:
+    """Which numbers of a scene are looked at: bands, and what counts as 0 and 1."""
+
+    bands: tuple[int, ...]
+    low: float
+    high: float
+
+    def unit(self, pixels: Pixels) -> Pixels:
+        """Source numbers in [0, 1], float32; beyond it what lies beyond the range."""
+        import numpy as np
+
+        scaled: Pixels = ((pixels.astype(np.float64) - self.low) / (self.high - self.low)).astype(np.float32)
+        return scaled
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Numbers of one output; nan where one has no meaning."""
+
+    psnr: float  # decibels; nan without a reference, as are the next two
+    ssim: float
+    seam_error: float
+    seam_score: float
+    seam_broad: float
+    drift: float  # levels of 255: of the error, or of the change where there is no reference
+    contrast: float  # indicators, not quality
+    dark_channel: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Rounded numbers, None for what is none."""
+        return {key: round(value, 4) if math.isfinite(value) else None for key, value in asdict(self).items()}
+
+
+def measure(
+    source: str, output: str, reference: str | None, view: View, joints: dict[str, Any]
+) -> tuple[Measures, tuple[Seam, ...]]:
+    """Measures of an output file, and its seams; InputError if the reference cannot be compared."""
+    from dehazexl_cli.evaluation import Comparison, Drift, Indicators, SeamMeter, valid_in_both
+    from dehazexl_cli.raster import open_reader
+
+    with (
+        closing(open_reader(source)) as before,
+        closing(open_reader(output)) as after,
+        closing(open_reader(reference or source)) as truth,
+    ):
+        info, count = before.info, len(view.bands)
+        closeness = Comparison(after.info, truth.info, view.bands, (view.low, view.high))
+        meter = SeamMeter(info.height, info.width, count, Joints(**joints))
+        drift, indicators = Drift(info.height, info.width, count, DRIFT_SIDE), Indicators()
+        for box in strips(info):
+            valid = valid_in_both(before, truth, box)
+            rows = [reader.read(box, view.bands) for reader in (before, after, truth)]
+            if reference is not None:
+                closeness.add(rows[1], rows[2], valid)
+            hazy, clear, base = (view.unit(part) for part in rows)
+            meter.add(hazy, clear, valid, base if reference is not None else None)
+            drift.add(clear - base, valid)
+            indicators.add(clear, valid)
+    scores, seams = closeness.scores, meter.seams
+    close = (scores.psnr, scores.ssim, seams.error, seams.score, seams.broad)
+    return Measures(*close, drift.levels, indicators.contrast, indicators.dark_channel), seams.stretches
+
+
+def strips(info: RasterInfo) -> Iterator[Box]:
+    """The scene in strips as the meters take them."""
+    from dehazexl_cli.evaluation import STRIP_ROWS
+
+    for top in range(0, info.height, STRIP_ROWS):
+        yield Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
