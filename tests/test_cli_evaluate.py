@@ -183,7 +183,7 @@ def test_identical_images_are_inf_for_people_and_null_in_json(evaluate: Evaluate
 def test_seams_of_tiles_are_measured_where_tiles_meet(evaluate: Evaluate, data: Path) -> None:
     rng = np.random.default_rng(0)
     for folder in ("clear", "cloud_L1"):
-        write(data / folder / "a.png", rng.integers(60, 200, (3, 300, 300), dtype=np.uint8))
+        write(data / folder / "a.png", rng.integers(60, 200, (300, 300, 3), dtype=np.uint8))
     arguments = ("--json", "--limit", "1", "--no-clear", "--mode", "tile", "--tile", "128", "--overlap", "0")
     facts = json.loads(evaluate(*arguments, "--tile-overlap", "0").out)
     assert facts["mode"] == "tile"
