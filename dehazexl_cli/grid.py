@@ -75,7 +75,8 @@ class Joints(NamedTuple):
         """Where along an axis of `size` pixels each patch but the first, at `begin`, begins to show."""
         count = max(1, math.ceil((size - begin - self.overlap) / self.stride))
         late = begin + (self.overlap // 2 if self.hard else 0)
-        return [round(number * self.stride + late) for number in range(1, count)]
+        starts = (round(number * self.stride + late) for number in range(1, count))
+        return [start for start in starts if start > 0]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dehazexl_cli import load_model
 from dehazexl_cli.engine import Mode, Options, Wishes, run
 from dehazexl_cli.engine.fill import fill_invalid
 from dehazexl_cli.engine.ground import absent_patches, find_ground, gaps
-from dehazexl_cli.grid import Box, PatchGrid
+from dehazexl_cli.grid import Box, Joints, PatchGrid
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.raster.views import Part
 
@@ -56,6 +56,20 @@ def test_other_modes_know_borders_groups_and_parts_too(mode: Mode) -> None:
     writer = ArrayWriter(replace(reader.info, height=50, width=77))
     run(reader, lambda: writer, Toy(), replace(options, window=part))
     assert np.array_equal(writer.array, alone[17:67, 20:97])
+
+
+def test_the_report_tells_where_patches_meet_in_what_is_written() -> None:
+    bordered = np.pad(scene(90, 130), ((9, 70), (41, 5), (0, 0)))
+    _, report = streamed(bordered, Toy(), Options(**FP32), nodata=0)
+    assert (report.joints["top"], report.joints["left"]) == (9, 41)
+    reader = ArrayReader(bordered, nodata=0)
+    writer = ArrayWriter(replace(reader.info, height=60, width=80))
+    report = run(reader, lambda: writer, Toy(), Options(**FP32, window=Box(20, 50, 60, 80)))
+    joints = Joints(**report.joints)
+    assert (joints.top, joints.left) == (9 - 20, 41 - 50)
+    grid = PatchGrid(90, 130, Toy().patch)
+    edges = [grid.box(column).left + joints.left for column in range(grid.cols)]
+    assert joints.starts(80, joints.left) == [edge for edge in edges if 0 < edge < 80]
 
 
 def ellipse(height: int, width: int) -> Bools:

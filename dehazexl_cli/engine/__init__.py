@@ -227,11 +227,22 @@ def describe(report: Report, job: Job, options: Options) -> None:
     report.strength = options.strength
     report.mode = job.layout.kind
     report.overlap = job.layout.inner.overlap
-    report.joints = job.layout.joints._asdict()
+    report.joints = placed(job)._asdict()
     report.device = str(job.scene.device)
     report.precision = precision_name(job.dtype)
     for note in info.notes:
         report.warn(note)
+
+
+def placed(job: Job) -> Joints:
+    """Where seams may be in what is written: patches begin at the corner of the ground."""
+    joints, frame, wanted = job.layout.joints, job.frame, job.scene.wanted
+    if frame is None:
+        return joints
+    return joints._replace(
+        top=frame.part.top - frame.target.top - wanted.top,
+        left=frame.part.left - frame.target.left - wanted.left,
+    )
 
 
 def describe_group(group: Group) -> dict[str, Any]:
