@@ -234,10 +234,13 @@ def test_a_real_scene_differs_from_its_result_in_the_colours_only(
         )  # fmt: skip
         for field in fields:
             assert getattr(after, field) == getattr(before, field), field
-        assert after.tags() == before.tags()
+        # How overviews were made is nothing to say of a file without any.
+        assert after.tags() == {k: v for k, v in before.tags().items() if k != "OVR_RESAMPLING_ALG"}
         assert after.tag_namespaces() == before.tag_namespaces()
         for band in before.indexes:
-            assert after.tags(band) == before.tags(band)
+            stale = ("OVR_RESAMPLING_ALG", "STATISTICS_")
+            kept = {k: v for k, v in before.tags(band).items() if not k.startswith(stale)}
+            assert after.tags(band) == kept
         assert np.array_equal(after.dataset_mask(), before.dataset_mask())
         old, new, ground = before.read(), after.read(), before.dataset_mask() != 0
     assert np.array_equal(old[:, ~ground], new[:, ~ground])

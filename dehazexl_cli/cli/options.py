@@ -31,7 +31,9 @@ Input = Annotated[
 ]
 ModelName = Annotated[
     str | None,
-    typer.Option("--model", help="dehazexl-s (bundled, the default), dehazexl-paper, mgbl-paper, generic."),
+    typer.Option(
+        "--model", help="dehazexl-s (default) and mgbl-s are bundled; dehazexl-paper, mgbl-paper, generic."
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A weight file; .pt or .pt2 if generic.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
