@@ -47,6 +47,10 @@ def train(
     seam_weight: Annotated[
         float, typer.Option("--seam-weight", help="Of steps between patches in the loss.")
     ] = 0.0,
+    knee: Annotated[
+        float,
+        typer.Option("--knee", help="Error of an image from which on only its logarithm counts; 0: none."),
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", help="Of weights and samples.")] = 22,
     validate_every: Annotated[int, typer.Option("--validate-every", metavar="STEPS")] = 500,
     time_limit: Annotated[
@@ -77,7 +81,7 @@ def train(
         start=None if start is None else str(start),
         lessons=curriculum,
         rate=rate,
-        loss=Loss(frequency_weight, seam_weight),
+        loss=Loss(frequency_weight, seam_weight, knee),
         precision=precision.value,
         device=str(choose_device(device)),
         threads=threads,

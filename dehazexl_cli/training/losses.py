@@ -18,7 +18,7 @@ class Loss:
 
     frequency: float = 0.05  # weight of the error of the 2-D spectrum
     seam: float = 0.0  # weight of steps in the error where patches meet
-    knee: float = 0.05  # where errors begin to count by their logarithm; 0: they count as they are
+    knee: float = 0.0  # from which error on it counts by its logarithm only; 0: all count as they are
 
     def __call__(self, output: Tensor, clear: Tensor, patch: int) -> Tensor:
         """The loss of outputs made of `patch`-pixel patches."""
