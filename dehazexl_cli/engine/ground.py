@@ -5,7 +5,6 @@ So a border of nodata, however wide, changes nothing and costs nothing: patches 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,25 +23,44 @@ def find_ground(reader: RasterReader) -> Box | None:
     Where a raster is valid up to its edges, only its first and its last rows are looked at.
     """
     info = reader.info
-    rows, cols = np.zeros(info.height, bool), np.zeros(info.width, bool)  # those seen to have ground
+    found: Box | None = None
 
-    def look(strip: Box) -> bool:
-        valid = reader.valid(strip)
-        here = slice(strip.top, strip.bottom)
-        rows[here] = True if valid is None else valid.any(axis=1)
-        cols[:] |= True if valid is None else valid.any(axis=0)
-        return bool(rows[here].any())
+    def look(top: int) -> bool:
+        """Look at the strip that begins there; whether it has ground."""
+        nonlocal found
+        strip = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
+        ground = ground_of(reader, strip)
+        found = ground if found is None else found if ground is None else around(found, ground)
+        return ground is not None
 
-    waiting = deque(strips(info.height, info.width))
-    while waiting and not look(waiting.popleft()):
-        pass
-    while waiting and not look(waiting.pop()):
-        pass
-    while waiting and not (cols[0] and cols[-1]):
-        look(waiting.popleft())
-    if not rows.any():
+    tops = range(0, info.height, STRIP_ROWS)  # of strips that are still to be looked at
+    for end in (0, -1):
+        while tops:
+            top, tops = tops[end], tops[1:] if end == 0 else tops[:-1]
+            if look(top):
+                break
+    for top in tops:
+        if found is not None and found.width == info.width:
+            break
+        look(top)
+    return found
+
+
+def ground_of(reader: RasterReader, strip: Box) -> Box | None:
+    """The smallest box that holds all ground of a strip; None if it has none."""
+    valid = reader.valid(strip)
+    if valid is None:
+        return strip
+    if not valid.any():
         return None
-    (top, bottom), (left, right) = ends(rows), ends(cols)
+    (top, bottom), (left, right) = (ends(np.asarray(valid.any(axis=axis))) for axis in (1, 0))
+    return Box(strip.top + top, strip.left + left, bottom - top, right - left)
+
+
+def around(one: Box, other: Box) -> Box:
+    """The smallest box that holds both."""
+    top, left = min(one.top, other.top), min(one.left, other.left)
+    bottom, right = max(one.bottom, other.bottom), max(one.right, other.right)
     return Box(top, left, bottom - top, right - left)
 
 
