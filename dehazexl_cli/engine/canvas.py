@@ -26,7 +26,7 @@ class Canvas:
     def __init__(self, scene: Scene, group: Group) -> None:
         self.scene, self.group = scene, group
         self._width = (scene.grid.cols - 1) * scene.grid.stride + scene.grid.patch
-        self._change = self._blank(scene.grid.patch)
+        self._change: Tensor | None = None  # of the row in work; none until something is laid
 
     def lay(self, batch: Batch, pixels: Tensor) -> None:
         """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
@@ -35,6 +35,8 @@ class Canvas:
         change = pixels - batch.pixels[..., inner, inner]
         if len(self.group.bands) == 1:
             change = change.mean(1, keepdim=True)
+        if self._change is None:
+            self._change = self._blank()
         for id, patch in zip(batch.ids, change, strict=True):
             left = grid.box(id).left
             weights = feather(grid, id, patch) if grid.overlap else 1.0
@@ -42,16 +44,21 @@ class Canvas:
 
     def finish(self, row: int, wanted: Box) -> Tensor:
         """The change [3 or 1, height, width] of the wanted part of the band that a row finishes."""
-        band = self.scene.grid.band(row)
+        grid = self.scene.grid
+        band = grid.band(row)
         top = wanted.top - band.top
-        done = self._change[:, top : top + wanted.height, wanted.left : wanted.right]
-        rest = self._change[:, band.height :]
-        self._change = self._blank(self.scene.grid.patch)
-        self._change[:, : rest.shape[1]] = rest
+        laid = self._blank() if self._change is None else self._change
+        done = laid[:, top : top + wanted.height, wanted.left : wanted.right]
+        self._change = None  # where nothing reaches into the next row, there is never more than one
+        if grid.overlap:
+            rest = laid[:, band.height :]
+            self._change = self._blank()
+            self._change[:, : rest.shape[1]] = rest
         return done
 
-    def _blank(self, height: int) -> Tensor:
-        return torch.zeros(len(self.group.bands), height, self._width, device=self.scene.device)
+    def _blank(self) -> Tensor:
+        size = len(self.group.bands), self.scene.grid.patch, self._width
+        return torch.zeros(size, device=self.scene.device)
 
 
 def finished_rows(

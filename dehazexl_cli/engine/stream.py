@@ -117,6 +117,7 @@ def decode_all(
             lane.decode(row, careful, plan.batch, tick)
         changes = [(lane.group, lane.canvas.finish(row.number, finish.box)) for lane in lanes]
         save(scene, finish, changes, behind, careful.report)
+        del changes  # else the next row is laid while this one is still kept
 
 
 def save(

@@ -27,7 +27,7 @@ from dehazexl_cli.plan import Footprint
 CELL = 8  # pixels of the view per cell of the grid and side
 COARSEST = 32  # the view's network halves it five times
 ROW = 4  # numbers in a row of a colour transform: three factors and an offset
-STRIP_PIXELS = 2**14  # worked on at a time, so that what a strip needs stays in the processor's cache
+STRIP_PIXELS = 2**15  # worked on at a time, so that what a strip needs stays in the processor's cache
 NORM_GROUPS = 8
 
 
