@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.measuring import Measures, View, measure
 from dehazexl_cli.errors import OutputError, UsageError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # "paper" is the global mode with the published arithmetic: patches that meet edge to edge.
 MODES = ("global", "paper", "tile", "downsample", "whole")
 FINISHED_WITH_FAILURES = 7
+NO_ROOM = "free some space"
 COLUMNS = {
     "seconds": "seconds",
     "peak_gigabytes": "peak\nGB",
@@ -252,26 +254,15 @@ def publish(
     text = json.dumps(facts, indent=2, allow_nan=False)
     done = [candidate for candidate in candidates if candidate.output is not None]
     as_data, as_page = documents(out)
-    write(as_data, text + "\n")
+    write_whole(as_data, text + "\n", NO_ROOM)
     if done:
         from dehazexl_cli.cli.page import comparison_page
 
-        write(as_page, comparison_page(source, reference, done, spots))
+        write_whole(as_page, comparison_page(source, reference, done, spots), NO_ROOM)
     if as_json:
         typer.echo(text)
     elif done:
         print_table([candidate.to_dict() for candidate in done])
-
-
-def write(path: Path, text: str) -> None:
-    """The file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})", "free some space") from error
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

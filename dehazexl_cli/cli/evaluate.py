@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, measures, print_table
 from dehazexl_cli.errors import DehazeError, InputError, OutputError, Stopped, UsageError
 
@@ -285,19 +286,8 @@ def publish(outcome: Outcome, evaluation: Evaluation, csv_file: Path | None, as_
     if csv_file == STDOUT:
         typer.echo(as_csv(outcome), nl=False)
     elif csv_file is not None:
-        write_csv(as_csv(outcome), csv_file)
+        write_whole(csv_file, as_csv(outcome), "name another --csv")
     if as_json:
         typer.echo(json.dumps(as_plain(outcome, evaluation.about), indent=2, allow_nan=False))
     elif csv_file is None:
         print_table(outcome.results)
-
-
-def write_csv(text: str, path: Path) -> None:
-    """The file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})", "name another --csv") from error

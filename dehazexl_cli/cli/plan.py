@@ -102,6 +102,7 @@ def network_for(name: str | None, weights: Path | None, multiple: int | None = N
 
 def describe(job: Job, model: str) -> dict[str, Any]:
     """What was decided, as plain values."""
+    from dehazexl_cli.engine import describe_group
     from dehazexl_cli.engine.transfer import precision_name
 
     info, shown = job.scene.reader.info, job.scene.groups[0]
@@ -114,10 +115,7 @@ def describe(job: Job, model: str) -> dict[str, Any]:
         "bands": list(shown.bands),
         "range": [shown.ranges[0].low, shown.ranges[0].high],
         "range_source": shown.ranges[0].source,
-        "groups": [
-            {"bands": list(group.bands), "ranges": [[range.low, range.high] for range in group.ranges]}
-            for group in job.scene.groups
-        ],
+        "groups": [describe_group(group) for group in job.scene.groups],
         "model": model,
         "device": str(job.scene.device),
         "precision": precision_name(job.dtype),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.measuring import View
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
@@ -66,8 +67,12 @@ def preview(
         info = reader.info
     facts = {"name": info.name, "height": info.height, "width": info.width, "dtype": info.dtype}
     facts["stretch"] = [report.low, report.high]
-    save(picture, beside(before, after))
-    save(page, preview_page(f"{Path(source).name}, a preview", before, after, facts).encode())
+    write_whole(picture, beside(before, after), "name another file")
+    write_whole(
+        page,
+        preview_page(f"{Path(source).name}, a preview", before, after, facts).encode(),
+        "name another file",
+    )
     typer.echo(picture)
     typer.echo(page)
 
@@ -124,14 +129,3 @@ def beside(before: Pixels, after: Pixels) -> bytes:
     gap = np.full((3, before.shape[1], GAP), 255, np.uint8)
     both = np.concatenate([before, gap, after], axis=2)
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(both.transpose(1, 2, 0)), level=6))
-
-
-def save(path: Path, content: bytes) -> None:
-    """The file as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror})", "name another file") from error
