@@ -17,6 +17,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 FREE_SHARE = 0.8  # of the memory that is free, unless the user says how much
 # Types whose every value float32 cannot hold are worked on in float64.
 WIDE = {torch.uint32, torch.int32, torch.float64}
+FARTHEST_FLOAT32 = 1e37  # a range; the distance between two numbers of a larger one may be infinite
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -120,8 +121,13 @@ def to_unit(source: Tensor, levels: Levels) -> Tensor:
 
 def as_units(source: Tensor, levels: Levels) -> Tensor:
     """Source numbers in units of the range; what lies outside it is below 0 or above 1."""
-    wide = source.to(torch.float64 if source.dtype in WIDE else torch.float32)
-    return (wide - levels.low) / levels.scale
+    return (source.to(arithmetic(source.dtype, levels)) - levels.low) / levels.scale
+
+
+def arithmetic(dtype: torch.dtype, levels: Levels) -> torch.dtype:
+    """The type in which numbers of a range are computed with: float32 unless they would not fit."""
+    far = isinstance(levels.scale, float) and levels.scale > FARTHEST_FLOAT32
+    return torch.float64 if far or dtype in WIDE else torch.float32
 
 
 def to_source(source: Tensor, change: Tensor, levels: Levels, bits: int | None = None) -> Tensor:
@@ -131,7 +137,7 @@ def to_source(source: Tensor, change: Tensor, levels: Levels, bits: int | None =
     the range of the model keeps its distance from it. `bits` are those in use, if fewer than the type has.
     """
     dtype = source.dtype
-    wide = torch.float64 if dtype in WIDE else torch.float32
+    wide = arithmetic(dtype, levels)
     result = source.to(wide) + (change.to(wide) * levels.scale).to(wide)
     if dtype.is_floating_point:
         return result.to(dtype)
