@@ -254,6 +254,12 @@ def test_a_model_without_mixing_sees_only_the_patch() -> None:
         assert torch.equal(first, second) == alike
 
 
+def test_without_mixing_patches_overlap_as_with_it() -> None:
+    model = Toy()
+    model.overlap = 32
+    assert WithoutMixing(model).overlap == 32
+
+
 def test_a_model_without_tokens_of_patches_cannot_do_without_mixing() -> None:
     with pytest.raises(UsageError, match="without mixing"):
         WithoutMixing(Toy(gather="sum"))

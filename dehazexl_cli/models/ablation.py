@@ -25,7 +25,8 @@ class WithoutMixing(Dehazer):
                 "choose a model with a token mixer, such as dehazexl-s",
             )
         self.model = model
-        self.patch, self.halo, self.gather = model.patch, model.halo, model.gather
+        self.patch, self.halo, self.overlap = model.patch, model.halo, model.overlap
+        self.gather = model.gather
         self.train(model.training)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
