@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Loss:
-    """L1 of images [b, 3, height, width], plus weighted terms, each image's sum damped where it is large.
+    """L1 of images [b, 3, height, width], plus weighted terms.
 
-    Images under dense haze have many times the error of others and would else be all that is learned. The
-    logarithm gives each image a say by its share, as the mean of their PSNR does.
+    Images under dense haze have many times the error of others. With a knee, the logarithm gives each image
+    a say by its share, as the mean of their PSNR does.
     """
 
     frequency: float = 0.05  # weight of the error of the 2-D spectrum
