@@ -145,7 +145,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def save_tiny_weights(path: Path) -> Path:
     torch.manual_seed(0)
     model = DehazeXL(TINY)
-    torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.1)
+    torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
     save(path, model, "dehazexl-s", {}, torch.float32)
     return path
 

@@ -24,7 +24,7 @@ def model_that_does_something(name: str) -> Dehazer:
     torch.manual_seed(0)
     model = build(name).eval()
     if name == "dehazexl-s":
-        torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.02)  # type: ignore[union-attr]
+        torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.02)  # type: ignore[union-attr]
     return model
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.attention import attend
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
-from dehazexl_cli.models.swin import PatchMerging, swin_blocks
+from dehazexl_cli.models.ending import AffineEnding
+from dehazexl_cli.models.swin import PatchMerging, hush, swin_blocks
 from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
@@ -42,6 +43,8 @@ class XLConfig:
     decoder_window: int = 8
     join: Literal["concat", "reduce"] = "concat"  # skips double a decoder stage's width, or are folded in
     upsample: Literal["transpose", "linear"] = "transpose"  # the released revision, or the earlier one
+    stem: Literal["patch", "conv"] = "patch"  # cells cut apart, or seen by convolutions that overlap
+    quiet: bool = False  # blocks of the encoder add nothing at first, as in Swin V2's own code
     ending: Literal["image", "affine"] = "image"  # a residual image, or local colour transforms
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # normalisation of the input
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -60,6 +63,8 @@ SMALL = XLConfig(
     decoder_heads=(8, 4, 2, 1),
     join="reduce",
     upsample="linear",
+    stem="conv",
+    quiet=True,
     ending="affine",
     mean=(0.458, 0.476, 0.444),
     std=(0.169, 0.159, 0.155),
@@ -86,7 +91,7 @@ class DehazeXL(Dehazer):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the network computes in."""
-        return self.encoder.stem.weight.dtype
+        return self.encoder.norm.weight.dtype
 
     def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
         x = (batch.pixels - self.mean.float()) / self.std.float()
@@ -123,7 +128,9 @@ class Encoder(nn.Module):
 
     def __init__(self, config: XLConfig) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, config.embed, STEM, STEM)
+        self.stem = (
+            nn.Conv2d(3, config.embed, STEM, STEM) if config.stem == "patch" else conv_stem(config.embed)
+        )
         self.norm = nn.LayerNorm(config.embed)
         self.merges = nn.ModuleList()
         self.stages = nn.ModuleList()
@@ -133,6 +140,8 @@ class Encoder(nn.Module):
                 self.merges.append(PatchMerging(dim))
                 dim, side = 2 * dim, side // 2
             self.stages.append(swin_blocks(2, depth, dim, heads, config.window, side))
+        if config.quiet:
+            hush(self.stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.norm(self.stem(x).permute(0, 2, 3, 1))
@@ -140,6 +149,20 @@ class Encoder(nn.Module):
         for merge, stage in zip(self.merges, self.stages[1:], strict=True):
             maps.append(stage(merge(maps[-1])))
         return maps
+
+
+def conv_stem(dim: int) -> nn.Sequential:
+    """Two convolutions that halve, [b, 3, patch, patch] -> [b, dim, patch / 4, patch / 4].
+
+    Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021.
+    """
+    return nn.Sequential(
+        nn.Conv2d(3, dim, 4, stride=2, padding=1, padding_mode="replicate"),
+        nn.GELU(),
+        nn.Conv2d(dim, dim, 4, stride=2, padding=1, padding_mode="replicate"),
+        nn.GELU(),
+        nn.Conv2d(dim, dim, 1),
+    )
 
 
 class Mixer(nn.Module):
@@ -216,22 +239,25 @@ class Decoder(nn.Module):
 
     def __init__(self, config: XLConfig) -> None:
         super().__init__()
-        self.stages = nn.ModuleList()
-        dim, side = config.token_dim, config.patch // STRIDE
-        for number, heads in enumerate(config.decoder_heads):
-            last = number == len(config.decoder_heads) - 1 and config.ending == "affine"
-            self.stages.append(DecoderStage(config, dim, heads, side, upsample=not last))
-            if not last:
-                dim, side = dim // 2, 2 * side
+        side = config.patch // STRIDE
+        dims = [config.token_dim >> number for number in range(len(config.decoder_heads))]
+        self.stages = nn.ModuleList(
+            DecoderStage(config, dim, heads, side << number, upsample=dim != dims[-1])
+            for number, (dim, heads) in enumerate(zip(dims, config.decoder_heads, strict=True))
+        )
         self.ending = (
-            AffineEnding(dim, side) if config.ending == "affine" else ImageEnding(dim, config.upsample)
+            AffineEnding(dims, side, config.patch)
+            if config.ending == "affine"
+            else ImageEnding(2 * dims[-1] if config.join == "concat" else dims[-1], dims[-1], config.upsample)
         )
 
     def forward(self, x: Tensor, skips: Skips, pixels: Tensor) -> Tensor:
         """Tokens [b, side, side, dim], skips fine to coarse -> [b, 3, patch, patch] float32."""
+        maps = []
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
-            x = stage(x, skip)
-        return self.ending(x, pixels)
+            made, x = stage(x, skip)
+            maps.append(made)
+        return self.ending(maps, pixels)
 
 
 class DecoderStage(nn.Module):
@@ -244,9 +270,10 @@ class DecoderStage(nn.Module):
         self.blocks = swin_blocks(1, config.decoder_depth, width, heads, config.decoder_window, side)
         self.upsample = Upsample(width, dim // 2, config.upsample) if upsample else nn.Identity()
 
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.reduce(torch.cat([x, skip], dim=-1))
-        return self.upsample(self.blocks(x))
+    def forward(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """What this stage makes of a coarser map and the skip beside it, and what the next one gets."""
+        made = self.blocks(self.reduce(torch.cat([x, skip], dim=-1)))
+        return made, self.upsample(made)
 
 
 class Upsample(nn.Module):
@@ -271,48 +298,16 @@ class Upsample(nn.Module):
 
 
 class ImageEnding(nn.Module):
-    """The published ending: a residual image from the features at stride 2."""
+    """The published ending: a residual image from the features at stride 4."""
 
-    def __init__(self, dim: int, upsample: Literal["transpose", "linear"]) -> None:
+    def __init__(self, width: int, dim: int, upsample: Literal["transpose", "linear"]) -> None:
         super().__init__()
-        self.up = Upsample(dim, dim // 4, upsample)
-        self.output = nn.Conv2d(dim // 4, 3, 1, bias=False)
+        self.first = Upsample(width, dim // 2, upsample)
+        self.up = Upsample(dim // 2, dim // 8, upsample)
+        self.output = nn.Conv2d(dim // 8, 3, 1, bias=False)
 
-    def forward(self, x: Tensor, pixels: Tensor) -> Tensor:
-        return pixels + self.output(self.up(x).permute(0, 3, 1, 2)).float()
-
-
-class AffineEnding(nn.Module):
-    """Local colour transforms: a 3x4 affine per cell at stride 4, raised bilinearly, applied to the pixels.
-
-    Haze is I = J·t + A·(1-t), so the clear pixel is J = I + (1/t - 1)·(I - A): the transform is predicted as
-    a gain on the distance from a learned airlight plus an offset, both zero where there is no haze. All
-    texture in the output is the input's own.
-    """
-
-    def __init__(self, dim: int, side: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.affine = nn.Linear(dim, 12)
-        self.airlight = nn.Parameter(torch.full((3,), 0.85))
-        self.register_buffer("raise_axis", bilinear_weights(side * STEM, side), persistent=False)
-        nn.init.zeros_(self.affine.weight)
-        nn.init.zeros_(self.affine.bias)
-
-    def forward(self, x: Tensor, pixels: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # pixels stay float32, in training too
-            cells = self.affine(self.norm(x).to(self.affine.weight.dtype)).float().permute(0, 3, 1, 2)
-            up = self.raise_axis.float()
-            fields = up @ cells @ up.T  # [b, 12, patch, patch]; several times faster than F.interpolate
-            distance = pixels - self.airlight.float().view(1, 3, 1, 1)
-            *gains, offset = fields.split(3, dim=1)
-            return pixels + torch.stack([(gain * distance).sum(1) for gain in gains], dim=1) + offset
-
-
-def bilinear_weights(size: int, cells: int) -> Tensor:
-    """Weights [size, cells] that raise an axis of cells to pixels linearly, its ends held level."""
-    place = ((torch.arange(size) + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
-    return (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+    def forward(self, maps: list[Tensor], pixels: Tensor) -> Tensor:
+        return pixels + self.output(self.up(self.first(maps[-1])).permute(0, 3, 1, 2)).float()
 
 
 def token_places(grid: PatchGrid, device: torch.device) -> Tensor:

@@ -46,7 +46,10 @@ class WindowAttention(nn.Module):
         # either way the bias broadcasts and is never copied.
         shape = (b, windows * self.heads, n, -1) if shift else (b * windows, self.heads, n, -1)
         q, k, v = (t.reshape(shape) for t in self.project(x))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        if bias.requires_grad:  # what the fused form falls back to in training takes longer
+            out = (q @ k.mT + bias).softmax(-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         out = out.reshape(b, windows, self.heads, n, -1).transpose(2, 3).reshape(b, windows, n, dim)
         return self.proj(out)
 
@@ -177,6 +180,18 @@ def swin_blocks(version: int, depth: int, dim: int, heads: int, window: int, sid
     return nn.Sequential(
         *(SwinBlock(version, dim, heads, fitted, shift if i % 2 else 0) for i in range(depth))
     )
+
+
+def hush(blocks: nn.Module) -> None:
+    """Let the Swin V2 blocks in a module add nothing at first.
+
+    Their norms come last and would each add a map of unit variance, at first nearly the same everywhere:
+    after a few blocks a token says more about the weights than about its patch, and training keeps it so.
+    """
+    for block in blocks.modules():
+        if isinstance(block, SwinBlock):
+            nn.init.zeros_(block.norm1.weight)
+            nn.init.zeros_(block.norm2.weight)
 
 
 class PatchMerging(nn.Module):

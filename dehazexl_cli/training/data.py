@@ -49,7 +49,7 @@ class Recipe:
     level_share: float = 0.5  # hazy samples under a sky of one of the LEVELS; others under Haze.draw's
     level_odds: tuple[float, ...] = (0.15, 0.25, 0.35, 0.25)  # of those levels, the densest last
     exposure: float = 0.25  # largest change of gamma and gain in brightness, in natural logarithms
-    darkening: float = 0.7  # largest loss in brightness: ground seen from space is darker than from a drone
+    darkening: float = 0.3  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.35  # largest change of the distance of colours from grey, in natural logarithms
     sensor_noise: float = 0.01  # largest standard deviation
 
