@@ -94,7 +94,9 @@ def test_means_are_of_groups_and_of_all(evaluate: Evaluate) -> None:
         assert overall[key] == pytest.approx(np.mean([pair[key] for pair in pairs]), abs=2e-4)
         first = [pair[key] for pair in pairs if pair["group"] == GROUPS[0]]
         assert groups[0][key] == pytest.approx(np.mean(first), abs=2e-4)
-    assert facts["mixing"] == "scene" and facts["model"] == "dehazexl-s" and len(facts["weights_sha256"]) == 64
+    assert (
+        facts["mixing"] == "scene" and facts["model"] == "dehazexl-s" and len(facts["weights_sha256"]) == 64
+    )
 
 
 def test_csv_on_stdout_is_pure_and_equals_the_json(evaluate: Evaluate) -> None:

@@ -24,6 +24,7 @@ from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.haze import Haze
 from dehazexl_cli.training.skies import LEVELS, Origin, draw_sky
+from dehazexl_cli.training.surfaces import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLOURS = (1, 2, 3)
@@ -51,6 +52,8 @@ class Recipe:
     exposure: float = 0.25  # largest change of gamma and gain in brightness, in natural logarithms
     darkening: float = 0.3  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.35  # largest change of the distance of colours from grey, in natural logarithms
+    even_share: float = 0.15  # samples with water, sand or other even ground drawn in
+    even_clear_share: float = 0.4  # of these without haze: a lake alone cannot be told from a veil, so care
     sensor_noise: float = 0.01  # largest standard deviation
 
 
@@ -150,7 +153,11 @@ class Sampler:
                 return clear, clear
             return crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side), clear
         clear = change_look(clear, rng, self.recipe)
-        if rng.random() < self.recipe.clear_share:
+        clear_share = self.recipe.clear_share
+        if rng.random() < self.recipe.even_share:
+            clear = torch.from_numpy(with_even_ground(clear.numpy(), rng))
+            clear_share = self.recipe.even_clear_share
+        if rng.random() < clear_share:
             return clear, clear
         return self._hazed(clear, rng, side), clear
 
