@@ -12,6 +12,7 @@ from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
 from dehazexl_cli.cli.compare import compare
 from dehazexl_cli.cli.evaluate import evaluate
+from dehazexl_cli.cli.info import info
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.preview import preview
 from dehazexl_cli.cli.run import run
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(plan)
+app.command()(info)
 app.command()(compare)
 app.command()(preview)
 app.command()(evaluate)
