@@ -11,6 +11,7 @@ import typer
 from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
 from dehazexl_cli.cli.compare import compare
+from dehazexl_cli.cli.doctor import doctor
 from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.info import info
 from dehazexl_cli.cli.plan import plan
@@ -36,6 +37,7 @@ app.command()(preview)
 app.command()(evaluate)
 app.command()(train)
 app.command()(synth)
+app.command()(doctor)
 app.add_typer(weights, name="weights")
 
 
