@@ -11,6 +11,8 @@ import typer
 from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
 from dehazexl_cli.cli.compare import compare
+from dehazexl_cli.cli.config import config
+from dehazexl_cli.cli.configuration import Configured
 from dehazexl_cli.cli.doctor import doctor
 from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.info import info
@@ -24,6 +26,7 @@ from dehazexl_cli.errors import DehazeError
 
 app = typer.Typer(
     name="dehazexl",
+    cls=Configured,
     help="Remove haze from aerial and satellite images of any size.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,6 +42,7 @@ app.command()(train)
 app.command()(synth)
 app.command()(doctor)
 app.add_typer(weights, name="weights")
+app.add_typer(config, name="config")
 
 
 def show_version(wanted: bool) -> None:
@@ -74,7 +78,7 @@ def main() -> None:
     share_processors()
     try:
         with console.signals():
-            app()
+            app(prog_name="dehazexl")  # also as python -m dehazexl_cli
     except DehazeError as error:
         if console.debug:
             raise

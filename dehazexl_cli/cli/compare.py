@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.configuration import PREFIX
 from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.measuring import Measures, View, measure
 from dehazexl_cli.errors import OutputError, UsageError
@@ -122,7 +124,8 @@ class Candidate:
     def run(self, source: str, reference: str | None, out: Path, quiet: bool) -> None:
         """Dehaze and measure; a failure is noted and said.
 
-        In a process of its own, whose peak memory is then this way's and no other's.
+        In a process of its own, whose peak memory is then this way's and no other's. What variables set was
+        heeded here already, where it is meant for this command.
         """
         target = self.target(out)
         command = [sys.executable, "-m", "dehazexl_cli", "run", source, str(target), "--json", "--overwrite"]
@@ -131,6 +134,7 @@ class Candidate:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE if quiet else None,
             text=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
         )
         if done.returncode:
             self.error = f"`dehazexl run` ended with exit code {done.returncode}"
