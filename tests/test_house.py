@@ -41,10 +41,16 @@ TABLE = {
     "attribution": Layer(("models.base", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),
+    "rio": Layer(("cli",), frozenset({"click"}), late=True),
     "__main__": Layer((*ALL, "cli", ""), late=True),
     "": Layer(ALL, EVERYTHING, late=True),  # the package's own __init__
 }
-EARLY = {"cli": frozenset({"typer", "rich", "cli", ""}), "__main__": frozenset({"cli", ""}), "": frozenset()}
+EARLY = {
+    "cli": frozenset({"typer", "rich", "cli", ""}),
+    "rio": frozenset({"click"}),
+    "__main__": frozenset({"cli", ""}),
+    "": frozenset(),
+}
 
 
 class Import(NamedTuple):
@@ -191,6 +197,7 @@ ALLOWED = [
     ("cli/run.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor"),
     ("__init__.py", "def dehaze():\n    from dehazexl_cli.raster import open_reader"),
     ("__main__.py", "from dehazexl_cli.cli import main"),
+    ("rio.py", "import click\ndef dehaze():\n    from dehazexl_cli.cli import main"),
 ]
 FORBIDDEN = [
     ("errors.py", "from dehazexl_cli.grid import Box", "from dehazexl_cli.grid import Box"),
@@ -224,6 +231,8 @@ FORBIDDEN = [
     ("__init__.py", "import numpy as np", "slow to load"),
     ("__init__.py", "def main():\n    from dehazexl_cli.cli import main", "cli"),
     ("__main__.py", "import torch", "import torch"),
+    ("rio.py", "from dehazexl_cli.cli import main", "slow to load"),
+    ("rio.py", "import rasterio", "import rasterio"),
     ("helpers.py", "import os", "no row in the table"),
 ]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -75,10 +76,22 @@ def share_processors() -> None:
 
 def main() -> None:
     """Run the command line; known failures become two lines and their exit code."""
+    run_guarded(lambda: app(prog_name="dehazexl"))  # also as python -m dehazexl_cli
+
+
+def main_of_rio(arguments: list[str]) -> None:
+    """`rio dehaze`: the command `run` in rio's words; ends the process like `main`."""
+    group: Any = typer.main.get_command(app)
+    group.commands["dehaze"] = group.commands["run"]
+    run_guarded(lambda: group(["dehaze", *arguments], prog_name="rio"))
+
+
+def run_guarded(command: Callable[[], Any]) -> None:
+    """Do what a command line says; every way to fail has its words and its exit code."""
     share_processors()
     try:
         with console.signals():
-            app(prog_name="dehazexl")  # also as python -m dehazexl_cli
+            command()
     except DehazeError as error:
         if console.debug:
             raise
