@@ -26,15 +26,16 @@ class Layer:
     late: bool = False  # may import only the light layers when it is loaded itself, the rest inside functions
 
 
-LIGHT = ("errors", "grid", "plan", "report")  # nothing but the standard library
+LIGHT = ("errors", "owner", "grid", "plan", "report")  # nothing but the standard library
 ALL = (*LIGHT, "provenance", "raster", "models", "engine", "training", "evaluation", "attribution")
 TABLE = {
     "errors": Layer(),
+    "owner": Layer(),
     "grid": Layer(("errors",)),
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
     "provenance": Layer(LIGHT),
-    "raster": Layer(("errors", "grid"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
+    "raster": Layer(("errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
     "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
     "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy"})),

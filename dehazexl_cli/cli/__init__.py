@@ -23,7 +23,7 @@ from dehazexl_cli.cli.run import run
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
 from dehazexl_cli.cli.weights import weights
-from dehazexl_cli.errors import DehazeError
+from dehazexl_cli.errors import DehazeError, Stopped
 
 app = typer.Typer(
     name="dehazexl",
@@ -92,6 +92,12 @@ def run_guarded(command: Callable[[], Any]) -> None:
     try:
         with console.signals():
             command()
+    except Stopped as stopped:
+        if console.debug:
+            raise
+        console.ignore_signals()
+        console.show_error(stopped)
+        sys.exit(stopped.exit_code)
     except DehazeError as error:
         if console.debug:
             raise

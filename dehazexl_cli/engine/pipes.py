@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -54,7 +55,16 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield value  # type: ignore[misc]
     finally:
         stopped.set()
+        join(thread)
+
+
+def join(thread: threading.Thread) -> None:
+    """Wait for the end of a thread, also if a signal comes in between: what it uses will be closed next."""
+    try:
         thread.join()
+    except BaseException:
+        thread.join()
+        raise
 
 
 class Behind:
@@ -93,7 +103,14 @@ class Behind:
         traceback: TracebackType | None,
     ) -> None:
         self._abandoned = kind is not None
-        self._pipe.put(None)
-        self._thread.join()
+        try:
+            self._pipe.put(None)
+            self._thread.join()
+        except BaseException:  # a signal; who gave the writer will close it now, so nobody may be writing
+            self._abandoned = True
+            while self._thread.is_alive():
+                with suppress(queue.Full):
+                    self._pipe.put(None, timeout=POLL_SECONDS)
+            raise
         if kind is None and self._error is not None:
             raise self._error
