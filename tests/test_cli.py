@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import Result
+from conftest import Result, as_from_a_terminal
 from rasterio.transform import from_origin
 
 from dehazexl_cli import __version__, dehaze, dehaze_file, load_model
@@ -305,6 +305,7 @@ def test_a_signal_in_any_phase_leaves_one_message_and_no_file(
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=as_from_a_terminal,
     )
     assert process.stderr is not None
     for line in process.stderr:

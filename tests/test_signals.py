@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import Result
+from conftest import Result, as_from_a_terminal
 
 from dehazexl_cli.owner import Owner, born, remove_what_the_dead_left, this_host
 
@@ -86,7 +86,9 @@ def names(folder: Path) -> set[str]:
 
 
 @contextmanager
-def staying(phase: str, *arguments: object, **settings: object) -> Iterator[subprocess.Popen[str]]:
+def staying(
+    phase: str, *arguments: object, start: Callable[[], None] = as_from_a_terminal
+) -> Iterator[subprocess.Popen[str]]:
     """A command that stays in a phase."""
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, phase, *map(str, arguments)],
@@ -94,7 +96,7 @@ def staying(phase: str, *arguments: object, **settings: object) -> Iterator[subp
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        **settings,  # type: ignore[call-overload]
+        preexec_fn=start,
     )
     try:
         assert process.stdout is not None
@@ -178,7 +180,9 @@ def test_a_signal_at_any_moment_is_clean(scene: Path, tiny_weights: Path, trial:
     whole = time.monotonic() - began
     for name in names(scene.parent) - before:
         (scene.parent / name).unlink()
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=as_from_a_terminal
+    )
     time.sleep(0.4 + (trial + np.random.default_rng(trial).random()) * (whole - 0.4) / 12)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
@@ -195,7 +199,7 @@ def test_what_nohup_ignores_stays_ignored(scene: Path, tiny_weights: Path) -> No
     def ignore() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    with staying("decode", *run_words(scene, tiny_weights), preexec_fn=ignore) as process:
+    with staying("decode", *run_words(scene, tiny_weights), start=ignore) as process:
         process.send_signal(signal.SIGHUP)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=1)
@@ -210,6 +214,7 @@ def test_ctrl_c_before_anything_is_loaded_is_one_line(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
+        preexec_fn=as_from_a_terminal,
     )
     assert (done.returncode, done.stderr) == (130, "error: stopped by Ctrl-C\n")
 
@@ -250,7 +255,11 @@ def test_compare_ends_what_it_runs_and_tidies_up_after_it(scene: Path, tiny_weig
             made.write(np.resize(small.read(), (3, 1600, 1600)))
     command[4] = larger
     process = subprocess.Popen(
-        [*map(str, command), "--modes", "global"], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        [*map(str, command), "--modes", "global"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=as_from_a_terminal,
     )
     try:
         until = time.monotonic() + 60
@@ -308,7 +317,7 @@ def test_each_command_says_what_is_right_for_it(
     weights = ["--weights", str(tiny_weights)] if name in ("evaluate", "preview") else []
     process = subprocess.Popen(
         [sys.executable, "-c", driver, name, *filled, *weights, "--quiet"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=as_from_a_terminal,
     )  # fmt: skip
     try:
         assert process.stdout is not None
