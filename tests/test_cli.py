@@ -172,6 +172,13 @@ def test_plan_and_dry_run_print_the_same_and_write_nothing(dehazexl: Command, sc
     assert left(scene.parent) == {"in.tif"}
 
 
+def test_plan_speaks_of_attention_only_where_there_is_some(dehazexl: Command, scene: Path) -> None:
+    summed = dehazexl("plan", scene, "--model", "mgbl-s").out
+    assert "attention" not in summed and "features" not in summed
+    assert "context    patches add up to a small view of the scene" in summed
+    assert "context" not in dehazexl("plan", scene).out
+
+
 def test_plan_says_what_was_rejected_and_why(dehazexl: Command, tmp_path: Path) -> None:
     scene = tmp_path / "large.tif"
     with rasterio.open(

@@ -87,7 +87,7 @@ def how_it_would_run(reader: RasterReader, network: tuple[str, Dehazer], chosen:
     except DehazeError as error:
         return {"error": said(error)}
     part = job.frame.part if job.frame else None
-    return describe(job, name) | {"ground": part and part._asdict()}
+    return describe(job, name, model) | {"ground": part and part._asdict()}
 
 
 def said(error: DehazeError) -> dict[str, Any]:
