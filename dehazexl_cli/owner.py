@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -11,6 +12,8 @@ import uuid
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
+
+log = logging.getLogger(__name__)
 
 _MARK = re.compile(r"\.dehazexl-(?P<host>[0-9A-Za-z]*-[0-9a-f]{8})-(?P<pid>\d+)-(?P<born>\d+)-[0-9a-f]{8}\.")
 
@@ -69,6 +72,13 @@ def remove_what_the_dead_left(folder: Path) -> list[Path]:
                 continue
             removed.append(folder / name)
     return removed
+
+
+@cache
+def tidy(folder: Path) -> None:
+    """The same, once in a process, as folders may hold very many files."""
+    for path in remove_what_the_dead_left(folder):
+        log.info("%s: removed; the process that made it was killed", path)
 
 
 @cache

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,11 @@ import pytest
 import rasterio
 from conftest import Result, as_from_a_terminal
 
+from dehazexl_cli.cli.files import write_whole
+from dehazexl_cli.engine.pipes import Behind
 from dehazexl_cli.owner import Owner, born, remove_what_the_dead_left, this_host
+from dehazexl_cli.raster import open_reader
+from dehazexl_cli.raster.gdal import GdalReader
 
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
@@ -330,6 +335,74 @@ def test_each_command_says_what_is_right_for_it(
     assert said.splitlines()[-2] == "error: stopped by SIGTERM"
     assert said.splitlines()[-1].startswith(f"  try: {hint.format(out=tmp_path / 'out')}")
     assert not list(tmp_path.rglob(".*"))
+
+
+class Alarm(BaseException):
+    """What a signal raises in these tests."""
+
+
+@contextmanager
+def alarm_after(seconds: float) -> Iterator[None]:
+    """A signal that comes to the main thread, whatever that waits for."""
+
+    def ring(number: int, frame: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Slow:
+    """A writer that takes its time."""
+
+    def __init__(self) -> None:
+        self.begun, self.written = threading.Event(), 0
+
+    def write(self, rows: object) -> None:
+        self.begun.set()
+        time.sleep(0.4)
+        self.written += 1
+
+
+def test_a_signal_does_not_part_a_writer_from_the_thread_that_writes() -> None:
+    writer = Slow()
+    with alarm_after(60), pytest.raises(Alarm), Behind(writer) as behind:  # type: ignore[arg-type]
+        behind.save(np.zeros(1))
+        writer.begun.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+    assert writer.written == 1 and not behind._thread.is_alive()
+
+
+def test_a_file_is_closed_only_when_nobody_reads_it(scene: Path) -> None:
+    reader = open_reader(scene)
+    assert isinstance(reader, GdalReader)
+    reading, states = threading.Event(), []
+
+    def read() -> None:
+        with reader._reading("a part"):
+            reading.set()
+            time.sleep(0.3)
+            states.append(reader._dataset.closed)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    reading.wait()
+    reader.close()
+    thread.join()
+    assert (states, reader._dataset.closed) == ([False], True)
+
+
+def test_a_document_is_tidied_up_after_too(tmp_path: Path) -> None:
+    pid, began = dead_process()
+    left = tmp_path / f".report.json{Owner(this_host(), pid, began).mark()}part"
+    left.touch()
+    write_whole(tmp_path / "report.json", "{}", "")
+    assert names(tmp_path) == {"report.json"}
 
 
 def dead_process() -> tuple[int, int]:

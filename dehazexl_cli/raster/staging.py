@@ -7,11 +7,10 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.owner import Owner, remove_what_the_dead_left
+from dehazexl_cli.owner import Owner, tidy
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Staging:
         self.scratch = self.folder / f"{self._prefix}rows.tif"
         for folder in {self.folder, self.target.parent}:
             self._require_writable(folder)
-            _tidy(folder)
+            tidy(folder)
 
     def publish(self, stale: Iterable[Path]) -> None:
         """Give result and side files their names, the result last; then remove the stale ones of before.
@@ -125,12 +124,6 @@ class Staging:
                 f"{folder}: cannot be written ({error.strerror})",
                 "choose another folder or ask for the right",
             ) from error
-
-
-@cache  # once in a process: folders may hold very many files
-def _tidy(folder: Path) -> None:
-    for path in remove_what_the_dead_left(folder):
-        log.info("%s: removed; the process that made it was killed", path)
 
 
 def _found(folder: Path, prefix: str) -> list[Path]:
