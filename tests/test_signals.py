@@ -375,7 +375,7 @@ def test_a_signal_does_not_part_a_writer_from_the_thread_that_writes() -> None:
         behind.save(np.zeros(1))
         writer.begun.wait()
         signal.setitimer(signal.ITIMER_REAL, 0.1)
-    assert writer.written == 1 and not behind._thread.is_alive()
+    assert writer.written == 1 and not behind._worker.is_alive()
 
 
 def test_a_file_is_closed_only_when_nobody_reads_it(scene: Path) -> None:
