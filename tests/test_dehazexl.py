@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import compose
-from dehazexl_cli.models.dehazexl import SMALL, DehazeXL, Encoder
+from dehazexl_cli.models.dehazexl import SMALL, DehazeXL, Encoder, Extremes
 from dehazexl_cli.models.ending import AffineEnding, bilinear_weights
 from dehazexl_cli.models.swin import CosineAttention, SwinBlock, TableAttention, swin_blocks
 
@@ -86,3 +86,24 @@ def test_attention_is_the_same_in_training_as_in_use() -> None:
         with torch.inference_mode():
             used = blocks(x)
         torch.testing.assert_close(trained, used, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_are_told_the_darkest_and_brightest_of_their_own_ground() -> None:
+    told = Extremes(8)
+    torch.nn.init.normal_(told.last.weight)
+    ground = torch.full((1, 3, 64, 64), 0.5)
+    shadow = ground.clone()
+    shadow[..., 40:44, 8:12] = 0.0  # in the second row of cells, first column
+    with torch.no_grad():
+        change = (told(shadow) - told(ground)).abs().amax(-1)[0]
+    assert change[1, 0] > 0
+    change[1, 0] = 0
+    assert change.max() == 0
+
+
+def test_even_ground_has_gradients() -> None:
+    told = Extremes(8)
+    torch.nn.init.normal_(told.last.weight)
+    ground = torch.full((1, 3, 64, 64), 0.5, requires_grad=True)
+    told(ground).sum().backward()
+    assert ground.grad is not None and ground.grad.isfinite().all()

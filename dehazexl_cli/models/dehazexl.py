@@ -45,6 +45,7 @@ class XLConfig:
     upsample: Literal["transpose", "linear"] = "transpose"  # the released revision, or the earlier one
     stem: Literal["patch", "conv"] = "patch"  # cells cut apart, or seen by convolutions that overlap
     quiet: bool = False  # blocks of the encoder add nothing at first, as in Swin V2's own code
+    extremes: bool = False  # tokens are also told the darkest and brightest of what they stand for
     ending: Literal["image", "affine"] = "image"  # a residual image, or local colour transforms
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # normalisation of the input
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -65,6 +66,7 @@ SMALL = XLConfig(
     upsample="linear",
     stem="conv",
     quiet=True,
+    extremes=True,
     ending="affine",
     mean=(0.458, 0.476, 0.444),
     std=(0.169, 0.159, 0.155),
@@ -142,12 +144,14 @@ class Encoder(nn.Module):
             self.stages.append(swin_blocks(2, depth, dim, heads, config.window, side))
         if config.quiet:
             hush(self.stages)
+        self.extremes = Extremes(dim) if config.extremes else None
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.norm(self.stem(x).permute(0, 2, 3, 1))
-        maps = [self.stages[0](x)]
+        maps = [self.stages[0](self.norm(self.stem(x).permute(0, 2, 3, 1)))]
         for merge, stage in zip(self.merges, self.stages[1:], strict=True):
             maps.append(stage(merge(maps[-1])))
+        if self.extremes is not None:
+            maps[-1] = maps[-1] + self.extremes(x)
         return maps
 
 
@@ -163,6 +167,32 @@ def conv_stem(dim: int) -> nn.Sequential:
         nn.GELU(),
         nn.Conv2d(dim, dim, 1),
     )
+
+
+class Extremes(nn.Module):
+    """What means hide: the darkest, brightest and mean colour of each token's ground, and how it varies.
+
+    Haze lifts the darkest first, so these tell a veil from bright ground (He, Sun and Tang, "Single Image
+    Haze Removal Using Dark Channel Prior", CVPR 2009). At first nothing is told.
+    """
+
+    GRAIN = 2  # pixels per side that are averaged beforehand, so that noise makes no extremes
+    HIDDEN = 64
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(4 * 3, self.HIDDEN)
+        self.last = nn.Linear(self.HIDDEN, dim)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised pixels [b, 3, patch, patch] -> [b, side, side, dim]."""
+        cell = STRIDE // self.GRAIN
+        cells = F.avg_pool2d(x, self.GRAIN).unfold(2, cell, cell).unfold(3, cell, cell).flatten(4)
+        spread = (cells.var(-1, correction=0) + 1e-4).sqrt()  # a slope even where ground is flat
+        facts = torch.cat([cells.amin(-1), cells.amax(-1), cells.mean(-1), spread], dim=1)
+        return self.last(F.gelu(self.first(facts.permute(0, 2, 3, 1))))
 
 
 class Mixer(nn.Module):

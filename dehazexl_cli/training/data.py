@@ -44,16 +44,16 @@ class Scene(NamedTuple):
 class Recipe:
     """How samples are made."""
 
-    clear_share: float = 0.15  # samples without haze, so that clear scenes stay as they are
+    clear_share: float = 0.1  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
     level_share: float = 0.5  # hazy samples under a sky of one of the LEVELS; others under Haze.draw's
     level_odds: tuple[float, ...] = (0.15, 0.25, 0.35, 0.25)  # of those levels, the densest last
     exposure: float = 0.25  # largest change of gamma and gain in brightness, in natural logarithms
     darkening: float = 0.3  # largest loss in brightness: ground seen from space is darker than from a drone
-    saturation: float = 0.35  # largest change of the distance of colours from grey, in natural logarithms
-    even_share: float = 0.15  # samples with water, sand or other even ground drawn in
-    even_clear_share: float = 0.4  # of these without haze: a lake alone cannot be told from a veil, so care
+    saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
+    even_share: float = 0.12  # samples with water, sand or other even ground drawn in
+    even_clear_share: float = 0.3  # of these without haze: a lake alone cannot be told from a veil, so care
     sensor_noise: float = 0.01  # largest standard deviation
 
 
