@@ -26,6 +26,9 @@ from dehazexl_cli.attribution.spread import Spread, measure_spread
 FIRST_STEPS = 4
 MOST_STEPS = 324
 TOLERANCE = 0.01  # of the completeness gap
+# Where what speaks for and against cancels out, the gap is large whatever the steps. Then this share of all
+# that is attributed is close enough.
+CLOSE = 0.001
 # Of the detector's values: a smaller difference between them is the rounding of float32.
 ROUNDING = 1e-6
 
@@ -56,6 +59,17 @@ class Attribution:
         """|total - difference| / |difference|; NaN where both ends give the same."""
         return completeness_gap(self.total, self.hazy_value, self.clear_value)
 
+    @property
+    def residue(self) -> float:
+        """|total - difference| as a share of all that is attributed, signs aside; NaN if that is nothing."""
+        amount = float(self.map.abs().sum(dtype=torch.float64))
+        return abs(self.total - self.difference) / amount if amount else math.nan
+
+    @property
+    def complete(self) -> bool:
+        """Whether it adds up well enough."""
+        return not (self.gap >= TOLERANCE and self.residue >= CLOSE)
+
 
 def completeness_gap(total: float, hazy_value: float, clear_value: float) -> float:
     """|total - difference| / |difference| of the detector's values; NaN where these do not differ."""
@@ -75,7 +89,7 @@ def attribute(
 ) -> list[Attribution]:
     """Maps [height, width] of `size` for every window that the parts have detectors for, in their order.
 
-    `steps` None means: as few as bring the completeness gap of a window under TOLERANCE, MOST_STEPS at most.
+    `steps` None means: as few as make the map of a window complete, MOST_STEPS at most.
     """
     windows = sorted({number for part in parts for number in part.detectors})
     passes = [TwoPass(network, part, path) for part in parts]
@@ -93,7 +107,7 @@ def attribute(
             found[number] = Attribution(map, ends[0][number], ends[1][number], count)
         if steps is not None or 3 * count > MOST_STEPS:
             break
-        windows = [number for number in windows if found[number].gap >= TOLERANCE]
+        windows = [number for number in windows if not found[number].complete]
         nodes = [node for k, node in enumerate(midpoints(3 * count)) if k % 3 != 1]
         count *= 3
     return [found[number] for number in sorted(found)]

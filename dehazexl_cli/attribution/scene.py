@@ -97,8 +97,8 @@ class Sight:
         for id in ids:
             row, col = divmod(id, grid.cols)
             seen = grid.view_rows(row)
-            down, right = torch.tensor(seen) - min(seen), torch.tensor(grid.view_cols(col))
-            patches.append(rows[row][:, down[:, None], right].expand(3, -1, -1))
+            patch = taken(taken(rows[row], 1, [place - min(seen) for place in seen]), 2, grid.view_cols(col))
+            patches.append(patch.expand(3, -1, -1))
         return torch.stack(patches)
 
 
@@ -109,6 +109,13 @@ class Part:
     sight: Sight
     box: Box  # its place in the whole
     detectors: dict[int, Detector]  # by the number of the window, in coordinates of the part
+
+
+def taken(x: Tensor, axis: int, places: Sequence[int]) -> Tensor:
+    """Those places along an axis; without a copy where they run on, as inside a scene they do."""
+    if places[-1] - places[0] == len(places) - 1:
+        return x.narrow(axis, places[0], len(places))
+    return x.index_select(axis, torch.tensor(places, device=x.device))
 
 
 def spanned(places: Sequence[int]) -> slice:

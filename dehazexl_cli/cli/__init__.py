@@ -12,6 +12,7 @@ from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
 from dehazexl_cli.cli.compare import compare
 from dehazexl_cli.cli.evaluate import evaluate
+from dehazexl_cli.cli.explain import explain
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.preview import preview
 from dehazexl_cli.cli.run import run
@@ -31,6 +32,7 @@ app.command()(run)
 app.command()(plan)
 app.command()(compare)
 app.command()(preview)
+app.command()(explain)
 app.command()(evaluate)
 app.command()(train)
 app.command()(synth)

@@ -263,7 +263,8 @@ def add_block_sums(pixels: Tensor, grid: PatchGrid, id: int, view: View, out: Te
     first_row, down = into_blocks(top, height, view.step, pixels)
     first_col, right = into_blocks(left, width, view.step, pixels)
     sums = down @ pixels[:, :height, :width] @ right.mT
-    out[:, first_row : first_row + len(down), first_col : first_col + len(right)] += sums
+    # Not with +=, which autograd refuses where the slice is all of `out`.
+    out[:, first_row : first_row + len(down), first_col : first_col + len(right)].add_(sums)
 
 
 def into_blocks(start: int, length: int, step: int, like: Tensor) -> tuple[int, Tensor]:
