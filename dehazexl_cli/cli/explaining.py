@@ -29,7 +29,7 @@ DETECTORS = ("sum", "mean")
 SELF, BLACK = "self", "black"
 CPU_BATCHES, GPU_BATCHES = (4, 2, 1), (16, 8, 4, 2, 1)
 # What the way there and back needs, in terms of the way there alone: whatever a layer was given is kept.
-PATCH_TIMES, MIX_TIMES = 12, 9
+PATCH_TIMES, MIX_TIMES = 9, 9
 AIRLIGHT_SIDE = 1024  # pixels of the thinned scene that the airlight is taken from
 
 
