@@ -2,8 +2,8 @@
 
     python benchmarks/explain.py 2048 4096 [--models dehazexl-s,mgbl-s] [--steps 4] [--scene FILE]
 
-Without --scene, scenes are mosaics of the example scene, as in sizes.py; with it, they are the middle of FILE.
-One window of 64 x 64 pixels in the middle is explained from black. Each run is a process of its own; memory is
+Without --scene, scenes are mosaics of the example scene, as in sizes.py; with it, the middle of FILE. One
+window of 64 x 64 pixels in the middle is explained from black. Each run is a process of its own; memory is
 its largest resident size. A model may be a weight file, so that new weights can be judged.
 """
 
@@ -25,7 +25,10 @@ from sizes import make_mosaic
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 64  # of the window
-COLUMNS = "model | side | steps | s | s/step | peak MB | planned MB | gap | inside | in patches | beyond | 50 % | 90 %"
+COLUMNS = (
+    "model | side | steps | s | s/step | peak MB | planned MB | gap | inside | in patches | beyond | "
+    "half within | 90 % within"
+)
 
 
 def make_part(source: Path, target: Path, side: int) -> None:

@@ -26,25 +26,32 @@ class Layer:
     late: bool = False  # may import only the light layers when it is loaded itself, the rest inside functions
 
 
-LIGHT = ("errors", "grid", "plan", "report")  # nothing but the standard library
+LIGHT = ("errors", "owner", "grid", "plan", "report")  # nothing but the standard library
 ALL = (*LIGHT, "provenance", "raster", "models", "engine", "training", "evaluation", "attribution")
 TABLE = {
     "errors": Layer(),
+    "owner": Layer(),
     "grid": Layer(("errors",)),
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
     "provenance": Layer(LIGHT),
-    "raster": Layer(("errors", "grid"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
+    "raster": Layer(("errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
     "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
     "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy"})),
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),
+    "rio": Layer(("cli",), frozenset({"click"}), late=True),
     "__main__": Layer((*ALL, "cli", ""), late=True),
     "": Layer(ALL, EVERYTHING, late=True),  # the package's own __init__
 }
-EARLY = {"cli": frozenset({"typer", "rich", "cli", ""}), "__main__": frozenset({"cli", ""}), "": frozenset()}
+EARLY = {
+    "cli": frozenset({"typer", "rich", "cli", ""}),
+    "rio": frozenset({"click"}),
+    "__main__": frozenset({"cli", ""}),
+    "": frozenset(),
+}
 
 
 class Import(NamedTuple):
@@ -191,6 +198,7 @@ ALLOWED = [
     ("cli/run.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from torch import Tensor"),
     ("__init__.py", "def dehaze():\n    from dehazexl_cli.raster import open_reader"),
     ("__main__.py", "from dehazexl_cli.cli import main"),
+    ("rio.py", "import click\ndef dehaze():\n    from dehazexl_cli.cli import main"),
 ]
 FORBIDDEN = [
     ("errors.py", "from dehazexl_cli.grid import Box", "from dehazexl_cli.grid import Box"),
@@ -225,6 +233,8 @@ FORBIDDEN = [
     ("__init__.py", "import numpy as np", "slow to load"),
     ("__init__.py", "def main():\n    from dehazexl_cli.cli import main", "cli"),
     ("__main__.py", "import torch", "import torch"),
+    ("rio.py", "from dehazexl_cli.cli import main", "slow to load"),
+    ("rio.py", "import rasterio", "import rasterio"),
     ("helpers.py", "import os", "no row in the table"),
 ]
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dehazexl_cli.errors import OutputError
+from dehazexl_cli.owner import Owner, tidy
 
 
 def write_whole(path: Path, content: str | bytes, hint: str) -> None:
-    """The file as a whole or not at all; OutputError, with the hint, if that fails."""
+    """The file as a whole or not at all; OutputError, with the hint, if that fails.
+
+    What processes that were killed have left in its folder is removed.
+    """
     with staged({path: content.encode() if isinstance(content, str) else content}, hint):
         pass
 
@@ -24,10 +28,14 @@ def require_new(paths: Iterable[Path], overwrite: bool) -> None:
 
 @contextmanager
 def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
-    """Files that get their names if what is done inside succeeds; OutputError if they cannot be written."""
-    parts = {path: path.with_name(f".{path.name}.part") for path in contents}
+    """Files that get their names if what is done inside succeeds; OutputError if they cannot be written.
+
+    What processes that were killed have left in their folders is removed.
+    """
+    parts = {path: path.with_name(f".{path.name[:60]}{Owner.this().mark()}part") for path in contents}
     try:
         for path, content in contents.items():
+            tidy(path.parent)
             with writing(path, hint):
                 parts[path].write_bytes(content)
         yield
@@ -36,7 +44,8 @@ def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
                 part.replace(path)
     finally:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # nothing is there any more, or nothing ever was
+                part.unlink()
 
 
 @contextmanager
