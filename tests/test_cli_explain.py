@@ -17,7 +17,7 @@ from conftest import Result
 
 from dehazexl_cli import attribution
 from dehazexl_cli.cli.lettering import GLYPHS, HEIGHT, WIDTH, write
-from dehazexl_cli.cli.maps import LEAST, MOST, YELLOW, position
+from dehazexl_cli.cli.maps import LEAST, MOST, YELLOW, percent, position
 from dehazexl_cli.models.checkpoint import bundled
 
 Command = Callable[..., Result]
@@ -316,6 +316,14 @@ def test_the_scale_is_fixed() -> None:
     )
     expected = torch.tensor([0.0, 1.0, -1.0, 1.0, 0.0, 0.0, 0.5])
     assert torch.allclose(position(density), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.755, "75.5%"), (1e-5, "0.001%"), (1.6e-9, "0%"), (0.0, "0%"), (-0.1, "-10%"), (float("nan"), "-")],
+)
+def test_a_share_is_written_as_short_as_it_may_be(share: float, text: str) -> None:
+    assert percent(share) == text
 
 
 def test_letters_are_whole_and_differ() -> None:

@@ -233,9 +233,8 @@ def percent(share: float) -> str:
     """A share in per cent, as short as it may be."""
     if not math.isfinite(share):
         return "-"
-    return (
-        f"{share * 100:.3g}%" if abs(share) >= 1e-3 or not share else f"{share * 100:.5f}".rstrip("0") + "%"
-    )
+    digits = f"{share * 100:.3g}" if abs(share) >= 1e-3 else f"{share * 100:.5f}".rstrip("0").rstrip(".")
+    return f"{digits}%"
 
 
 def beside(parts: Sequence[Pixels]) -> Pixels:
