@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.measuring import Measures, View, measure
+from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
