@@ -94,12 +94,14 @@ def dehaze_file(
     storage: Storage | None = None,
     provenance: bool = True,
     overwrite: bool = False,
+    resume: bool = False,
     watch: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
 
     `selection` tells which pixels are ground and which part is wanted, `storage` format, creation options and
-    overviews; with `provenance` a GeoTIFF says what it was made with. `watch` is told (phase, patches done,
+    overviews; with `provenance` a GeoTIFF says what it was made with. With `resume`, what is done is kept
+    until the file is complete, and a later call goes on from there. `watch` is told (phase, patches done,
     patches in all). Raises the DehazeError that fits.
     """
     from dehazexl_cli.engine import Options
@@ -107,7 +109,7 @@ def dehaze_file(
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.selection import Selection
 
-    recipe = Recipe(options or Options(), selection or Selection(), storage or Storage(), provenance)
+    recipe = Recipe(options or Options(), selection or Selection(), storage or Storage(), provenance, resume)
     opened = open_scene(os.fspath(source), recipe)
     try:
         computed = compute(opened, os.fspath(target), model or load_model(), recipe, overwrite, watch)

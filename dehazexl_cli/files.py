@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dehazexl_cli import __version__
-from dehazexl_cli.engine import Options, run
+from dehazexl_cli.engine import Options, Resume, run
 from dehazexl_cli.grid import Box
 from dehazexl_cli.provenance import Provenance, changed
 from dehazexl_cli.raster import open_writer
 from dehazexl_cli.raster.base import FileWriter, Pixels, RasterReader
+from dehazexl_cli.raster.fingerprint import fingerprint
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.selection import Selection, open_selected
 from dehazexl_cli.raster.views import Part
@@ -28,6 +31,7 @@ Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 # twice as much.
 READ_AHEAD_BYTES = 48 << 20
 STRIP_ROWS = 256
+BESIDES = {"tmp_dir", "threads"}  # options that say how a result was made, and nothing of what it is
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,25 @@ class Recipe:
     selection: Selection = field(default_factory=Selection)
     storage: Storage = field(default_factory=Storage)
     provenance: bool = True  # whether a GeoTIFF says what it was made with
+    resume: bool = False  # whether what is done survives a process that is killed
 
     def settings(self) -> dict[str, object]:
         """What was decided otherwise than by default, as a result's provenance has it."""
-        return changed(self.options, self.selection)
+        found = changed(self.options, self.selection)
+        return {name: value for name, value in found.items() if name not in BESIDES}
+
+    def resuming(self, opened: Opened, target: str, loaded: Loaded) -> Resume | None:
+        """Where what is done is kept, and what tells one scene from another; None if it is not to be kept."""
+        if not self.resume:
+            return None
+        path = Path(os.path.realpath(target))
+        folder = path.parent if self.storage.tmp_dir is None else Path(self.storage.tmp_dir)
+        identity = {
+            "the input": fingerprint(opened.reader),
+            "the weights": loaded.sha256,
+            "the selection": repr(replace(self.selection, mask=None)),
+        }
+        return Resume(str(folder / f".{path.name}.resume"), identity)
 
 
 @dataclass(frozen=True)
@@ -156,7 +175,8 @@ def compute(
         writers.append(writer)
         return writer
 
-    report = run(opened.reader, make_writer, loaded.model, opened.options, watch)
+    resume = recipe.resuming(opened, target, loaded)
+    report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume)
     return Computed(report, writers[-1], made, target)
 
 

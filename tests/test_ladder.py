@@ -16,7 +16,7 @@ from dehazexl_cli.engine import Options, Wishes, modes, shelves
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import Batch, Skips
-from dehazexl_cli.plan import PROCESS_BYTES, QUERIES, Footprint, MemoryBudget, Setting
+from dehazexl_cli.plan import QUERIES, Footprint, MemoryBudget, Setting
 from dehazexl_cli.report import Report
 
 MB = 1 << 20

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from dehazexl_cli.models.dehazexl import XLConfig
 
 FORMAT = "dehazexl/1"
 TRAINING_FORMAT = "dehazexl training checkpoint"
+NUMBERS_AT_ONCE = 1 << 23  # read of a file before it is closed and opened anew
 State = dict[str, Tensor]
 T = TypeVar("T")
 
@@ -125,13 +127,14 @@ def load(path: Path, name: str | None = None) -> Loaded:
     """
     if name is not None:
         find(name)
-    header, state = read_state(path)
-    preset, named, about = identified(path, header, state.keys(), name)
+    header, outlines = read_outlines(path)
+    preset, named, about = identified(path, header, outlines.keys(), name)
     if name is not None and name != named:
         raise WeightsError(f"{path} holds weights of {named}, not of {name}", f"run it with --model {named}")
     model = preset.network(preset.config)
-    require_fit(model, {key: tuple(value.shape) for key, value in state.items()}, path)
-    model.load_state_dict(state)
+    require_fit(model, {key: value.shape for key, value in outlines.items()}, path)
+    for part in read_parts(path):
+        model.load_state_dict(part, strict=False)
     return Loaded(model.eval(), named, digest(path), about)
 
 
@@ -161,14 +164,42 @@ def weight_folders() -> tuple[Path, Path]:
 
 
 def read_state(path: Path) -> tuple[dict[str, str], State]:
-    """Header and tensors of a `.safetensors` or `.pth` file, under our key names."""
-    if path.suffix == ".safetensors":
-        with reading(path), safe_open(path, framework="pt") as file:
-            names = file.keys()
-            header, state = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    else:
-        header, state = read_pickle(path)
-    return header, {key: value.float() for key, value in renamed(state).items()}
+    """Header and tensors of a `.safetensors` or `.pth` file, under our key names, in float32."""
+    header, _ = read_outlines(path)
+    return header, {key: value for part in read_parts(path) for key, value in part.items()}
+
+
+def read_parts(path: Path) -> Iterator[State]:
+    """The tensors of `read_state` in parts, so that a file and a network are not in memory side by side.
+
+    A safetensors file is mapped, and what of it was read counts until it is closed: so it is opened anew for
+    each part.
+    """
+    if path.suffix != ".safetensors":
+        yield in_float32(read_pickle(path)[1])
+        return
+    with reading(path), safe_open(path, framework="pt") as file:
+        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    names, numbers = [], 0
+    for name, size in sizes.items():
+        names.append(name)
+        numbers += size
+        if numbers > NUMBERS_AT_ONCE:
+            yield read_some(path, names)
+            names, numbers = [], 0
+    if names:
+        yield read_some(path, names)
+
+
+def read_some(path: Path, names: list[str]) -> State:
+    """Some tensors of a safetensors file, copied, so that nothing of it stays mapped."""
+    with reading(path), safe_open(path, framework="pt") as file:
+        return in_float32({name: file.get_tensor(name).clone() for name in names})
+
+
+def in_float32(state: State) -> State:
+    """The tensors that a network of ours has, under our names."""
+    return {key: value.float() for key, value in renamed(state).items()}
 
 
 def read_outlines(path: Path) -> tuple[dict[str, str], dict[str, Outline]]:

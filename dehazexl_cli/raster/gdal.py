@@ -104,6 +104,12 @@ class GdalReader:
             ground = self._ground(scene, shape)
         return values.reshape(len(bands), -1) if ground is None else values[:, ground]
 
+    @property
+    def files(self) -> list[str]:
+        """The names of all files that this raster is read from."""
+        with self._gdal():
+            return list(self._dataset.files)
+
     def close(self) -> None:
         """Let go of the file; may be called twice."""
         with self._gdal():
