@@ -60,8 +60,9 @@ def run_by_plans(
                     f"memory ran out with the smallest plan ({error})",
                     "close other programs, choose a smaller model, or use a machine with more memory",
                 ) from error
+            lacking = "room on disk" if full else "memory"
             report.fallbacks.append(
-                f"out of {'room on disk' if full else 'memory'} while {DOING[phase.last]} with {in_words(plan)}; "
+                f"out of {lacking} while {DOING[phase.last]} with {in_words(plan)}; "
                 f"went on with {in_words(job.plans[later])}"
             )
             index = later

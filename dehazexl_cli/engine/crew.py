@@ -23,7 +23,7 @@ class Crew(Generic[W]):
         self.first = workers[0]
 
     def over(self, work: Callable[[W, T], R], pieces: Iterable[T]) -> Iterator[R]:
-        """Results of work(worker, piece) in the order of the pieces; piece n goes to worker n modulo their number.
+        """Results of work(worker, piece) in the order of the pieces, which go to the workers in turn.
 
         Pieces are taken as workers become free, here, so that what makes them needs no lock. What one raises
         is raised here, after the others have ended what they had begun.

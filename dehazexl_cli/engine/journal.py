@@ -46,7 +46,7 @@ class Journal:
         raise NotImplementedError
 
     def keep_tokens(self, lane: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
-        """Note that a lane has encoded a row of patches: its tokens, or the sum so far; None if all are absent."""
+        """Note that a lane has encoded a row of patches: its tokens or the sum so far, or None."""
 
     def has_mixed(self, lane: int) -> bool:
         """Whether `mixed` need not compute."""
