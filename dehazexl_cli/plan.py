@@ -22,10 +22,12 @@ EXACT_PATCHES_ON_CPU = 160
 QUERIES = 2048
 # Where fewer would be kept, keeping some features and computing the others again is not worth its trouble.
 LEAST_KEPT = 0.1
-# Interpreter, torch, rasterio and what allocators keep, measured.
-PROCESS_BYTES = 440 << 20
+# What allocators take for the many pieces that wait, measured.
+KEPT_SHARE = 1.05
+# Interpreter, torch, rasterio and what they load and start at work, measured.
+PROCESS_BYTES = 340 << 20
 # What of these is loaded or allocated only while a scene runs.
-LATER_BYTES = 150 << 20
+LATER_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Footprint:
     work_bytes: int  # per patch in flight through the encoder or decoder
     mix_bytes: int  # per patch while the mixer runs
     mix_part_bytes: int | None = None  # the same where a part of the queries attends at a time; None: cannot
+    mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
+    kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
 
     def times(self, groups: int) -> Footprint:
         """What groups of bands need that go through the model one after the other, each kept to the end."""
@@ -201,7 +205,7 @@ class Rungs:
         if self.setting.on_gpu:
             room["device"] = (budget.device_bytes or 0) - bare.device_bytes
         policy = max(room, key=room.__getitem__)
-        kept = room[policy] // self.footprint.skip_bytes
+        kept = int(room[policy] / (KEPT_SHARE * self.footprint.skip_bytes))
         if not bare.fits(budget) or not LEAST_KEPT * len(self.grid) <= kept < len(self.grid):
             return None
         return self._plan(replace(bare, skips=policy, kept=kept))
@@ -213,7 +217,7 @@ class Rungs:
 def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Setting) -> Plan:
     """The plan with the memory it is expected to need."""
     patches = len(grid)
-    waiting = footprint.skip_bytes * (patches if plan.kept is None else plan.kept)
+    waiting = int(KEPT_SHARE * footprint.skip_bytes * (patches if plan.kept is None else plan.kept))
     plan = replace(plan, disk_bytes=waiting if plan.skips == "disk" else 0)
     tokens = footprint.token_bytes * patches
     mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
@@ -222,14 +226,16 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
     always = footprint.weight_bytes + tokens
     flow = always + footprint.work_bytes * plan.batch * (1 if setting.on_gpu else setting.replicas) + canvas
-    mix = always + mixing * patches
-    # A row being read, one being worked on, one waiting to be written; twice for what is cut and cast.
-    rows = 6 * setting.band_bytes
+    mix = always + mixing * patches + footprint.mix_fixed_bytes
+    # A row being read, one waiting and one being worked on, each with a copy of what the model is shown;
+    # what came of one, one that waits to be written and one being written, cut anew into the file's blocks.
+    rows = 10 * setting.band_bytes
     files = setting.held_bytes + min(setting.cache_bytes, 2 * grid.rows * setting.band_bytes)
     on_host = waiting if plan.skips == "host" else 0
     if not setting.on_gpu:
         on_host += waiting if plan.skips == "device" else 0
-        flow, mix = (setting.process_bytes + files + need + on_host for need in (flow + rows, mix))
+        on_host += setting.process_bytes + files + footprint.kernel_bytes
+        flow, mix = flow + rows + on_host, mix + on_host
         return replace(plan, host_bytes=max(flow, mix), device_bytes=0, flow_bytes=flow, mixing_bytes=mix)
     on_device = waiting if plan.skips == "device" else 0
     flow, mix = flow + on_device, mix + on_device

@@ -14,6 +14,7 @@ from dehazexl_cli.cli import options
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Job, Options
     from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.plan import Plan
     from dehazexl_cli.raster.selection import Selection
 
 
@@ -126,8 +127,15 @@ def describe(job: Job, model: str) -> dict[str, Any]:
         "overlap": job.layout.inner.overlap,
         "budget": {"host_bytes": job.budget.host_bytes, "device_bytes": job.budget.device_bytes},
         "plan": job.plan.to_dict(),
+        "smallest": smallest(job).to_dict(),
         "rejected": [plan.to_dict() for plan in job.plans[: job.first]],
     }
+
+
+def smallest(job: Job) -> Plan:
+    """The plan that needs least of those that cut the scene no further than the chosen one."""
+    alike = [plan for plan in job.plans if plan.tile == job.plan.tile]
+    return min(alike, key=lambda plan: (plan.host_bytes + plan.device_bytes, job.plans.index(plan)))
 
 
 def sentences(facts: dict[str, Any]) -> list[str]:
@@ -156,7 +164,8 @@ def sentences(facts: dict[str, Any]) -> list[str]:
         f"patches    {cols} x {rows}, sharing {facts['overlap']} pixels, {plan['batch']} at a time",
         f"attention  {attention}",
         f"features   {waiting}",
-        f"memory     {size(plan['host_bytes'])} expected, {size(budget['host_bytes'])} allowed",
+        f"memory     {size(plan['host_bytes'])} expected, {size(budget['host_bytes'])} allowed, "
+        f"{size(facts['smallest']['host_bytes'])} at least",
     ]
     if budget["device_bytes"] is not None:
         lines.append(

@@ -14,6 +14,7 @@ from dehazexl_cli.engine.careful import Careful
 from dehazexl_cli.engine.crew import Crew
 from dehazexl_cli.engine.errand import Errand, Tick, Watch, counting
 from dehazexl_cli.engine.journal import Journal
+from dehazexl_cli.engine.memory import trim
 from dehazexl_cli.engine.pipes import Behind, ahead
 from dehazexl_cli.engine.rows import Finish, Row, cut, rows_to_decode, rows_to_encode
 from dehazexl_cli.engine.scene import Group, Scene
@@ -35,10 +36,12 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
     with torch.inference_mode():
         with report.timed("encode"):
             encode_all(scene, lanes, crew, errand)
+            trim()
         with report.timed("mix"):
             for number, lane in enumerate(lanes):
                 watch("mix", number, len(lanes))
                 lane.mix(crew.first)
+            trim()
             watch("mix", len(lanes), len(lanes))
         tick = counting("decode", len(lanes) * len(scene.wanted_rows()) * scene.grid.cols, watch)
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dehazexl_cli.engine.precision import prefers_bf16
 from dehazexl_cli.errors import DeviceError, UsageError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,11 +54,11 @@ def choose_devices(wanted: str) -> list[torch.device]:
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype networks compute in: fp16 on CUDA, bf16 on CPUs made for it, else fp32."""
+    """The dtype networks compute in: fp16 on CUDA, bf16 on CPUs that are faster in it, else fp32."""
     if wanted == "auto":
         if device.type == "cuda":
             return torch.float16
-        if device.type == "cpu" and cpu_has_bf16():
+        if device.type == "cpu" and prefers_bf16():
             return torch.bfloat16
         return torch.float32
     if wanted not in PRECISIONS:
@@ -65,12 +66,6 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     if wanted == "fp16" and device.type == "cpu":
         raise UsageError("fp16 is for GPUs; CPUs compute it slowly", "use --precision bf16, fp32 or auto")
     return PRECISIONS[wanted]
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (without it, bf16 is slower than fp32)."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dehazexl_cli.errors import DehazeError, OutputError, WeightsError
+from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
 from dehazexl_cli.models import REGISTRY, Preset, find
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.dehazexl import XLConfig
@@ -237,13 +237,21 @@ def read_pickle(path: Path) -> tuple[dict[str, str], State]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn every library's way to say that a file cannot be read into WeightsError."""
+    """Turn every library's way to say that a file cannot be read into WeightsError.
+
+    Where it was for lack of memory, into DeviceError.
+    """
     if not path.is_file():
         raise WeightsError(f"there is no weight file {path}", "check the spelling and the folder")
     try:
         yield
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "allocate memory" in reason:
+            raise DeviceError(
+                f"there is no memory for the weights in {path}",
+                "close other programs, raise the limit that is set on this one, or use a smaller model",
+            ) from error
         raise WeightsError(
             f"{path} is no readable weight file: {reason}", "download or copy it again"
         ) from error

@@ -23,7 +23,8 @@ from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
 STEM = 4  # pixels per side of a cell of the finest feature map
-TOKENS_AT_ONCE = 8192  # through those parts of the mixer that take each token by itself
+KERNEL_BYTES = 40 << 20  # measured
+TOKENS_AT_ONCE = 4096  # through those parts of the mixer that take each token by itself
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,11 @@ class DehazeXL(Dehazer):
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
             work_bytes=12 * widest * finest + 6 * pixels,
-            mix_bytes=8 * token,  # tokens, queries, keys, values, attended, sums; measured
+            mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
             mix_part_bytes=4 * token,  # tokens, keys and values
+            kernel_bytes=KERNEL_BYTES,
+            # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
+            mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),
         )
 
 

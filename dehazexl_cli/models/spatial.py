@@ -164,7 +164,7 @@ class SpatialBilateral(Dehazer):
             weight_bytes=sum(p.numel() for p in self.parameters()) * size + 3 * view + 4 * finest,
             token_bytes=0,  # they are summed
             skip_bytes=0,
-            work_bytes=2 * view + 12 * 3 * self.patch**2 * 4,
+            work_bytes=view + 6 * 3 * self.patch**2 * 4,
             mix_bytes=0,
         )
 
