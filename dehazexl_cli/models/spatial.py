@@ -160,11 +160,12 @@ class SpatialBilateral(Dehazer):
         size = torch.empty((), dtype=dtype).element_size()
         view = 3 * self.config.view**2 * 4
         finest = self.config.widths[0] * (self.config.view // 2) ** 2 * size
+        pixels = 3 * self.patch**2 * 4
         return Footprint(
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 3 * view + 4 * finest,
+            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 2 * view + 2 * finest,
             token_bytes=0,  # they are summed
             skip_bytes=0,
-            work_bytes=view + 6 * 3 * self.patch**2 * 4,
+            work_bytes=view + 2 * pixels,
             mix_bytes=0,
         )
 
