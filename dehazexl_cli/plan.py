@@ -28,6 +28,7 @@ KEPT_SHARE = 1.05
 PROCESS_BYTES = 340 << 20
 # What of these is loaded or allocated only while a scene runs.
 LATER_BYTES = 100 << 20
+FINE_BYTES = 10 << 30  # below, sizes are told in megabytes
 
 
 @dataclass(frozen=True)
@@ -281,5 +282,5 @@ def following(plans: Sequence[Plan], index: int, phase: str) -> int | None:
 
 
 def gigabytes(size: int) -> str:
-    """A size as people write it in options, rounded up: 1.3G."""
-    return f"{-(-size * 10 // 2**30) / 10:.1f}G"
+    """A size as people write it in options, rounded up so that it suffices: 612M, 12.3G."""
+    return f"{-(-size // 2**20)}M" if size < FINE_BYTES else f"{-(-size * 10 // 2**30) / 10:.1f}G"

@@ -100,7 +100,16 @@ def test_footprint_of_the_published_network_is_as_measured() -> None:
     assert footprint.weight_bytes == pytest.approx(251e6, rel=0.01)
 
 
-@pytest.mark.parametrize(("size", "text"), [(1 << 30, "1.0G"), ((1 << 30) + 1, "1.1G"), (5 * MB, "0.1G")])
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (1 << 30, "1024M"),
+        ((1 << 30) + 1, "1025M"),
+        (5 * MB, "5M"),
+        (40 << 30, "40.0G"),
+        ((40 << 30) + 1, "40.1G"),
+    ],
+)
 def test_gigabytes_are_rounded_up_so_that_they_suffice(size: int, text: str) -> None:
     assert gigabytes(size) == text
 
