@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.errors import OutputError
+from dehazexl_cli.documents import write_whole
 
 if TYPE_CHECKING:
     from dehazexl_cli.report import Report
@@ -111,12 +111,7 @@ def run(
 
 def write_report(report: Report, path: Path) -> None:
     """The report as a JSON file."""
-    try:
-        path.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(
-            f"the report {path} cannot be written: {error.strerror}", "name another --report"
-        ) from error
+    write_whole(path, json.dumps(report.to_dict(), indent=2) + "\n", "name another --report")
 
 
 def summarise(report: Report) -> None:
