@@ -79,6 +79,7 @@ class Setting:
     cache_bytes: int = 0  # what the library that reads and writes files may keep of them
     held_bytes: int = 0  # of the result, where it is an array and no file
     replicas: int = 1  # of the model, each with a batch of its own in flight
+    wanted: tuple[int, int] | None = None  # rows and columns of patches that are written; None: all
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Rungs:
         if self.wishes.skips:
             return [self.wishes.skips] if self.wishes.skips != "recompute" else []
         found: list[SkipPolicy] = ["device", "host"] if self.setting.on_gpu else ["host"]
-        waiting = self.footprint.skip_bytes * len(self.grid)
+        waiting = self.footprint.skip_bytes * most_kept(self.batches[0], self.grid, self.setting)
         if not waiting:
             return found[:1]
         return [*found, "disk"] if waiting <= self.setting.disk_bytes else found
@@ -207,7 +208,8 @@ class Rungs:
             room["device"] = (budget.device_bytes or 0) - bare.device_bytes
         policy = max(room, key=room.__getitem__)
         kept = int(room[policy] / (KEPT_SHARE * self.footprint.skip_bytes))
-        if not bare.fits(budget) or not LEAST_KEPT * len(self.grid) <= kept < len(self.grid):
+        most = most_kept(size, self.grid, self.setting)
+        if not bare.fits(budget) or not LEAST_KEPT * most <= kept < most:
             return None
         return self._plan(replace(bare, skips=policy, kept=kept))
 
@@ -218,7 +220,8 @@ class Rungs:
 def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Setting) -> Plan:
     """The plan with the memory it is expected to need."""
     patches = len(grid)
-    waiting = int(KEPT_SHARE * footprint.skip_bytes * (patches if plan.kept is None else plan.kept))
+    kept = most_kept(plan.batch, grid, setting) if plan.kept is None else plan.kept
+    waiting = int(KEPT_SHARE * footprint.skip_bytes * kept)
     plan = replace(plan, disk_bytes=waiting if plan.skips == "disk" else 0)
     tokens = footprint.token_bytes * patches
     mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
@@ -242,6 +245,14 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     flow, mix = flow + on_device, mix + on_device
     host = setting.process_bytes + files + rows + on_host
     return replace(plan, host_bytes=host, device_bytes=max(flow, mix), flow_bytes=flow, mixing_bytes=mix)
+
+
+def most_kept(batch: int, grid: PatchGrid, setting: Setting) -> int:
+    """Patches whose features wait if there is room: those of batches that reach into what is written."""
+    if setting.wanted is None:
+        return len(grid)
+    rows, cols = setting.wanted
+    return rows * min(grid.cols, cols + 2 * (batch - 1))
 
 
 def choose(plans: Sequence[Plan], budget: MemoryBudget) -> int:

@@ -11,6 +11,7 @@ from dehazexl_cli.errors import DeviceError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.plan import (
+    KEPT_SHARE,
     PROCESS_BYTES,
     Footprint,
     MemoryBudget,
@@ -32,14 +33,16 @@ CANVAS = 12 * 256 * 2560  # of patches that do not overlap
 CPU, GPU = Setting(0), Setting(0, on_gpu=True)
 WITHOUT_SKIPS = PROCESS_BYTES + 10 * MB + 100 * MB + CANVAS  # weights, tokens, one row of changes
 
+WAITING = int(KEPT_SHARE * 1000 * MB)  # features of all patches
+
 
 @pytest.mark.parametrize(
     ("host", "skips", "batch"),
     [
-        (WITHOUT_SKIPS + 1000 * MB + 400 * MB, "host", 8),
-        (WITHOUT_SKIPS + 1000 * MB + 399 * MB, "host", 4),
+        (WITHOUT_SKIPS + WAITING + 400 * MB, "host", 8),
+        (WITHOUT_SKIPS + WAITING + 399 * MB, "host", 4),
         # The mixer needs 200 MB too, so smaller batches than 4 would not help.
-        (WITHOUT_SKIPS + 1000 * MB + 200 * MB, "host", 4),
+        (WITHOUT_SKIPS + WAITING + 200 * MB, "host", 4),
         (WITHOUT_SKIPS + 400 * MB, "recompute", 8),
         (WITHOUT_SKIPS + 200 * MB, "recompute", 4),
     ],
@@ -116,7 +119,7 @@ def test_gigabytes_are_rounded_up_so_that_they_suffice(size: int, text: str) -> 
 
 def test_groups_of_bands_keep_their_tokens_and_features_side_by_side() -> None:
     one, three = (ladder(FOOTPRINT.times(n), GRID, CPU, Wishes("host", 1))[0] for n in (1, 3))
-    assert three.host_bytes - one.host_bytes == 2 * 100 * (1 + 10) * MB
+    assert three.host_bytes - one.host_bytes == 2 * (100 * MB + WAITING)
 
 
 def test_overlapping_patches_leave_a_second_row_of_changes() -> None:
@@ -148,21 +151,25 @@ def test_features_wait_on_disk_where_a_folder_with_room_is_named() -> None:
         assert plans[choose(plans, budget)].skips == skips
 
 
-@pytest.mark.parametrize("on_gpu", [False, True])
-def test_as_many_features_wait_as_there_is_room_for(on_gpu: bool) -> None:
-    budget = MemoryBudget(WITHOUT_SKIPS + 700 * MB, 150 * MB + 1600 * MB if on_gpu else None)
-    plans = ladder(FOOTPRINT, GRID, Setting(0, on_gpu, budget), Wishes(batch=8))
+def test_as_many_features_wait_as_there_is_room_for() -> None:
+    budget = MemoryBudget(WITHOUT_SKIPS + 400 * MB + 315 * MB, None)  # 400 MB are for the batch
+    plans = ladder(FOOTPRINT, GRID, Setting(0, budget=budget), Wishes())
     plan = plans[choose(plans, budget)]
+    assert (plan.skips, plan.batch, plan.kept) == ("host", 8, 30)
     assert plan.fits(budget)
-    assert plan.kept is None if on_gpu else plan.kept == 30  # 400 MB are for the batch
-    assert plan.skips == ("device" if on_gpu else "host")
-    tight = MemoryBudget(budget.host_bytes, 110 * MB + 400 * MB + 655 * MB) if on_gpu else budget
-    plans = ladder(
-        FOOTPRINT, GRID, Setting(0, on_gpu, MemoryBudget(PROCESS_BYTES, tight.device_bytes)), Wishes()
-    )
-    if on_gpu:
-        plan = plans[choose(plans, MemoryBudget(PROCESS_BYTES, tight.device_bytes))]
-        assert plan.skips == "device" and plan.kept and plan.kept < 100
+    little = MemoryBudget(WITHOUT_SKIPS + 400 * MB + 90 * MB, None)  # for fewer it is not worth its trouble
+    plans = ladder(FOOTPRINT, GRID, Setting(0, budget=little), Wishes(batch=8))
+    assert plans[choose(plans, little)].skips == "recompute"
+
+
+def test_a_gpu_keeps_some_features_wherever_there_is_more_room() -> None:
+    bare = ladder(FOOTPRINT, GRID, GPU, Wishes("recompute", 8))[0]
+    for host, device, where in ((105, 525, "device"), (525, 105, "host")):
+        budget = MemoryBudget(bare.host_bytes + host * MB, bare.device_bytes + device * MB)
+        plans = ladder(FOOTPRINT, GRID, Setting(0, True, budget), Wishes(batch=8))
+        plan = plans[choose(plans, budget)]
+        assert (plan.skips, plan.kept) == (where, 50)
+        assert plan.fits(budget)
 
 
 def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> None:
@@ -204,6 +211,14 @@ def test_features_that_are_none_need_no_place() -> None:
     for setting in (CPU, GPU, Setting(0, disk_bytes=1 << 40)):
         assert len({plan.skips for plan in ladder(summed, GRID, setting, Wishes())}) == 1
     assert ladder(summed, GRID, CPU, Wishes("recompute"))[0].skips == "recompute"
+
+
+def test_only_what_is_written_waits() -> None:
+    whole, part = (
+        ladder(FOOTPRINT, GRID, Setting(0, wanted=wanted), Wishes("host", 2))[0] for wanted in (None, (3, 4))
+    )
+    # Batches reach beyond what is wanted by a patch on either side.
+    assert whole.host_bytes - part.host_bytes == int(KEPT_SHARE * 1000 * MB) - int(KEPT_SHARE * 180 * MB)
 
 
 def test_replicas_and_results_that_are_arrays_count() -> None:

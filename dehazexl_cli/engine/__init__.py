@@ -64,7 +64,7 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     plans = [
         plan
         for each in (layout, *resorts)
-        for plan in plans_for(each, footprint, settle(each, part.info, setting), options.wishes)
+        for plan in plans_for(each, footprint, settle(each, part.info, setting, scene.wanted), options.wishes)
     ]
     first = choose(plans, budget)
     layout = next((each for each in resorts if each.outer.patch == plans[first].tile), layout)
