@@ -27,7 +27,7 @@ KEPT_SHARE = 1.05
 # Interpreter, torch, rasterio and what they load and start at work, measured.
 PROCESS_BYTES = 340 << 20
 # What of these is loaded or allocated only while a scene runs.
-LATER_BYTES = 100 << 20
+LATER_BYTES = 40 << 20
 FINE_BYTES = 10 << 30  # below, sizes are told in megabytes
 
 
@@ -76,6 +76,7 @@ class Setting:
     budget: MemoryBudget | None = None  # for plans made to measure; None: only those that need no measure
     disk_bytes: int = 0  # free where features may wait; 0: they may not
     process_bytes: int = PROCESS_BYTES
+    loading_bytes: int = 0  # held before anything else is, while a weight file is read
     cache_bytes: int = 0  # what the library that reads and writes files may keep of them
     held_bytes: int = 0  # of the result, where it is an array and no file
     replicas: int = 1  # of the model, each with a batch of its own in flight
@@ -240,10 +241,11 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
         on_host += waiting if plan.skips == "device" else 0
         on_host += setting.process_bytes + files + footprint.kernel_bytes
         flow, mix = flow + rows + on_host, mix + on_host
-        return replace(plan, host_bytes=max(flow, mix), device_bytes=0, flow_bytes=flow, mixing_bytes=mix)
+        host = max(flow, mix, setting.loading_bytes)
+        return replace(plan, host_bytes=host, device_bytes=0, flow_bytes=flow, mixing_bytes=mix)
     on_device = waiting if plan.skips == "device" else 0
     flow, mix = flow + on_device, mix + on_device
-    host = setting.process_bytes + files + rows + on_host
+    host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
     return replace(plan, host_bytes=host, device_bytes=max(flow, mix), flow_bytes=flow, mixing_bytes=mix)
 
 

@@ -18,7 +18,7 @@ from dehazexl_cli.engine.errand import Errand, Watch
 from dehazexl_cli.engine.frame import Frame
 from dehazexl_cli.engine.ground import find_ground
 from dehazexl_cli.engine.job import Job, Options
-from dehazexl_cli.engine.memory import measure_budget, process_bytes
+from dehazexl_cli.engine.memory import loading_bytes, measure_budget, process_bytes
 from dehazexl_cli.engine.modes import Layout, Mode, last_tiles, lay_out, plans_for, settle
 from dehazexl_cli.engine.resume import Resume, opened
 from dehazexl_cli.engine.scene import Group, Scene
@@ -85,6 +85,7 @@ def setting_for(
         on_gpu=devices[0].type == "cuda",
         disk_bytes=int(DISK_SHARE * shutil.disk_usage(options.tmp_dir).free) if options.tmp_dir else 0,
         process_bytes=process_bytes(model),
+        loading_bytes=loading_bytes(model),
         cache_bytes=info.cache_bytes,
         held_bytes=result,
         replicas=len(devices),

@@ -18,6 +18,8 @@ from torch import nn
 from dehazexl_cli.plan import LATER_BYTES, PROCESS_BYTES, MemoryBudget
 
 FREE_SHARE = 0.8  # of the memory that is free, unless the user says how much
+START_BYTES = 240 << 20  # of a process that has loaded its libraries, measured
+LOADING_SHARE = 1.35  # of the weights, with what is freed and kept meanwhile, measured
 UNLIMITED = 1 << 60  # control groups of version 1 write a number beyond this where there is no limit
 # Files that tell a group's limit and what it uses, and the name under which its statistics say how much of
 # that are files' pages which the kernel gives up when memory is asked for.
@@ -42,6 +44,11 @@ def process_bytes(model: nn.Module) -> int:
     """What this process will hold beside what plans reckon: usual for a command, more for a host program."""
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if p.device.type == "cpu")
     return max(PROCESS_BYTES, resident_bytes() - weights + LATER_BYTES)
+
+
+def loading_bytes(model: nn.Module) -> int:
+    """What a process holds while it reads a weight file: the weights in float32, and parts of the file."""
+    return START_BYTES + int(LOADING_SHARE * 4 * sum(p.numel() for p in model.parameters()))
 
 
 def free_host_bytes(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> int:

@@ -187,23 +187,26 @@ def read_parts(path: Path) -> Iterator[State]:
     if path.suffix != ".safetensors":
         yield in_float32(read_pickle(path)[1])
         return
-    with reading(path), safe_open(path, framework="pt") as file:
-        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    names, numbers = [], 0
-    for name, size in sizes.items():
+    with reading(path), safe_open(path, framework="np") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        sizes = {name: math.prod(part.get_shape()) for name, part in slices.items()}
+        types = {part.get_dtype() for part in slices.values()}
+    # For torch a file is mapped such that all of it counts against a limit on a process's data. For numpy it
+    # is not, but numpy has no bfloat16.
+    framework = "pt" if "BF16" in types else "np"
+    names: list[str] = []
+    for name in sizes:
         names.append(name)
-        numbers += size
-        if numbers > NUMBERS_AT_ONCE:
-            yield read_some(path, names)
-            names, numbers = [], 0
-    if names:
-        yield read_some(path, names)
+        if sum(sizes[each] for each in names) > NUMBERS_AT_ONCE:
+            yield read_some(path, framework, names)
+            names = []
+    yield read_some(path, framework, names)
 
 
-def read_some(path: Path, names: list[str]) -> State:
+def read_some(path: Path, framework: str, names: list[str]) -> State:
     """Some tensors of a safetensors file, copied, so that nothing of it stays mapped."""
-    with reading(path), safe_open(path, framework="pt") as file:
-        return in_float32({name: file.get_tensor(name).clone() for name in names})
+    with reading(path), safe_open(path, framework=framework) as file:
+        return in_float32({name: torch.as_tensor(file.get_tensor(name)).clone() for name in names})
 
 
 def in_float32(state: State) -> State:
