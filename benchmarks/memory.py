@@ -160,8 +160,9 @@ def main() -> None:
             print(line(case, run(words)), flush=True)
             if arguments.tight and "--max-ram" not in words and "--mode" not in words:
                 budget = smallest(words)
-                report = run([*words, "--max-ram", f"{budget >> 20}M"], int(OVER * budget))
-                print(line(f"{case} within {budget >> 20}M", report), flush=True)
+                given = f"{-(-budget // 2**20)}M"
+                report = run([*words, "--max-ram", given], int(OVER * budget))
+                print(line(f"{case} within {given}", report), flush=True)
 
 
 if __name__ == "__main__":
