@@ -19,6 +19,7 @@ from dehazexl_cli.errors import InputError, UsageError
 
 PREFIX = "DEHAZEXL_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
+OF_TESTS = frozenset({f"{PREFIX}SHARED"})  # this project's own, which name no option
 # The only name that stands for the file itself, in whichever command it is given.
 CONFIG = "config"
 META = "dehazexl_cli.configuration"  # where a context keeps the name of the file
@@ -247,7 +248,8 @@ def known_variables(root: Any) -> set[str]:
 
 def unknown_variables(root: Any, environment: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that nothing heeds."""
-    return sorted(name for name in environment.keys() - known_variables(root) if name.startswith(PREFIX))
+    unknown = environment.keys() - known_variables(root) - OF_TESTS
+    return sorted(name for name in unknown if name.startswith(PREFIX))
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float) -> str | None:
