@@ -30,6 +30,14 @@ from dehazexl_cli.plan import Footprint
 SHARED = Path(os.environ.get("DEHAZEXL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of the machine is remembered for one session of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference outputs and real images that lies beside a developer's checkout."""

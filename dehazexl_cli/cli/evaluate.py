@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, measures, print_table
+from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import DehazeError, InputError, OutputError, UsageError
 
 if TYPE_CHECKING:

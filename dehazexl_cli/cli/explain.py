@@ -22,7 +22,7 @@ from dehazexl_cli.cli.explaining import (
     named,
     open_baseline,
 )
-from dehazexl_cli.cli.files import require_new, staged
+from dehazexl_cli.documents import require_new, staged
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
 

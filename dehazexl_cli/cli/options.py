@@ -57,7 +57,7 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="auto, cpu, cuda, cuda:1 or mps.",
+        help="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or mps.",
         autocompletion=one_of("auto", "cpu", "cuda", "mps"),
     ),
 ]
@@ -98,7 +98,21 @@ Creation = Annotated[
 Overviews = Annotated[bool, typer.Option("--overviews", help="Add overviews; a COG always has some.")]
 TmpDir = Annotated[
     str | None,
-    typer.Option("--tmp-dir", metavar="DIR", help="Where OUT is made before it moves to its place."),
+    typer.Option(
+        "--tmp-dir",
+        metavar="DIR",
+        help="Where OUT is made before it moves to its place, and where what finds no room in memory waits.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="Of the processor; default: all cores.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Keep what is done, in --tmp-dir or beside OUT, and go on with a run that was killed.",
+    ),
 ]
 BandRanges = Annotated[
     list[str] | None,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.files import require_new, write_whole
 from dehazexl_cli.cli.measuring import View
+from dehazexl_cli.documents import require_new, write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.files import write_whole
+from dehazexl_cli.documents import write_whole
 
 if TYPE_CHECKING:
     from dehazexl_cli.report import Report
@@ -50,6 +50,8 @@ def run(
     bbox: options.Bbox = None,
     bbox_crs: options.BboxCrs = None,
     context: options.Context = options.ContextKind.window,
+    threads: options.Threads = None,
+    resume: options.Resume = False,
     no_provenance: options.NoProvenance = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
@@ -74,6 +76,8 @@ def run(
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
         mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+        tmp_dir=tmp_dir,
+        threads=threads,
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
@@ -94,6 +98,7 @@ def run(
             provenance=not no_provenance,
             storage=storage,
             overwrite=overwrite,
+            resume=resume,
             watch=shown,
         )
     if report_file is not None:

@@ -161,12 +161,14 @@ class SpatialBilateral(Dehazer):
         size = torch.empty((), dtype=dtype).element_size()
         view = 3 * self.config.view**2 * 4
         finest = self.config.widths[0] * (self.config.view // 2) ** 2 * size
+        pixels = 3 * self.patch**2 * 4
         return Footprint(
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 3 * view + 4 * finest,
+            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 2 * view,
             token_bytes=0,  # they are summed
             skip_bytes=0,
-            work_bytes=2 * view + 12 * 3 * self.patch**2 * 4,
+            work_bytes=view + 2 * pixels,
             mix_bytes=0,
+            mix_fixed_bytes=3 * finest,  # a U-Net at work
         )
 
 
