@@ -56,3 +56,9 @@ class Stopped(DehazeError):
     def __init__(self, signal_number: int, name: str) -> None:
         super().__init__(f"stopped by {name}", "nothing was left behind; run the same command again")
         self.exit_code = 128 + signal_number
+
+
+def reason(error: BaseException) -> str:
+    """What happened, in a line."""
+    text = error.message if isinstance(error, DehazeError) else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0]

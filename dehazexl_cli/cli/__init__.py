@@ -10,6 +10,7 @@ import typer
 
 from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
+from dehazexl_cli.cli.batch import batch
 from dehazexl_cli.cli.compare import compare
 from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.plan import plan
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(batch)
 app.command()(plan)
 app.command()(compare)
 app.command()(preview)

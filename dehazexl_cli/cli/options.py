@@ -29,6 +29,9 @@ class Precision(StrEnum):
 Input = Annotated[
     str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
 ]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN", help="A hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
+]
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -151,6 +154,9 @@ Upsampling = Annotated[
 Multiple = Annotated[
     int | None,
     typer.Option("--multiple", metavar="N", min=1, help="A generic network takes sides of N, 2N, … pixels."),
+]
+PrintPaths = Annotated[
+    bool, typer.Option("--print-paths", help="Print the name of each result on stdout when it is complete.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
