@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell, failure
+from dehazexl_cli.batch.signals import undisturbed
 from dehazexl_cli.errors import Stopped
 
 if TYPE_CHECKING:
@@ -158,8 +159,11 @@ class Conveyor:
 
     def _settle(self, tell: Tell) -> None:
         """Wait for the scene that is being finished, and tell what became of it."""
-        if self._behind is not None:
-            outcome, self._behind = self._behind.result(), None
+        if self._behind is None:
+            return
+        outcome = self._behind.result()
+        with undisturbed():
+            self._behind = None
             tell(outcome)
 
 

@@ -11,6 +11,7 @@ from dehazexl_cli.batch.locks import Holder, Locks
 from dehazexl_cli.batch.outcomes import Execute, Job, Outcome, State, Tally, Tell, failure
 from dehazexl_cli.batch.records import Ledger, Origin, make_folder
 from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch.signals import undisturbed
 from dehazexl_cli.errors import DehazeError, OutputError, Stopped
 
 
@@ -76,10 +77,11 @@ class Course:
 
     def finish(self, outcome: Outcome) -> None:
         """Write down what became of a scene, and let go of it."""
-        self._ledger.note(outcome)
-        self._locks.release(self._key(outcome.scene))
-        self.tally.add(outcome)
-        self._tell(outcome)
+        with undisturbed():
+            self._ledger.note(outcome)
+            self._locks.release(self._key(outcome.scene))
+            self.tally.add(outcome)
+            self._tell(outcome)
 
     def _consider(self, scene: Scene) -> Job | None:
         """What is to be done about a scene; None if nothing, or nothing as yet."""

@@ -110,8 +110,12 @@ class Locks:
         self._thread.join()
         for path in tuple(self._held):
             self._remove(path)
-        with contextlib.suppress(OSError):  # another batch has locks there
-            self._folder.rmdir()
+        with contextlib.suppress(OSError):
+            for path in self._folder.glob("*.lock"):  # of batches that were killed after their work
+                holder = self._who(path)
+                if holder is not None:
+                    self._bury(path, holder)
+            self._folder.rmdir()  # unless another batch has locks there
 
     def _path(self, name: str) -> Path:
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]

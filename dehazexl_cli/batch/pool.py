@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from dehazexl_cli.batch.conveyor import Conveyor, Setup
 from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell
 from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch.signals import undisturbed
 from dehazexl_cli.errors import DehazeError, Stopped
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Pool:
     def __init__(self, setups: Sequence[Setup]) -> None:
         self._setups = setups
         self._workers: list[Worker] = []
-        self._again: deque[Job] = deque()  # lost with a process, together with others
+        self._again: deque[Job] = deque()  # lost with a process, for whatever reason
 
     def __call__(self, take: Take, tell: Tell) -> None:
         """Dehaze all that can be taken; what became of each is told from this thread.
@@ -83,24 +84,25 @@ class Pool:
 
     def _listen(self, worker: Worker, tell: Tell) -> None:
         """Hear what a process has to say, or that it is no more."""
-        try:
-            said = worker.pipe.recv()
-        except (EOFError, OSError):
-            return self._replace(worker, tell)
-        if isinstance(said, DehazeError):
-            raise said
-        worker.given.pop(said.scene, None)
-        worker.on_trial = False
-        tell(said)
+        with undisturbed():  # what was heard is to be told
+            try:
+                said = worker.pipe.recv()
+            except (EOFError, OSError):
+                return self._replace(worker, tell)
+            if isinstance(said, DehazeError):
+                raise said
+            worker.given.pop(said.scene, None)
+            worker.on_trial = False
+            tell(said)
 
     def _replace(self, worker: Worker, tell: Tell) -> None:
-        """Start another process for one that has ended; a scene that it had alone was the cause."""
+        """Start another process for one that has ended; a scene that was lost again, alone, is the cause."""
         worker.process.join()
-        lost = list(worker.given.values())
-        if len(lost) == 1:
-            tell(Outcome(lost[0].scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
-        else:
-            self._again.extend(lost)
+        for job in worker.given.values():
+            if worker.on_trial:
+                tell(Outcome(job.scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
+            else:
+                self._again.append(job)
         worker.pipe.close()
         self._workers[self._workers.index(worker)] = start(worker.setup)
 
@@ -113,9 +115,9 @@ class Pool:
             self._say_goodbye(worker, tell)
 
     def _say_goodbye(self, worker: Worker, tell: Tell) -> None:
+        with suppress(OSError):  # it has ended; what it said before can still be heard
+            worker.pipe.send(None)
         try:
-            if worker.process.is_alive():
-                worker.pipe.send(None)
             while worker.pipe.poll(PATIENCE_SECONDS):
                 said = worker.pipe.recv()  # what was finished on the way
                 if isinstance(said, Outcome):
