@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 120  # seconds
 NAMES = ("a.tif", "sub/b.tif", "sub/deep/c.png")  # of the images in the tree of the fixture `folder`
 
 
@@ -38,3 +43,22 @@ def states(folder: Path) -> list[str]:
 def cut_short(path: Path) -> None:
     """Make an image unreadable in its second half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def start(folder: Path, out: Path, weights: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dehazexl_cli", "batch", folder, out, "--weights", weights, *options]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and words of a batch that comes to its end."""
+    told = process.communicate(timeout=PATIENCE)[1]
+    return process.returncode, told
+
+
+def wait_for(something: str, process: subprocess.Popen[str], holds: object) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():  # type: ignore[operator]
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{something} does not happen"
+        time.sleep(0.005)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
-from batches import files, log_of, make_image, states
+import torch
+from batches import files, finish, log_of, make_image, start, states, wait_for
 
 from dehazexl_cli.batch import pool
 from dehazexl_cli.batch.conveyor import Setup
@@ -20,10 +18,9 @@ from dehazexl_cli.batch.outcomes import Job, Outcome, State
 from dehazexl_cli.batch.pool import Pool, shared_out
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.errors import WeightsError
+from dehazexl_cli.files import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 120  # seconds
 
 
 def fragile(pipe: Connection, setup: object) -> None:
@@ -74,29 +71,15 @@ def test_what_no_process_can_do_is_raised_here(tmp_path: Path, monkeypatch: pyte
     assert caught.value.hint == "get some"
 
 
-def test_processes_share_processors_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "processors", lambda: 10)
-    setups = shared_out(Setup(None), 4, ())  # type: ignore[arg-type]
-    assert [(setup.share, setup.threads) for setup in setups] == [(4, 2)] * 4
-
-
-def start(folder: Path, out: Path, weights: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "dehazexl_cli", "batch", folder, out, "--weights", weights, *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code and words of a batch that comes to its end."""
-    told = process.communicate(timeout=PATIENCE)[1]
-    return process.returncode, told
-
-
-def wait_for(something: str, process: subprocess.Popen[str], holds: object) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():  # type: ignore[operator]
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{something} does not happen"
-        time.sleep(0.005)
+def test_processes_share_processors(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dehazexl_cli.batch.conveyor.processors", lambda: 10)
+    before = torch.get_num_threads()
+    try:
+        (setup, *others) = shared_out(Setup(Recipe(), weights=tiny_weights), 4, ())
+        setup.load()
+        assert (len(others), torch.get_num_threads()) == (3, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def children(pid: int) -> list[int]:
@@ -120,8 +103,8 @@ def test_a_signal_ends_a_batch_with_nothing_half_done(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals, jobs: str
 ) -> None:
     out = tmp_path / "out"
-    for index in range(12):
-        make_image(tmp_path / "in" / f"{index:02}.tif", 700, 700, index)
+    for index in range(8):
+        make_image(tmp_path / "in" / f"{index:02}.tif", 500, 500, index)
     process = start(tmp_path / "in", out, tiny_weights, "--jobs", jobs)
     wait_for("a temporary", process, lambda: list(out.glob("[!.]*.tif")) and list(out.glob(".*.part.tif")))
     os.kill(process.pid, number)
@@ -130,22 +113,22 @@ def test_a_signal_ends_a_batch_with_nothing_half_done(
     assert "stopped by" in told.splitlines()[-2] and "untried" in told
     assert temporaries(out) == []
     done = [Path(line["output"]).name for line in log_of(out) if line["state"] == "done"]
-    assert sorted(done) == sorted(files(out)) and 0 < len(done) < 12
+    assert sorted(done) == sorted(files(out)) and 0 < len(done) < 8
     assert finish(start(tmp_path / "in", out, tiny_weights, "--skip-existing"))[0] == 0
-    assert Counter(states(out)) == {"done": 12, "skipped": len(done)}
+    assert Counter(states(out)) == {"done": 8, "skipped": len(done)}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 def test_a_killed_process_costs_no_scene(tmp_path: Path, tiny_weights: Path) -> None:
     out = tmp_path / "out"
-    for index in range(8):
-        make_image(tmp_path / "in" / f"{index}.tif", 600, 600, index)
+    for index in range(6):
+        make_image(tmp_path / "in" / f"{index}.tif", 500, 500, index)
     process = start(tmp_path / "in", out, tiny_weights, "--jobs", "2", "--no-provenance")
     wait_for("a temporary", process, lambda: list(out.glob(".*.part.tif")))
     os.kill(children(process.pid)[0], signal.SIGKILL)
     assert finish(process)[0] == 0
-    assert Counter(states(out)) == {"done": 8}
+    assert Counter(states(out)) == {"done": 6}
     alone = tmp_path / "alone"
     assert finish(start(tmp_path / "in", alone, tiny_weights, "--no-provenance"))[0] == 0
     assert files(alone) <= files(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,8 +30,7 @@ class Setup:
     model: str | None = None
     weights: Path | None = None
     multiple: int | None = None
-    share: int = 1  # of so many processes this is one; they share the memory
-    threads: int | None = None
+    share: int = 1  # of so many processes on a machine this is one; they share its processors and memory
 
     def load(self) -> Loaded:
         """The model, ready; what no scene could be run with fails here, as the DehazeError that fits."""
@@ -40,8 +40,8 @@ class Setup:
         from dehazexl_cli.engine import choose_overlap, precision_for
         from dehazexl_cli.engine.transfer import choose_device
 
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
+        if self.share > 1:
+            torch.set_num_threads(max(1, processors() // self.share))
         loaded, options = load_model(self.model, self.weights, self.multiple), self.recipe.options
         precision_for(loaded.model, options.precision, choose_device(options.device))
         choose_overlap(loaded.model, options.overlap)
@@ -175,3 +175,11 @@ def finish(job: Job, computed: Computed) -> Outcome:
         return Outcome(job.scene, State.done, publish(computed).to_dict())
     except Exception as error:
         return failure(job.scene, error)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections import deque
 from collections.abc import Sequence
@@ -102,7 +101,8 @@ class Pool:
             if worker.on_trial:
                 tell(Outcome(job.scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
             else:
-                self._again.append(job)
+                # It may have got its name before the process was lost; nobody else could make it meanwhile.
+                self._again.append(replace(job, overwrite=True))
         worker.pipe.close()
         self._workers[self._workers.index(worker)] = start(worker.setup)
 
@@ -197,12 +197,4 @@ def shared_out(setup: Setup, jobs: int, gpus: Sequence[int]) -> list[Setup]:
             options = replace(setup.recipe.options, device=str(choose_device(f"cuda:{gpu}")))
             found.append(replace(setup, recipe=replace(setup.recipe, options=options), share=len(gpus)))
         return found
-    return [replace(setup, share=jobs, threads=max(1, processors() // jobs))] * jobs
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
+    return [replace(setup, share=jobs)] * jobs

@@ -54,10 +54,15 @@ def batch(
         str, typer.Option("--suffix", metavar="TEXT", help="Put behind every name, before its ending.")
     ] = "",
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Processes, on the CPU; they share its memory.")
-    ] = 1,
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Processes on the CPU, which share its memory."),
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option("--gpus", metavar="0,1", help="These GPUs, with a process each.")
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option("--dask", metavar="ADDRESS", help="On the workers of tcp://HOST:8786; or local."),
     ] = None,
     shard: Annotated[
         str | None,
@@ -149,7 +154,7 @@ def batch(
     )
     wanted = Wanted(sources or (), Naming(target, suffix, format, base), from_file, nul, shard)
     policy = Policy(overwrite, skip_existing, redo_changed, on_error is OnError.stop)
-    work = Work(Setup(recipe, model, weights, multiple), policy, jobs, parse_gpus(gpus), log, reports)
+    work = Work(Setup(recipe, model, weights, multiple), policy, jobs, parse_gpus(gpus), dask, log, reports)
     display = Display(progress, quiet, as_json, print_paths, nul)
     if dry_run:
         return print_what_would_be(wanted, display)
@@ -188,10 +193,17 @@ class Work:
 
     setup: Setup
     policy: Policy
-    jobs: int = 1
+    jobs: int | None = None
     gpus: tuple[int, ...] = ()
+    dask: str | None = None  # the address of a scheduler
     log: Path | None = None
     reports: Path | None = None
+
+    def __post_init__(self) -> None:
+        named = {"--jobs": self.jobs, "--gpus": self.gpus, "--dask": self.dask}
+        given = [name for name, value in named.items() if value]
+        if len(given) > 1 and not (given == ["--jobs", "--dask"] and self.dask == "local"):
+            raise UsageError(f"{' and '.join(given)} do not go together", "leave out one of them")
 
     def ledger(self, out: Path) -> Ledger:
         """What is written down of them."""
@@ -239,15 +251,19 @@ def dehaze_some(
 
 def set_out(scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator) -> tuple[Course, Execute]:
     """The course of a batch and who does it; what no scene could be run with fails here."""
+    from dehazexl_cli.batch.cluster import Cluster, named_in_full
     from dehazexl_cli.batch.conveyor import Conveyor
     from dehazexl_cli.batch.course import Course
     from dehazexl_cli.batch.pool import Pool, shared_out
     from dehazexl_cli.batch.records import Origin
 
-    setups = shared_out(work.setup, work.jobs, work.gpus)
+    setup = work.setup if work.dask is None else named_in_full(work.setup)
+    setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)
     loaded = setups[0].load()
-    origin = Origin.of(loaded.name, loaded.sha256, work.setup.recipe.settings())
+    origin = Origin.of(loaded.name, loaded.sha256, setup.recipe.settings())
     course = Course(scenes, work.policy, origin, work.ledger(out), narrator.tell)
+    if work.dask is not None:
+        return course, Cluster(setup, work.dask, work.jobs)
     if len(setups) == 1:
         return course, Conveyor(setups[0], loaded, narrator.watch)
     return course, Pool(setups)
