@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio.transform import from_origin
 
 SETTLED = 50  # scenes after which memory is not to grow any more
 COMMAND = (sys.executable, "-m", "dehazexl_cli")
@@ -31,11 +33,19 @@ def make_scenes(folder: Path, count: int, side: int) -> list[Path]:
     """GeoTIFFs of blurred noise, each another."""
     folder.mkdir()
     paths = [folder / f"{number:04}.tif" for number in range(count)]
-    profile = {"driver": "GTiff", "height": side, "width": side, "count": 3, "dtype": "uint8"}
+    place = from_origin(4e5, 5e6, 1, 1)
+    profile = {
+        "driver": "GTiff",
+        "transform": place,
+        "height": side,
+        "width": side,
+        "count": 3,
+        "dtype": "uint8",
+    }
     for seed, path in enumerate(paths):
         coarse = np.random.default_rng(seed).integers(60, 200, (3, -(-side // 8), -(-side // 8)))
         pixels = coarse.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[:, :side, :side]
-        with rasterio.open(path, "w", crs="EPSG:32633", **profile) as file:
+        with rasterio.open(path, "w", **profile, **place) as file:
             file.write(pixels)
     return paths
 
@@ -45,19 +55,28 @@ def loop(folder: Path, count: int, side: int, options: list[str]) -> None:
     scenes = make_scenes(folder / "in", count, side)
     single, together = folder / "single", folder / "together"
     single.mkdir()
-    began = time.perf_counter()
-    for scene in scenes:
-        subprocess.run([*COMMAND, "run", scene, single / scene.name, *options], check=True)
-    loop_seconds = time.perf_counter() - began
-    began = time.perf_counter()
-    subprocess.run([*COMMAND, "batch", folder / "in", together, *options], check=True)
-    batch_seconds = time.perf_counter() - began
+    ways = {
+        "loop of `run`": [[*COMMAND, "run", scene, single / scene.name, *options] for scene in scenes],
+        "`batch`": [[*COMMAND, "batch", folder / "in", together, *options]],
+    }
+    taken = {name: timed(commands) for name, commands in ways.items()}
     for scene in scenes:
         assert (single / scene.name).read_bytes() == (together / scene.name).read_bytes(), scene.name
-    print("| | seconds | seconds a scene |\n|---|---|---|")
-    for name, seconds in (("loop of `run`", loop_seconds), ("`batch`", batch_seconds)):
-        print(f"| {name} | {seconds:.1f} | {seconds / count:.2f} |")
-    print(f"\n`batch` is {loop_seconds / batch_seconds:.1f} times as fast; equal bytes.")
+    print("| | seconds | seconds a scene | of processors, a scene |\n|---|---|---|---|")
+    for name, (seconds, busy) in taken.items():
+        print(f"| {name} | {seconds:.1f} | {seconds / count:.2f} | {busy / count:.2f} |")
+    (slow, slow_busy), (fast, fast_busy) = taken.values()
+    print(f"\n`batch` is {slow / fast:.1f} times as fast, with equal bytes; ", end="")
+    print(f"it takes {slow_busy / fast_busy:.1f} times less of the processors.")
+
+
+def timed(commands: list[list[object]]) -> tuple[float, float]:
+    """Seconds that commands take, one after the other, and seconds that processors are busy with them."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    for command in commands:
+        subprocess.run(list(map(str, command)), check=True)
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def soak(folder: Path, count: int, side: int, options: list[str]) -> None:
@@ -98,9 +117,8 @@ def main() -> None:
     }[arguments.what]
     scenes, side, model = arguments.scenes or scenes, arguments.side or side, arguments.model or model
     processors = len(os.sched_getaffinity(0))
-    print(
-        f"{date.today()}, {platform.machine()}, {processors} processors; {scenes} scenes of {side} x {side}, {model}\n"
-    )
+    machine = f"{platform.machine()}, {processors} processors"
+    print(f"{date.today()}, {machine}; {scenes} scenes of {side} x {side}, {model}\n")
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), scenes, side, ["--model", model, "--quiet", "--no-provenance"])
 
