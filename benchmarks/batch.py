@@ -45,7 +45,7 @@ def make_scenes(folder: Path, count: int, side: int) -> list[Path]:
     for seed, path in enumerate(paths):
         coarse = np.random.default_rng(seed).integers(60, 200, (3, -(-side // 8), -(-side // 8)))
         pixels = coarse.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[:, :side, :side]
-        with rasterio.open(path, "w", **profile, **place) as file:
+        with rasterio.open(path, "w", crs="EPSG:32633", **profile) as file:
             file.write(pixels)
     return paths
 
