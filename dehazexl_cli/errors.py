@@ -50,11 +50,16 @@ class CheckError(DehazeError):
     exit_code = 8
 
 
-class Stopped(DehazeError):
-    """A signal asked the run to end; `exit_code` is 128 + the signal's number."""
+class Stopped(BaseException):
+    """A signal asked the run to end; `exit_code` is 128 + the signal's number.
+
+    As KeyboardInterrupt it is no Exception: whoever handles failures does not mean this.
+    """
 
     def __init__(self, signal_number: int, name: str) -> None:
-        super().__init__(f"stopped by {name}", "nothing was left behind; run the same command again")
+        super().__init__(f"stopped by {name}")
+        self.message = f"stopped by {name}"
+        self.hint = "nothing half done was left behind; run the same command again"
         self.exit_code = 128 + signal_number
 
 

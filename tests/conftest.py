@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
+import signal
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,9 +161,17 @@ class Result(NamedTuple):
     err: str
 
 
+def as_from_a_terminal() -> None:
+    """Heed signals, in a process about to start: tests that run in the background may have them ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
-def dehazexl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs the command line in this process, as `main` would."""
+def dehazexl(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Result]]:
+    """Runs the command line in this process, as `main` would; how it logs ends with the test."""
 
     def command(*arguments: object) -> Result:
         monkeypatch.setattr("sys.argv", ["dehazexl", *map(str, arguments)])
@@ -173,7 +183,11 @@ def dehazexl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             code = int(stop.code or 0)
         return Result(code, *capfd.readouterr())
 
-    return command
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield command
+    root.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

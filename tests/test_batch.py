@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from conftest import Result
 import dehazexl_cli
 import dehazexl_cli.files
 from dehazexl_cli.batch.locks import Holder, Locks
+from dehazexl_cli.owner import this_host
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -155,7 +155,7 @@ def test_a_scene_that_another_batch_is_at_is_left_to_it(batch: Command, tmp_path
     assert result.code == 0
     assert files(tmp_path / "out") == {"a.tif", "sub/deep/c.png"}
     (line,) = [line for line in log_of(tmp_path / "out") if line["state"] == "elsewhere"]
-    assert line["why"] == f"process {os.getpid()} on {socket.gethostname()} is at it"
+    assert line["why"] == f"process {os.getpid()} on {this_host().rpartition('-')[0]} is at it"
 
 
 def test_a_scene_whose_batch_was_killed_is_done(batch: Command, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_scene_whose_batch_was_killed_is_done(batch: Command, tmp_path: Path) 
     with Locks(locks) as other:
         other.take("sub/b.tif")
         (lock,) = locks.iterdir()
-        lock.write_text(json.dumps(Holder(socket.gethostname(), 2**22 + 1, "boot/1", "x")._asdict()))
+        lock.write_text(json.dumps(Holder(this_host(), 2**22 + 1, 1, "x")._asdict()))
         assert batch().code == 0
     assert files(tmp_path / "out") == set(NAMES)
 

@@ -22,6 +22,7 @@ from dehazexl_cli.batch.outcomes import Job
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.engine import Options
 from dehazexl_cli.files import Recipe
+from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster.selection import Selection
 
 distributed = pytest.importorskip("distributed")
@@ -73,23 +74,16 @@ def test_a_worker_killed_in_the_middle_costs_no_scene(
     source, out = images(tmp_path / "in", 6), tmp_path / "out"
     process = start(source, out, tiny_weights, "--no-provenance", "--dask", workers.scheduler_address)
     wait_for("a temporary", process, lambda: list(out.glob(".*.part.tif")))
-    half_done = next(iter(out.glob(".*.part.tif"))).name
-    victim = int(half_done.split(".")[2].partition("-")[0])
-    assert victim in {worker["id"] and worker["pid"] for worker in pids(workers)}
-    os.kill(victim, signal.SIGKILL)
+    owner = Owner.of(next(iter(out.glob(".*.part.tif"))).name)
+    assert owner is not None and owner.pid != process.pid
+    os.kill(owner.pid, signal.SIGKILL)
     code, told = finish(process)
     assert code == 0, told
     assert Counter(states(out)) == {"done": 6}
-    assert not list(out.rglob("*.lock"))
+    assert not list(out.rglob("*.lock")) and not list(out.rglob(".*.part*"))
     assert finish(start(source, tmp_path / "alone", tiny_weights, "--no-provenance"))[0] == 0
     for name in files(tmp_path / "alone"):
         assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
-
-
-def pids(workers: Any) -> list[dict[str, Any]]:
-    """The worker processes of a cluster."""
-    with distributed.Client(workers) as client:
-        return [{"id": name, "pid": pid} for name, pid in client.run(os.getpid).items()]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import Result
+from conftest import Result, as_from_a_terminal
 from rasterio.transform import from_origin
 
 from dehazexl_cli import __version__, dehaze, dehaze_file, load_model
@@ -172,6 +172,13 @@ def test_plan_and_dry_run_print_the_same_and_write_nothing(dehazexl: Command, sc
     assert left(scene.parent) == {"in.tif"}
 
 
+def test_plan_speaks_of_attention_only_where_there_is_some(dehazexl: Command, scene: Path) -> None:
+    summed = dehazexl("plan", scene, "--model", "mgbl-s").out
+    assert "attention" not in summed and "features" not in summed
+    assert "context    patches add up to a small view of the scene" in summed
+    assert "context" not in dehazexl("plan", scene).out
+
+
 def test_plan_says_what_was_rejected_and_why(dehazexl: Command, tmp_path: Path) -> None:
     scene = tmp_path / "large.tif"
     with rasterio.open(
@@ -305,6 +312,7 @@ def test_a_signal_in_any_phase_leaves_one_message_and_no_file(
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=as_from_a_terminal,
     )
     assert process.stderr is not None
     for line in process.stderr:

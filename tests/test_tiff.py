@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,8 @@ def geotiff_in_jpegxl(folder: Path, pixels: np.ndarray, **said: Any) -> Path:
 
 def test_all_it_says_is_carried_to_the_output(tmp_path: Path) -> None:
     path = geotiff_in_jpegxl(tmp_path, RGB, nodata=7)
-    reader = open_reader(path)
-    report = run(reader, lambda: open_writer(tmp_path / "out.tif", reader), Identity(), Options())
+    with closing(open_reader(path)) as reader:
+        report = run(reader, lambda: open_writer(tmp_path / "out.tif", reader), Identity(), Options())
     with rasterio.open(tmp_path / "out.tif") as made, rasterio.open(tmp_path / "plain.tif") as plain:
         assert (made.crs, made.transform, made.nodata) == (plain.crs, plain.transform, 7)
         assert made.tags()["MISSION"] == "one" and made.tags(2)["wavelength"] == "560"
@@ -163,7 +164,8 @@ def test_transparent_and_unknown_pixels_are_no_ground(tmp_path: Path) -> None:
     holed = FLOATS.copy()
     holed[5, 6, 1] = np.nan
     path, _ = save(tmp_path, holed, {"compression": "pixtiff"})
-    ground = open_reader(path).valid(Box(0, 0, HEIGHT, WIDTH))
+    with closing(open_reader(path)) as reader:
+        ground = reader.valid(Box(0, 0, HEIGHT, WIDTH))
     assert ground is not None and np.argwhere(~ground).tolist() == [[5, 6]]
 
 
@@ -171,13 +173,13 @@ def test_only_the_tiles_asked_for_are_decoded_and_few_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, expected = save(tmp_path, RGB, {"compression": "jpegxl", **TILES})
-    reader = open_reader(path)
-    assert isinstance(reader, TiffReader)
-    reader.read(Box(70, 70, 10, 10), [1])
-    assert list(reader._kept) == [(0, 6)]
-    monkeypatch.setattr("dehazexl_cli.raster.tiff.CACHE_BYTES", 3 * 64 * 64 * 3)
-    assert np.array_equal(whole(reader), expected)
-    assert len(reader._kept) == 3
+    with closing(open_reader(path)) as reader:
+        assert isinstance(reader, TiffReader)
+        reader.read(Box(70, 70, 10, 10), [1])
+        assert list(reader._kept) == [(0, 6)]
+        monkeypatch.setattr("dehazexl_cli.raster.tiff.CACHE_BYTES", 3 * 64 * 64 * 3)
+        assert np.array_equal(whole(reader), expected)
+        assert len(reader._kept) == 3
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9])
@@ -185,8 +187,10 @@ def test_a_damaged_one_says_so(tmp_path: Path, keep: float) -> None:
     path, _ = save(tmp_path, RGB, {"compression": "jpegxl", **TILES})
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    reader = open_reader(path)
-    with pytest.raises(InputError, match="rows 0 to 199 cannot be read") as caught:
+    with (
+        closing(open_reader(path)) as reader,
+        pytest.raises(InputError, match="rows 0 to 199 cannot be read") as caught,
+    ):
         whole(reader)
     assert "again" in caught.value.hint and "\n" not in caught.value.message
 
@@ -219,4 +223,5 @@ def test_the_command_dehazes_one(dehazexl: Command, tmp_path: Path, tiny_weights
 
 def test_information_is_a_value(tmp_path: Path) -> None:
     path, _ = save(tmp_path, RGB, {"compression": "jpegxl"})
-    assert dataclasses.asdict(open_reader(path).info)["name"] == str(path)
+    with closing(open_reader(path)) as reader:
+        assert dataclasses.asdict(reader.info)["name"] == str(path)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell, failure
 from dehazexl_cli.batch.signals import undisturbed
-from dehazexl_cli.errors import Stopped
 
 if TYPE_CHECKING:
     from dehazexl_cli.files import Computed, Opened, Pending, Recipe
@@ -130,8 +129,6 @@ class Conveyor:
         item = self._ahead[0]
         try:
             computed = self._compute(item)
-        except Stopped:
-            raise
         except Exception as error:  # whatever a damaged file sets off
             self._ahead.popleft().drop()
             self._settle(tell)

@@ -12,7 +12,8 @@ from dehazexl_cli.batch.outcomes import Execute, Job, Outcome, State, Tally, Tel
 from dehazexl_cli.batch.records import Ledger, Origin, make_folder
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.batch.signals import undisturbed
-from dehazexl_cli.errors import DehazeError, OutputError, Stopped
+from dehazexl_cli.errors import DehazeError, OutputError
+from dehazexl_cli.owner import remove_what_the_dead_left
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Course:
         self._next = iter(scenes)
         self._busy: list[Scene] = []  # under another's hands at the first look
         self._last_look = False
+        self._begun: set[Path] = set()  # folders in which something was to be made
         self.tally = Tally(len(scenes))
 
     def run(self, execute: Execute) -> Tally:
@@ -51,8 +53,12 @@ class Course:
         Raises OutputError, before any work, if a result is there and nothing was said about that.
         """
         self._require_free()
-        with self._locks:
-            execute(self.take, self.finish)
+        try:
+            with self._locks:
+                execute(self.take, self.finish)
+        finally:
+            for folder in self._begun:  # a process that was lost has left what it had begun
+                remove_what_the_dead_left(folder)
         return self.tally
 
     def take(self, wait: bool) -> Job | None:
@@ -66,8 +72,6 @@ class Course:
                 continue
             try:
                 job = self._consider(scene)
-            except Stopped:
-                raise
             except DehazeError as error:
                 self.finish(failure(scene, error))
                 continue
@@ -95,6 +99,7 @@ class Course:
             self._locks.release(self._key(scene))
             return None
         make_folder(scene.target.parent)
+        self._begun.add(scene.target.parent)
         return Job(scene, overwrite=self._policy.overwrite or self._policy.redo_changed)
 
     def _settled(self, scene: Scene) -> bool:

@@ -13,12 +13,12 @@ import hashlib
 import json
 import os
 import secrets
-import socket
 import threading
 from pathlib import Path
 from typing import NamedTuple
 
 from dehazexl_cli.errors import OutputError
+from dehazexl_cli.owner import Owner
 
 TOUCH_SECONDS = 20.0
 STALE_SECONDS = 300.0
@@ -30,38 +30,20 @@ class Holder(NamedTuple):
 
     host: str = ""
     pid: int = 0
-    born: str = ""  # when its process began: a number may be another process's later
+    born: int = 0  # when its process began
     token: str = ""
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" if self.host else "another process"
+        return f"process {self.pid} on {self.host.rpartition('-')[0]}" if self.host else "another process"
 
     @classmethod
     def this(cls) -> Holder:
         """This process."""
-        return cls(socket.gethostname(), os.getpid(), born(os.getpid()), secrets.token_hex(8))
+        return cls(*Owner.this(), secrets.token_hex(8))
 
     def is_dead(self) -> bool:
-        """Whether it is a process of this host that has ended."""
-        if self.host != socket.gethostname() or not self.pid:
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:  # somebody else's process
-            return False
-        return bool(self.born) and born(self.pid) not in ("", self.born)
-
-
-def born(pid: int) -> str:
-    """The boot and the tick at which a process began; empty where the system does not tell."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The name, which may hold anything, stands in brackets.
-        return f"{boot}/{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
-    except (OSError, IndexError):
-        return ""
+        """Whether it is known to have ended."""
+        return Owner(self.host, self.pid, self.born).is_dead()
 
 
 class Locks:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -12,17 +13,22 @@ from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
 from dehazexl_cli.cli.batch import batch
 from dehazexl_cli.cli.compare import compare
+from dehazexl_cli.cli.config import config
+from dehazexl_cli.cli.configuration import Configured
+from dehazexl_cli.cli.doctor import doctor
 from dehazexl_cli.cli.evaluate import evaluate
+from dehazexl_cli.cli.info import info
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.preview import preview
 from dehazexl_cli.cli.run import run
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
 from dehazexl_cli.cli.weights import weights
-from dehazexl_cli.errors import DehazeError
+from dehazexl_cli.errors import DehazeError, Stopped
 
 app = typer.Typer(
     name="dehazexl",
+    cls=Configured,
     help="Remove haze from aerial and satellite images of any size.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,12 +37,15 @@ app = typer.Typer(
 app.command()(run)
 app.command()(batch)
 app.command()(plan)
+app.command()(info)
 app.command()(compare)
 app.command()(preview)
 app.command()(evaluate)
 app.command()(train)
 app.command()(synth)
+app.command()(doctor)
 app.add_typer(weights, name="weights")
+app.add_typer(config, name="config")
 
 
 def show_version(wanted: bool) -> None:
@@ -69,10 +78,28 @@ def share_processors() -> None:
 
 def main() -> None:
     """Run the command line; known failures become two lines and their exit code."""
+    run_guarded(lambda: app(prog_name="dehazexl"))  # also as python -m dehazexl_cli
+
+
+def main_of_rio(arguments: list[str]) -> None:
+    """`rio dehaze`: the command `run` in rio's words; ends the process like `main`."""
+    group: Any = typer.main.get_command(app)
+    group.commands["dehaze"] = group.commands["run"]
+    run_guarded(lambda: group(["dehaze", *arguments], prog_name="rio"))
+
+
+def run_guarded(command: Callable[[], Any]) -> None:
+    """Do what a command line says; every way to fail has its words and its exit code."""
     share_processors()
     try:
         with console.signals():
-            app()
+            command()
+    except Stopped as stopped:
+        if console.debug:
+            raise
+        console.ignore_signals()
+        console.show_error(stopped)
+        sys.exit(stopped.exit_code)
     except DehazeError as error:
         if console.debug:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.configuration import PREFIX
 from dehazexl_cli.cli.measuring import Measures, View, measure
 from dehazexl_cli.documents import write_whole
-from dehazexl_cli.errors import OutputError, UsageError
+from dehazexl_cli.errors import OutputError, Stopped, UsageError
+from dehazexl_cli.owner import remove_what_the_dead_left
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Seam
@@ -96,11 +99,14 @@ def compare(
     spots = [parse_place(place) for place in places or ()]
     require_folder(out, candidates, overwrite)
     require_pair(source, reference)
-    for number, candidate in enumerate(candidates, 1):
-        if not quiet:
-            console.say(f"{number} of {len(candidates)}: {candidate.label}")
-        candidate.run(source, reference, out, quiet)
-    publish(source, reference, out, candidates, spots, as_json)
+    with console.when_stopped(
+        f"finished outputs stay in {out}, without a report; begin anew with --overwrite"
+    ):
+        for number, candidate in enumerate(candidates, 1):
+            if not quiet:
+                console.say(f"{number} of {len(candidates)}: {candidate.label}")
+            candidate.run(source, reference, out, quiet)
+        publish(source, reference, out, candidates, spots, as_json)
     if not quiet:
         console.say(f"{out / 'report.html'}: open it in a browser")
     if any(candidate.error for candidate in candidates):
@@ -122,16 +128,24 @@ class Candidate:
     def run(self, source: str, reference: str | None, out: Path, quiet: bool) -> None:
         """Dehaze and measure; a failure is noted and said.
 
-        In a process of its own, whose peak memory is then this way's and no other's.
+        In a process of its own, whose peak memory is then this way's and no other's. What variables set was
+        heeded here already, where it is meant for this command.
         """
         target = self.target(out)
         command = [sys.executable, "-m", "dehazexl_cli", "run", source, str(target), "--json", "--overwrite"]
-        done = subprocess.run(
-            [*command, *self.arguments, *(["--quiet"] if quiet else [])],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if quiet else None,
-            text=True,
-        )
+        try:
+            done = subprocess.run(
+                [*command, *self.arguments, *(["--quiet"] if quiet else [])],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if quiet else None,
+                text=True,
+                env={name: value for name, value in os.environ.items() if not name.startswith(PREFIX)},
+                # Ctrl-C is to end this process alone, which then ends that one.
+                start_new_session=True,
+            )
+        except Stopped:
+            remove_what_the_dead_left(out)
+            raise
         if done.returncode:
             self.error = f"`dehazexl run` ended with exit code {done.returncode}"
             console.say(f"failed: {self.label}: {self.error}")

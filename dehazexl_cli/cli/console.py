@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 debug = False  # set by the global option, read by main()
+
+PATIENCE_SECONDS = 5.0  # for cleaning up, before another signal is heeded
+REPEAT_SECONDS = 0.05
 
 PHASES = {"encode": "Encoding", "mix": "Mixing", "decode": "Decoding", "finish": "Finishing"}
 
@@ -38,7 +42,7 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def show_error(error: DehazeError) -> None:
+def show_error(error: DehazeError | Stopped) -> None:
     """One line of what happened, one of what to do."""
     say(f"error: {in_one_line(error.message)}")
     if error.hint:
@@ -67,18 +71,62 @@ def configure_logging(verbose: bool, quiet: bool) -> None:
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into Stopped, so that every `with` on the way cleans up."""
+    """Turn Ctrl-C, SIGTERM and SIGHUP into Stopped, so that every `with` on the way cleans up.
+
+    Those that come while it does are not heeded, as schedulers and people repeat themselves; after some
+    seconds they are again. What was ignored before, as by nohup, stays so.
+    """
+    heeded = -PATIENCE_SECONDS
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number, "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+        nonlocal heeded
+        if time.monotonic() - heeded >= PATIENCE_SECONDS:
+            heeded = time.monotonic()
+            raise Stopped(number, "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
 
-    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, stop) for number in wanted}
+    def unheard(unraisable: sys.UnraisableHookArgs) -> None:
+        """Stop all the same where the signal came within something that lets no exception pass."""
+        nonlocal heeded
+        if not isinstance(unraisable.exc_value, Stopped):
+            sys.__unraisablehook__(unraisable)
+            return
+        heeded = -PATIENCE_SECONDS
+        again = unraisable.exc_value.exit_code - 128
+        threading.Timer(REPEAT_SECONDS, os.kill, (os.getpid(), again)).start()
+
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in stopping_signals()}
+    hook = sys.unraisablehook
+    sys.unraisablehook = unheard
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, stop)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stopping_signals() -> list[signal.Signals]:
+    """What asks a process to end, as far as the system knows it."""
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+def ignore_signals() -> None:
+    """Let nothing disturb the last words."""
+    for number in stopping_signals():
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def when_stopped(hint: str) -> Iterator[None]:
+    """What is to be done if a signal ends what is inside."""
+    try:
+        yield
+    except Stopped as stopped:
+        stopped.hint = hint
+        raise
 
 
 class Progress(Protocol):

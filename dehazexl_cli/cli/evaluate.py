@@ -17,7 +17,7 @@ import typer
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, measures, print_table
 from dehazexl_cli.documents import write_whole
-from dehazexl_cli.errors import InputError, OutputError, Stopped, UsageError, reason
+from dehazexl_cli.errors import InputError, OutputError, UsageError, reason
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -98,8 +98,9 @@ def evaluate(
     pairs = collect_pairs(data, limit)
     from dehazexl_cli import load_model
 
-    evaluation = prepare(load_model(model, weights, multiple), without_mixing, chosen, clear)
-    outcome = evaluate_all(pairs, evaluation, Narrator(progress, quiet, len(pairs)))
+    with console.when_stopped("no results were written; run the same command again, perhaps with --limit"):
+        evaluation = prepare(load_model(model, weights, multiple), without_mixing, chosen, clear)
+        outcome = evaluate_all(pairs, evaluation, Narrator(progress, quiet, len(pairs)))
     publish(outcome, evaluation, csv_file, as_json)
     if outcome.failures:
         console.say(f"{len(outcome.failures)} of {len(pairs)} pairs failed")
@@ -215,8 +216,6 @@ def evaluate_all(pairs: Sequence[Pair], evaluation: Evaluation, narrator: Narrat
     for number, pair in enumerate(pairs, 1):
         try:
             result = evaluation.measure(pair)
-        except Stopped:
-            raise
         except Exception as error:  # whatever a damaged file sets off
             if console.debug:
                 raise

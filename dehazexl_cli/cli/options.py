@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,19 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+# Said here again, as the registry of models takes seconds to load; a test compares them.
+MODELS = ("dehazexl-s", "dehazexl-paper", "mgbl-s", "mgbl-paper", "generic")
+
+
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """Completion of an option's value in the shell, from these."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete
+
+
 Input = Annotated[
     str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
 ]
@@ -35,11 +49,20 @@ Inputs = Annotated[
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", help="dehazexl-s (default) and mgbl-s are bundled; dehazexl-paper, mgbl-paper, generic."
+        "--model",
+        help="dehazexl-s (default) and mgbl-s are bundled; dehazexl-paper, mgbl-paper, generic.",
+        autocompletion=one_of(*MODELS),
     ),
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A weight file; .pt or .pt2 if generic.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda, cuda:1 or mps.",
+        autocompletion=one_of("auto", "cpu", "cuda", "mps"),
+    ),
+]
 PrecisionName = Annotated[Precision, typer.Option("--precision", help="What the network computes in.")]
 Bands = Annotated[
     str | None,
@@ -64,7 +87,10 @@ Seed = Annotated[int, typer.Option("--seed", help="Of the sampled attention in v
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", "-f", help="GTiff, COG, PNG, JPEG, JP2OpenJPEG or WEBP; default: by the suffix of OUT."
+        "--format",
+        "-f",
+        help="GTiff, COG, PNG, JPEG, JP2OpenJPEG or WEBP; default: by the suffix of OUT.",
+        autocompletion=one_of("GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "WEBP"),
     ),
 ]
 Creation = Annotated[
@@ -130,6 +156,7 @@ ModeName = Annotated[
         "--mode",
         metavar="global|tile|downsample|whole",
         help="The scene as one, by patches; independent tiles; a smaller picture; or in a single pass.",
+        autocompletion=one_of("global", "tile", "downsample", "whole"),
     ),
 ]
 Tile = Annotated[int | None, typer.Option("--tile", metavar="PIXELS", help="Side of a tile; 512.")]

@@ -76,7 +76,7 @@ def print_plan(
             reader = Part(reader, box)
     try:
         name, network = model
-        facts = describe(prepare(reader, network, chosen), name)
+        facts = describe(prepare(reader, network, chosen), name, network)
     finally:
         reader.close()
     if as_json:
@@ -100,7 +100,7 @@ def network_for(name: str | None, weights: Path | None, multiple: int | None = N
         return name or DEFAULT_MODEL, build(name or DEFAULT_MODEL)
 
 
-def describe(job: Job, model: str) -> dict[str, Any]:
+def describe(job: Job, model: str, network: Dehazer) -> dict[str, Any]:
     """What was decided, as plain values."""
     from dehazexl_cli.engine import describe_group
     from dehazexl_cli.engine.transfer import precision_name
@@ -122,6 +122,7 @@ def describe(job: Job, model: str) -> dict[str, Any]:
         "mode": {"kind": job.layout.kind} | job.layout.facts,
         "patches": [job.layout.inner.rows, job.layout.inner.cols],
         "overlap": job.layout.inner.overlap,
+        "gather": network.gather if network.streams else None,
         "budget": {"host_bytes": job.budget.host_bytes, "device_bytes": job.budget.device_bytes},
         "plan": job.plan.to_dict(),
         "rejected": [plan.to_dict() for plan in job.plans[: job.first]],
@@ -147,8 +148,11 @@ def sentences(facts: dict[str, Any]) -> list[str]:
         f"model      {facts['model']} on {facts['device']} in {facts['precision']}",
         f"mode       {mode_sentence(facts['mode'])}",
         f"patches    {cols} x {rows}, sharing {facts['overlap']} pixels, {plan['batch']} at a time",
-        f"attention  {attention}",
-        f"features   {waiting}",
+        *{
+            "stack": [f"attention  {attention}", f"features   {waiting}"],
+            "sum": ["context    patches add up to a small view of the scene, by which each is rewritten"],
+            None: [],  # what a network from elsewhere does inside, nobody knows
+        }[facts["gather"]],
         f"memory     {size(plan['host_bytes'])} expected, {size(budget['host_bytes'])} allowed",
     ]
     if budget["device_bytes"] is not None:

@@ -67,12 +67,10 @@ def preview(
         info = reader.info
     facts = {"name": info.name, "height": info.height, "width": info.width, "dtype": info.dtype}
     facts["stretch"] = [report.low, report.high]
-    write_whole(picture, beside(before, after), "name another file")
-    write_whole(
-        page,
-        preview_page(f"{Path(source).name}, a preview", before, after, facts).encode(),
-        "name another file",
-    )
+    both = beside(before, after)
+    text = preview_page(f"{Path(source).name}, a preview", before, after, facts)
+    write_whole(picture, both, "name another file")
+    write_whole(page, text, "name another file")
     typer.echo(picture)
     typer.echo(page)
 

@@ -12,7 +12,8 @@ import typer
 
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.telling import Display
-from dehazexl_cli.errors import OutputError, UsageError
+from dehazexl_cli.documents import write_whole
+from dehazexl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from dehazexl_cli.report import Report
@@ -132,12 +133,7 @@ def is_folder(target: str) -> bool:
 
 def write_report(report: Report, path: Path) -> None:
     """The report as a JSON file."""
-    try:
-        path.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-    except OSError as error:
-        raise OutputError(
-            f"the report {path} cannot be written: {error.strerror}", "name another --report"
-        ) from error
+    write_whole(path, json.dumps(report.to_dict(), indent=2) + "\n", "name another --report")
 
 
 def summarise(report: Report) -> None:

@@ -76,7 +76,11 @@ def synth(
     scenes = [look_at(source, wishes) for source in sources]
     require_different_names(scenes)
     require_room(scenes, target, wishes)
-    synthesise(scenes, target, wishes, Narrator(progress, quiet, len(scenes) * (1 + len(wishes.levels))))
+    narrator = Narrator(progress, quiet, len(scenes) * (1 + len(wishes.levels)))
+    with console.when_stopped(
+        f"finished images stay in {target}; with --overwrite the same command makes all, with equal bytes"
+    ):
+        synthesise(scenes, target, wishes, narrator)
 
 
 @dataclass(frozen=True)

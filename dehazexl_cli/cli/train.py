@@ -89,7 +89,8 @@ def train(
         validate_every=validate_every,
         time_limit=limit,
     )
-    with shown(quiet) as show:
+    hint = f"the same command goes on from the last checkpoint in {out}, or begins anew if there is none yet"
+    with console.when_stopped(hint), shown(quiet) as show:
         path = loop.train(config, show)
     typer.echo(path)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -41,8 +42,8 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
         except BaseException as error:
             put("error", error)
 
-    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
-    thread.start()
+    worker = Worker(work, "read-ahead")
+    worker.start()
     try:
         while True:
             kind, value = pipe.get()
@@ -54,7 +55,42 @@ def ahead(items: Iterable[T]) -> Iterator[T]:
             yield value  # type: ignore[misc]
     finally:
         stopped.set()
-        thread.join()
+        worker.join()
+
+
+class Worker:
+    """A thread that is waited for to its end, also if a signal comes then: what it uses will be closed next.
+
+    A `Thread.join` that a signal has interrupted takes the thread for ended (Python 3.11), so this has a mark
+    of its own.
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        self._work = work
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        """Whether it may still be at work."""
+        return not self._ended.is_set()
+
+    def join(self) -> None:
+        """Wait for the end; an exception that comes meanwhile is raised after it."""
+        try:
+            self._ended.wait()
+        except BaseException:
+            self._ended.wait()
+            raise
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self._ended.set()
 
 
 class Behind:
@@ -65,7 +101,7 @@ class Behind:
         self._pipe: queue.Queue[Pixels | None] = queue.Queue(DEPTH)
         self._error: BaseException | None = None
         self._abandoned = False
-        self._thread = threading.Thread(target=self._work, name="write-behind", daemon=True)
+        self._worker = Worker(self._work, "write-behind")
 
     def save(self, rows: Pixels) -> None:
         """Hand over rows to be written below those before."""
@@ -83,7 +119,7 @@ class Behind:
                     self._error = error
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._worker.start()
         return self
 
     def __exit__(
@@ -93,7 +129,14 @@ class Behind:
         traceback: TracebackType | None,
     ) -> None:
         self._abandoned = kind is not None
-        self._pipe.put(None)
-        self._thread.join()
+        try:
+            self._pipe.put(None)
+            self._worker.join()
+        except BaseException:  # a signal; who gave the writer will close it now, so nobody may be writing
+            self._abandoned = True
+            while self._worker.is_alive():
+                with suppress(queue.Full):
+                    self._pipe.put(None, timeout=POLL_SECONDS)
+            raise
         if kind is None and self._error is not None:
             raise self._error

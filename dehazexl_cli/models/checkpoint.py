@@ -154,6 +154,15 @@ def all_bundled() -> dict[str, Path]:
     return found
 
 
+def expected_digest(path: Path) -> str | None:
+    """The SHA-256 that a bundled file had when it was bundled; None if it is not listed beside it."""
+    listed_beside = path.with_name("SHA256SUMS")
+    if not listed_beside.is_file():
+        return None
+    lines = (line.split() for line in listed_beside.read_text(encoding="utf-8").splitlines())
+    return {name: digest for digest, name in lines}.get(path.name)
+
+
 def weight_folders() -> tuple[Path, Path]:
     """Where bundled weights may lie: in a wheel inside the package, in a source tree beside it."""
     package = Path(__file__).resolve().parents[1]

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import stat
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class GdalReader:
     def __init__(self, path: str) -> None:
         self.path = path  # as GDAL takes it: a file's name, /vsizip/…, GPKG:file:table, https://…
         self._gdal = GdalSession()
+        self._using = threading.RLock()  # a run that is stopped closes it while another thread still reads
         self._dataset = open_dataset(path, self._gdal)
         try:
             with self._reading("its description"):
@@ -105,8 +107,8 @@ class GdalReader:
         return values.reshape(len(bands), -1) if ground is None else values[:, ground]
 
     def close(self) -> None:
-        """Let go of the file; may be called twice."""
-        with self._gdal():
+        """Let go of the file; may be called twice. Waits for what is being read."""
+        with self._using, self._gdal():
             self._dataset.close()
 
     def _read(self, bands: Sequence[int], where: Window, shape: tuple[int, int]) -> Pixels:
@@ -137,7 +139,7 @@ class GdalReader:
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
         try:
-            with self._gdal():
+            with self._using, self._gdal():
                 yield
         except GDAL_ERRORS as error:
             raise damaged(self.path, what, error) from error

@@ -230,12 +230,14 @@ class GdalWriter:
 
     def _abandon(self) -> None:
         self._finished = True
-        with self._gdal():
-            for dataset in (self._source, self._dataset):
-                if dataset is not None:
-                    with suppress(*GDAL_ERRORS):
-                        dataset.close()
-        self._staging.discard()
+        try:
+            with self._gdal():
+                for dataset in (self._source, self._dataset):
+                    if dataset is not None:
+                        with suppress(*GDAL_ERRORS):
+                            dataset.close()
+        finally:
+            self._staging.discard()
 
     @contextmanager
     def _creating(self) -> Iterator[None]:

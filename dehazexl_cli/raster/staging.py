@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from dehazexl_cli.errors import OutputError
+from dehazexl_cli.owner import Owner, tidy
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,8 @@ class Staging:
 
     They lie beside the target, or in `tmp_dir`, which may be on another file system. Raises OutputError,
     here and again in `publish`, if the target exists and is not to be overwritten, or a folder cannot be
-    written. A symbolic link is followed, so the link stays and its file is replaced.
+    written. A symbolic link is followed, so the link stays and its file is replaced. What processes that
+    were killed have left in these folders is removed.
     """
 
     def __init__(self, target: str, overwrite: bool, tmp_dir: str | None = None) -> None:
@@ -33,11 +34,12 @@ class Staging:
         self._require_free()
         # Side files are named after the stem or the whole name; with the result's stem unlike any other
         # file's, both kinds are found and renamed by it.
-        self._prefix = f".{self.target.stem[:40]}.{os.getpid()}-{secrets.token_hex(4)}."
+        self._prefix = f".{self.target.stem[:30]}{Owner.this().mark()}"
         self.result = self.folder / f"{self._prefix}part{self.target.suffix}"
         self.scratch = self.folder / f"{self._prefix}rows.tif"
         for folder in {self.folder, self.target.parent}:
             self._require_writable(folder)
+            tidy(folder)
 
     def publish(self, stale: Iterable[Path]) -> None:
         """Give result and side files their names, the result last; then remove the stale ones of before.
@@ -54,9 +56,11 @@ class Staging:
                 os.replace(side, name)
                 moved.append(name)
             os.replace(result, self.target)
-        except OSError as error:
+        except BaseException as error:
             _remove(moved)
-            raise self.failure(error.strerror or str(error)) from error
+            if isinstance(error, OSError):
+                raise self.failure(error.strerror or str(error)) from error
+            raise
         _remove(stale.difference(moved))
 
     def discard(self) -> None:
@@ -110,8 +114,11 @@ class Staging:
         try:
             # Asked of the system, as GDAL does not say why; GDAL then makes the file itself.
             trial = folder / self.result.name
-            os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            trial.unlink()
+            handle = os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            try:
+                os.close(handle)
+            finally:
+                trial.unlink()
         except OSError as error:
             raise OutputError(
                 f"{folder}: cannot be written ({error.strerror})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,8 +44,11 @@ class TiffReader:
         if not Path(name).is_file():  # nothing inside archives or on the net
             raise refused
         self._gdal = GdalSession()
+        self._using = threading.RLock()  # a run that is stopped closes it while another thread still reads
         with self._decoding("its description"):
             self._file = tifffile.TiffFile(name)
+        self._dataset: Any = None
+        self._shell: Shell | None = None
         try:
             with self._decoding("its description"):
                 self._pages = _pages_of_bands(self._file)
@@ -53,7 +57,7 @@ class TiffReader:
             self._dataset = self._open_shell(refused)
             self.info = self._describe(refused)
         except BaseException:
-            self._file.close()
+            self.close()
             raise
         self._masked = MaskFlags.per_dataset in self._dataset.mask_flag_enums[0] and self.info.alpha is None
         self._kept: OrderedDict[tuple[int, int], Pixels | None] = OrderedDict()
@@ -106,11 +110,14 @@ class TiffReader:
         return np.concatenate(values, axis=1)
 
     def close(self) -> None:
-        """Let go of the file; may be called twice."""
-        self._file.close()
-        with self._gdal():
-            self._dataset.close()
-        self._shell.close()
+        """Let go of the file; may be called twice. Waits for what is being read."""
+        with self._using:
+            self._file.close()
+            if self._dataset is not None:
+                with self._gdal():
+                    self._dataset.close()
+            if self._shell is not None:
+                self._shell.close()
 
     def _open_shell(self, refused: BeyondGdal) -> Any:
         try:
@@ -194,7 +201,8 @@ class TiffReader:
     @contextmanager
     def _decoding(self, what: str) -> Iterator[None]:
         try:
-            yield
+            with self._using:
+                yield
         except (InputError, MemoryError):
             raise
         except Exception as error:  # each codec raises its own, and some only RuntimeError or ValueError

@@ -209,8 +209,11 @@ class Trainer:
             "config": config_text(self.config),
         }
         temporary = self.out / ".checkpoint.part"
-        torch.save(content, temporary)
-        temporary.replace(self.out / "checkpoint.pth")
+        try:
+            torch.save(content, temporary)
+            temporary.replace(self.out / "checkpoint.pth")
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _finish(self) -> Path:
         path = self.out / f"{self.config.model}.safetensors"

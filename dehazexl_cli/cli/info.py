@@ -1,0 +1,206 @@
+"""`dehazexl info FILE…`: what is seen in a raster, and what would be done with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.plan import describe, network_for, sentences, size
+from dehazexl_cli.errors import DehazeError
+
+if TYPE_CHECKING:
+    from dehazexl_cli.engine import Options
+    from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.raster.base import RasterReader
+
+FINISHED_WITH_FAILURES = 7
+SHOWN_BANDS = 16  # to people; JSON has all
+
+
+def info(
+    sources: Annotated[list[str], typer.Argument(metavar="FILE", help="Images, whatever GDAL opens.")],
+    model: options.ModelName = None,
+    bands: options.Bands = None,
+    all_bands: options.AllBands = False,
+    max_ram: options.MaxRam = None,
+    as_json: options.Json = False,
+) -> None:
+    """Print what is seen in each FILE, and how `dehazexl run` would treat it. Nothing is written.
+
+    Numbers in bands are those of a thinned view of 512 pixels a side. JSON is a list with an object for each
+    FILE; one that cannot be used has an "error" in it. --bands, --all-bands, --model and --max-ram mean what
+    they mean to `dehazexl run`.
+
+    Example: dehazexl info scene.tif
+    """
+    console.configure_logging(False, False)
+    chosen = options.read_options(bands, None, 1.0, "auto", options.Precision.auto, max_ram, None, "auto", 0)
+    chosen = replace(chosen, all_bands=all_bands)
+    network, seen = network_for(model, None), []
+    for number, source in enumerate(sources):
+        try:
+            seen.append(look_at(source, network, chosen))
+        except DehazeError as error:
+            if len(sources) == 1:
+                raise
+            console.show_error(error)
+            seen.append({"input": source, "error": said(error)})
+        else:
+            if not as_json:
+                typer.echo("\n".join(["", *lines(seen[-1])] if number else lines(seen[-1])))
+    if as_json:
+        typer.echo(json.dumps(plain(seen), indent=2, allow_nan=False))
+    if any("error" in facts for facts in seen):
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+def look_at(source: str, network: tuple[str, Dehazer], chosen: Options) -> dict[str, Any]:
+    """What a file tells, as plain values; InputError if it cannot be used."""
+    from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.facts import facts_of
+
+    with closing(open_reader(source)) as reader:
+        shape = {key: getattr(reader.info, key) for key in ("height", "width", "count", "dtype")}
+        return {
+            "input": source,
+            **shape,
+            **asdict(facts_of(reader)),
+            "notes": reader.info.notes,
+            "run": how_it_would_run(reader, network, chosen),
+        }
+
+
+def how_it_would_run(reader: RasterReader, network: tuple[str, Dehazer], chosen: Options) -> dict[str, Any]:
+    """The plan of a run as plain values; what prevents one is part of what is seen, and no failure here."""
+    from dehazexl_cli.engine import prepare
+
+    name, model = network
+    try:
+        job = prepare(reader, model, chosen)
+    except DehazeError as error:
+        return {"error": said(error)}
+    part = job.frame.part if job.frame else None
+    return describe(job, name, model) | {"ground": part and part._asdict()}
+
+
+def said(error: DehazeError) -> dict[str, Any]:
+    """An error as plain values."""
+    return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON has them: a nodata value of NaN is the text nan."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def lines(facts: dict[str, Any]) -> Iterator[str]:
+    """What is seen, for a person."""
+    yield f"file       {facts['input']}"
+    yield f"format     {stored(facts)}"
+    yield f"scene      {facts['width']} x {facts['height']} pixels, {facts['count']} bands of {typed(facts)}"
+    yield f"place      {placed(facts['place'])}"
+    for number, band in enumerate(facts["bands"][:SHOWN_BANDS]):
+        yield f"{'band' if number == 0 else '':<11}{banded(band)}"
+    if facts["count"] > SHOWN_BANDS:
+        yield f"{'':<11}and {facts['count'] - SHOWN_BANDS} more; --json lists all"
+    yield f"ground     {grounded(facts)}"
+    for note in facts["notes"]:
+        yield f"note       {note}"
+    if "error" in facts["run"]:
+        yield f"run        impossible: {facts['run']['error']['message']}"
+        yield f"  try      {facts['run']['error']['hint']}"
+    else:
+        # The first sentence says again what scene it is.
+        yield from sentences(facts["run"])[1:]
+
+
+def stored(facts: dict[str, Any]) -> str:
+    """Format and storage."""
+    storage = facts["storage"]
+    height, width = storage["block"]
+    parts = [storage["driver"]]
+    if storage["compression"]:
+        parts.append(storage["compression"])
+    parts.append(f"blocks of {width} x {height}")
+    if storage["overviews"]:
+        parts.append(f"overviews {', '.join(f'1:{factor}' for factor in storage['overviews'])}")
+    if storage["size_bytes"] is not None:
+        parts.append(megabytes(storage["size_bytes"]))
+    if storage["decoder"] != "GDAL":
+        parts.append(f"decoded by {storage['decoder']}, as GDAL cannot")
+    return ", ".join(parts)
+
+
+def typed(facts: dict[str, Any]) -> str:
+    """The pixel type, and the bits in use if they are fewer."""
+    return str(facts["dtype"]) + (f", of which {facts['bits']} bits are in use" if facts["bits"] else "")
+
+
+def placed(place: dict[str, Any]) -> str:
+    """Where it lies."""
+    parts = []
+    if place["crs"]:
+        short = place["crs"].startswith("EPSG:")
+        parts.append(
+            f"{place['crs']} ({place['crs_name']})" if short else place["crs_name"] or "a CRS as WKT"
+        )
+    elif place["bounds"]:
+        parts.append("coordinates without a CRS")
+    if place["pixel"]:
+        height, width = place["pixel"]
+        unit = f" {place['unit']}" if place["unit"] and place["unit"] != "unknown" else ""
+        parts.append(f"pixels of {width:g} x {height:g}{unit}" + (", rotated" if place["rotated"] else ""))
+        parts.append("bounds " + ",".join(f"{number:.10g}" for number in place["bounds"]))
+    if place["control_points"]:
+        parts.append(f"{place['control_points']} ground control points")
+    if place["rpcs"]:
+        parts.append("RPCs")
+    return ", ".join(parts) or "not georeferenced"
+
+
+def banded(band: dict[str, Any]) -> str:
+    """One band."""
+    names = " ".join(filter(None, [band["meaning"], band["description"] and f'"{band["description"]}"']))
+    found = "no ground" if band["low"] is None else f"{band['low']:g} to {band['high']:g}"
+    text = f"{band['number']:<3}{names + ', ' if names else ''}{found}"
+    if (band["scale"], band["offset"]) != (1.0, 0.0):
+        text += f", stands for {band['scale']:g} * number + {band['offset']:g}"
+    return text + (f" {band['unit']}" if band["unit"] else "")
+
+
+def grounded(facts: dict[str, Any]) -> str:
+    """What is ground, and by what it is told."""
+    said_by = []
+    values = dict.fromkeys(value for value in facts["nodata"] if value is not None)
+    if values:
+        said_by.append(f"nodata {', '.join(f'{value:g}' for value in values)}")
+    if facts["mask"]:
+        said_by.append("a mask band")
+    if facts["alpha"]:
+        said_by.append(f"alpha in band {facts['alpha']}")
+    if facts["palette"]:
+        said_by.append(f"a colour table, read as {facts['palette']}")
+    text = f"{facts['valid_share']:.1%} of the pixels looked at; " + (
+        ", ".join(said_by) or "no nodata, mask or alpha"
+    )
+    part = facts["run"].get("ground")
+    if part is not None:
+        text += f"; all within columns {part['left']} to {part['left'] + part['width'] - 1}"
+        text += f", rows {part['top']} to {part['top'] + part['height'] - 1}"
+    return text
+
+
+def megabytes(count: int) -> str:
+    """The size of a file for a person."""
+    return size(count) if count >= 2**30 else f"{count / 2**20:.1f} MB"

@@ -1,0 +1,446 @@
+"""Processes that are asked to end, or killed, in every phase: what they say, and what they leave."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from conftest import Result, as_from_a_terminal
+
+from dehazexl_cli.documents import write_whole
+from dehazexl_cli.engine.pipes import Behind
+from dehazexl_cli.owner import Owner, born, remove_what_the_dead_left, this_host
+from dehazexl_cli.raster import open_reader
+from dehazexl_cli.raster.gdal import GdalReader
+
+ROOT = Path(__file__).resolve().parents[1]
+SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
+PHASES = ("load", "encode", "mix", "decode", "finish", "rename")
+# A real command that says when it is in a phase and stays there.
+DRIVER = """
+import os, sys, time
+import dehazexl_cli
+from dehazexl_cli.cli import console, main
+
+phase = sys.argv.pop(1)
+
+def stay():
+    print("there", flush=True)
+    time.sleep(60)
+
+def load(*arguments):
+    stay()
+
+def replace(source, target):
+    # The last renaming is that of the result; its side files have their names by then.
+    if str(target).endswith("out.tif"):
+        stay()
+    rename(source, target)
+
+show, rename = console.NoProgress.__call__, os.replace
+
+def progress(self, now, done, total):
+    show(self, now, done, total)
+    if now == phase and (done > 3 or total == 1):
+        stay()
+
+if phase == "load":
+    dehazexl_cli.load_model = load
+elif phase == "rename":
+    os.replace = replace
+else:
+    console.NoProgress.__call__ = progress
+main()
+"""
+
+
+Command = Callable[..., Result]
+
+
+def in_few(*values: object) -> Any:
+    """A case that is tried with the slow tests only."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """A scene of several patches, with a tag that makes a side file."""
+    path = tmp_path / "in.tif"
+    shape = {"count": 3, "height": 200, "width": 210, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(
+        path, "w", driver="GTiff", transform=rasterio.Affine(2, 0, 5e5, 0, -2, 4e6), **shape
+    ) as f:
+        f.write(np.random.default_rng(0).integers(50, 200, (3, 200, 210), dtype=np.uint8))
+        f.update_tags(ns="IMD", satId="QB02")
+    return path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@contextmanager
+def staying(
+    phase: str, *arguments: object, start: Callable[[], None] = as_from_a_terminal
+) -> Iterator[subprocess.Popen[str]]:
+    """A command that stays in a phase."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, phase, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=start,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n", process.communicate()[1]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run_words(scene: Path, weights: Path) -> list[object]:
+    return ["run", scene, scene.with_name("out.tif"), "--weights", weights, "--progress", "never"]
+
+
+# Each takes seconds, so only some of all pairs are tried every time.
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [
+        (phase, number)
+        if index % len(SIGNALS) == PHASES.index(phase) % len(SIGNALS)
+        else in_few(phase, number)
+        for phase in PHASES
+        for index, number in enumerate(SIGNALS)
+    ],
+)
+def test_a_signal_in_any_phase_is_one_message_and_leaves_nothing(
+    scene: Path, tiny_weights: Path, phase: str, number: signal.Signals
+) -> None:
+    before = names(scene.parent)
+    with staying(phase, *run_words(scene, tiny_weights)) as process:
+        if phase != "load":
+            assert names(scene.parent) > before  # there is something to be left behind
+        process.send_signal(number)
+        process.send_signal(number)  # people repeat themselves, and so do schedulers
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert said.splitlines() == [
+        f"error: stopped by {SIGNALS[number]}",
+        "  try: nothing half done was left behind; run the same command again",
+    ]
+    assert names(scene.parent) == before
+
+
+@pytest.mark.parametrize(
+    "phase", [in_few("encode"), in_few("mix"), in_few("finish"), "load", "decode", "rename"]
+)
+def test_a_killed_run_has_no_output_and_the_next_one_tidies_up(
+    dehazexl: Command, scene: Path, tiny_weights: Path, phase: str
+) -> None:
+    before = names(scene.parent)
+    words = run_words(scene, tiny_weights)
+    with staying(phase, *words) as process:
+        process.kill()
+        process.communicate()
+    left = names(scene.parent) - before
+    assert "out.tif" not in left
+    hidden = {name for name in left if name.startswith(".out.dehazexl-")}
+    assert left - hidden == ({"out.IMD"} if phase == "rename" else set())
+    assert bool(hidden) == (phase != "load")
+    assert dehazexl(*words, "--quiet") == Result(0, "", "")
+    assert names(scene.parent) == before | {"out.tif", "out.IMD"}
+
+
+def test_what_a_live_run_has_made_so_far_stays(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
+    words = run_words(scene, tiny_weights)
+    with staying("decode", *words) as process:
+        other = [scene.with_name("other.tif") if word == words[2] else word for word in words]
+        assert dehazexl(*other, "--quiet").code == 0
+        (part,) = (name for name in names(scene.parent) if name.startswith(".out.dehazexl-"))
+        assert f"-{process.pid}-" in part
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(12))
+def test_a_signal_at_any_moment_is_clean(scene: Path, tiny_weights: Path, trial: int) -> None:
+    """Whole runs without a stay, stopped at moments spread over all they do."""
+    before = names(scene.parent)
+    command = [sys.executable, "-m", "dehazexl_cli", *map(str, run_words(scene, tiny_weights)), "-q"]
+    began = time.monotonic()
+    subprocess.run([*command, "--co", "COMPRESS=LZW"], cwd=ROOT, check=True)
+    whole = time.monotonic() - began
+    for name in names(scene.parent) - before:
+        (scene.parent / name).unlink()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=as_from_a_terminal
+    )
+    time.sleep(0.4 + (trial + np.random.default_rng(trial).random()) * (whole - 0.4) / 12)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    after = names(scene.parent) - before
+    if process.returncode == 0:  # too late
+        assert after == {"out.tif", "out.IMD"}
+    else:
+        assert process.returncode in (143, -signal.SIGTERM)  # the second before there was a handler
+        assert len(said.splitlines()) == (2 if process.returncode == 143 else 0), said
+        assert after in (set(), {"out.tif", "out.IMD"})
+
+
+def test_what_nohup_ignores_stays_ignored(scene: Path, tiny_weights: Path) -> None:
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with staying("decode", *run_words(scene, tiny_weights), start=ignore) as process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.terminate()
+        assert process.wait(timeout=30) == 143
+
+
+def test_ctrl_c_before_anything_is_loaded_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "dehazexl_cli", "--help"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        preexec_fn=as_from_a_terminal,
+    )
+    assert (done.returncode, done.stderr) == (130, "error: stopped by Ctrl-C\n")
+
+
+SWALLOWED = """
+import os, signal, time
+from dehazexl_cli.cli import console, run_guarded
+
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+def command():
+    Deaf()  # Python lets no exception out of __del__
+    try:
+        time.sleep(30)
+    except Exception:
+        print("a library took it for a failure")
+
+run_guarded(command)
+"""
+
+
+def test_a_signal_within_what_lets_no_exception_pass_is_not_lost() -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 143
+    assert (done.stdout, len(done.stderr.splitlines())) == ("", 2), done.stderr
+
+
+def test_compare_ends_what_it_runs_and_tidies_up_after_it(scene: Path, tiny_weights: Path) -> None:
+    out = scene.with_name("compared")
+    command = [sys.executable, "-m", "dehazexl_cli", "compare", scene, "--out", out, "--models", tiny_weights]
+    larger = scene.with_name("larger.tif")
+    with rasterio.open(scene) as small:
+        profile = small.profile | {"height": 1600, "width": 1600}
+        with rasterio.open(larger, "w", **profile) as made:
+            made.write(np.resize(small.read(), (3, 1600, 1600)))
+    command[4] = larger
+    process = subprocess.Popen(
+        [*map(str, command), "--modes", "global"],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        preexec_fn=as_from_a_terminal,
+    )
+    try:
+        until = time.monotonic() + 60
+        while not (out.is_dir() and names(out)):  # the other process has begun to write
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.01)
+        (part,) = out.iterdir()
+        other = Owner.of(part.name)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    lines = [line for line in said.splitlines() if line.startswith(("error", "  try"))]
+    hint = f"finished outputs stay in {out}, without a report; begin anew with --overwrite"
+    assert lines == ["error: stopped by Ctrl-C", f"  try: {hint}"]
+    assert names(out) == set()
+    assert other is not None and other.is_dead()
+
+
+HINTS = {
+    "synth": (
+        ["{scene}", "{out}"],
+        "dehazexl_cli.training.synthesis.write_hazy",
+        "finished images stay in {out}",
+    ),
+    "evaluate": (["--data", "{pairs}"], "dehazexl_cli.evaluation.compare", "no results were written"),
+    "train": (
+        ["--data", "{pairs}", "--out", "{out}"],
+        "dehazexl_cli.training.loop.train",
+        "the same command goes on from the last checkpoint in {out}",
+    ),
+    "preview": (["{scene}", "{out}.png"], "dehazexl_cli.engine.run", "nothing half done was left behind"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_each_command_says_what_is_right_for_it(
+    scene: Path, tiny_weights: Path, tmp_path: Path, name: str
+) -> None:
+    words, place, hint = HINTS[name]
+    pairs = tmp_path / "pairs"
+    for folder in ("hazy", "clear"):
+        (pairs / folder).mkdir(parents=True)
+        os.link(scene, pairs / folder / "in.tif")
+    module, _, function = place.rpartition(".")
+    driver = (
+        "import importlib, sys, time\n"
+        "from dehazexl_cli.cli import main\n"
+        "def stay(*_, **__):\n    print('there', flush=True)\n    time.sleep(60)\n"
+        f"setattr(importlib.import_module({module!r}), {function!r}, stay)\n"
+        "main()"
+    )
+    filled = [word.format(scene=scene, out=tmp_path / "out", pairs=pairs) for word in words]
+    weights = ["--weights", str(tiny_weights)] if name in ("evaluate", "preview") else []
+    process = subprocess.Popen(
+        [sys.executable, "-c", driver, name, *filled, *weights, "--quiet"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=as_from_a_terminal,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n", process.communicate()[1]
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert said.splitlines()[-2] == "error: stopped by SIGTERM"
+    assert said.splitlines()[-1].startswith(f"  try: {hint.format(out=tmp_path / 'out')}")
+    assert not list(tmp_path.rglob(".*"))
+
+
+class Alarm(BaseException):
+    """What a signal raises in these tests."""
+
+
+@contextmanager
+def alarm_after(seconds: float) -> Iterator[None]:
+    """A signal that comes to the main thread, whatever that waits for."""
+
+    def ring(number: int, frame: object) -> None:
+        raise Alarm
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Slow:
+    """A writer that takes its time."""
+
+    def __init__(self) -> None:
+        self.begun, self.written = threading.Event(), 0
+
+    def write(self, rows: object) -> None:
+        self.begun.set()
+        time.sleep(0.4)
+        self.written += 1
+
+
+def test_a_signal_does_not_part_a_writer_from_the_thread_that_writes() -> None:
+    writer = Slow()
+    with alarm_after(60), pytest.raises(Alarm), Behind(writer) as behind:  # type: ignore[arg-type]
+        behind.save(np.zeros(1))
+        writer.begun.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+    assert writer.written == 1 and not behind._worker.is_alive()
+
+
+def test_a_file_is_closed_only_when_nobody_reads_it(scene: Path) -> None:
+    reader = open_reader(scene)
+    assert isinstance(reader, GdalReader)
+    reading, states = threading.Event(), []
+
+    def read() -> None:
+        with reader._reading("a part"):
+            reading.set()
+            time.sleep(0.3)
+            states.append(reader._dataset.closed)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    reading.wait()
+    reader.close()
+    thread.join()
+    assert (states, reader._dataset.closed) == ([False], True)
+
+
+def test_a_document_is_tidied_up_after_too(tmp_path: Path) -> None:
+    pid, began = dead_process()
+    left = tmp_path / f".report.json{Owner(this_host(), pid, began).mark()}part"
+    left.touch()
+    write_whole(tmp_path / "report.json", "{}", "")
+    assert names(tmp_path) == {"report.json"}
+
+
+def dead_process() -> tuple[int, int]:
+    """Number and birth of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = born(process.pid)
+    process.communicate(b"\n")
+    return process.pid, began
+
+
+def test_only_files_of_processes_known_to_be_dead_are_removed(tmp_path: Path) -> None:
+    pid, began = dead_process()
+    me = Owner.this()
+    dead = Owner(this_host(), pid, began)
+    kept = [
+        f".a{me.mark()}part.tif",
+        f".a{dead._replace(host='elsewhere-01234567').mark()}part.tif",
+        f".a{me._replace(pid=1, born=0).mark()}part.tif",  # alive, and perhaps somebody else's
+        f"a{dead.mark()}part.tif",  # not hidden, so somebody wants it
+        ".a.1234-0123abcd.part.tif",
+        "a.tif",
+    ]
+    gone = [
+        f".a{dead.mark()}part.tif",
+        f".a{dead.mark()}part.tif.aux.xml",
+        f".a{me._replace(born=me.born + 1).mark()}rows.tif",  # the number is another process's now
+        f".ü{'x' * 29}{dead.mark()}part.msk.ovr.tmp",
+    ]
+    for name in kept + gone:
+        (tmp_path / name).touch()
+    assert {path.name for path in remove_what_the_dead_left(tmp_path)} == set(gone)
+    assert names(tmp_path) == set(kept)
+    assert remove_what_the_dead_left(tmp_path / "gone") == []
+
+
+def test_a_long_name_still_has_room_for_the_mark(
+    dehazexl: Command, scene: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / ("界" * 80 + ".tif")  # 244 bytes, and a name may have 255
+    assert dehazexl("run", scene, target, "--weights", tiny_weights, "-q") == Result(0, "", "")
+    assert target.exists()
