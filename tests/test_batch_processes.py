@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batch import COMMAND, SETTLED, resident_sizes
 from batches import files, finish, log_of, make_image, start, states, wait_for
 
 from dehazexl_cli.batch import pool
@@ -164,3 +165,14 @@ def test_a_batch_that_was_killed_is_finished_by_the_next(tmp_path: Path, tiny_we
     assert finish(start(tmp_path / "in", out, tiny_weights, "--skip-existing"))[0] == 0
     assert len([name for name in files(out) if not name.startswith(".")]) == 6
     assert temporaries(out) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads memory from /proc")
+def test_memory_does_not_grow_over_five_hundred_scenes(tmp_path: Path, tiny_weights: Path) -> None:
+    for index in range(500):
+        make_image(tmp_path / "in" / f"{index:03}.tif", 96, 96, index)
+    options = ("--weights", str(tiny_weights), "-q", "--no-provenance")
+    sizes = resident_sizes([*COMMAND, "batch", str(tmp_path / "in"), str(tmp_path / "out"), *options])
+    assert len(sizes) == 500
+    assert max(sizes[SETTLED:]) - sizes[SETTLED] <= 30e6
