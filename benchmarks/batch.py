@@ -93,14 +93,14 @@ def soak(folder: Path, count: int, side: int, options: list[str]) -> None:
 
 def resident_sizes(command: list[str]) -> list[int]:
     """Bytes of memory that a batch has after each of its scenes."""
-    process = subprocess.Popen([*command, "--progress", "json"], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
     page = os.sysconf("SC_PAGE_SIZE")
     sizes = []
-    for line in process.stderr:
-        if json.loads(line)["event"] == "scene":
-            sizes.append(page * int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]))
-    assert process.wait() == 0
+    with subprocess.Popen([*command, "--progress", "json"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if json.loads(line)["event"] == "scene":
+                sizes.append(page * int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]))
+    assert process.returncode == 0
     return sizes
 
 
