@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +249,13 @@ def test_quiet_says_nothing_unless_something_failed(batch: Command) -> None:
     assert batch("-q") == Result(0, "", "")
 
 
+def test_a_bar_leaves_room_for_what_failed(batch: Command, folder: Path) -> None:
+    cut_short(folder / "a.tif")
+    result = batch("--progress", "always")
+    assert result.code == 7 and "3 of 3 scenes" in result.err
+    assert re.search(rf"^failed: 1 of 3, {re.escape(str(folder / 'a.tif'))}: ", result.err, re.MULTILINE)
+
+
 def test_a_dry_run_prints_what_becomes_of_what(batch: Command, folder: Path, tmp_path: Path) -> None:
     result = batch("--dry-run", "--suffix", "_clear", "-f", "PNG")
     assert result.out.splitlines()[1] == f"{folder / 'sub/b.tif'}\t{tmp_path / 'out/sub/b_clear.png'}"
@@ -270,6 +278,8 @@ def test_a_list_names_what_a_pipe_found(
     [
         (["--gpus", "zero"], 2, "no GPUs"),
         (["--gpus", "99"], 6, "not available"),
+        (["--gpus", "0", "--device", "cpu"], 2, "both say where"),
+        (["--gpus", "0", "--jobs", "2"], 2, "do not go together"),
         (["--jobs", "0"], 2, "jobs"),
         (["--shard", "4/3"], 2, "1 to 3"),
         (["--model", "dehazexl-xxl"], 2, "no model named"),

@@ -18,7 +18,8 @@ from dehazexl_cli.batch.conveyor import Setup
 from dehazexl_cli.batch.outcomes import Job, Outcome, State
 from dehazexl_cli.batch.pool import Pool, shared_out
 from dehazexl_cli.batch.scenes import Scene
-from dehazexl_cli.errors import WeightsError
+from dehazexl_cli.engine import Options
+from dehazexl_cli.errors import UsageError, WeightsError
 from dehazexl_cli.files import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -70,6 +71,14 @@ def test_what_no_process_can_do_is_raised_here(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(WeightsError, match="no weights") as caught:
         run_pool(["0", "1"], tmp_path)
     assert caught.value.hint == "get some"
+
+
+def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(UsageError, match="for the CPU"):
+        shared_out(Setup(Recipe()), 2, ())
+    assert len(shared_out(Setup(Recipe(Options(device="cpu"))), 2, ())) == 2
+    assert len(shared_out(Setup(Recipe()), 1, ())) == 1
 
 
 def test_processes_share_processors(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

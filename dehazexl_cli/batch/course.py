@@ -138,7 +138,7 @@ class Course:
             more = f", and {len(present) - 1} more" if len(present) > 1 else ""
             raise OutputError(
                 f"{present[0]}: exists already{more}",
-                "--skip-existing keeps those made the same way, --overwrite replaces all",
+                "--overwrite replaces them; `dehazexl batch --skip-existing` keeps those made the same way",
             )
 
     def _key(self, scene: Scene) -> str:

@@ -16,7 +16,7 @@ from dehazexl_cli.batch.conveyor import Conveyor, Setup
 from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.batch.signals import undisturbed
-from dehazexl_cli.errors import DehazeError, Stopped
+from dehazexl_cli.errors import DehazeError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -187,14 +187,19 @@ class Inbox:
 def shared_out(setup: Setup, jobs: int, gpus: Sequence[int]) -> list[Setup]:
     """A setup for each process: one per GPU, or `jobs` that share processors and memory.
 
-    Raises DeviceError for a GPU that is not there.
+    Raises DeviceError for a GPU that is not there, UsageError for processes that would share one.
     """
-    if gpus:
-        from dehazexl_cli.engine.transfer import choose_device
+    from dehazexl_cli.engine.transfer import choose_device
 
+    device = setup.recipe.options.device
+    if gpus:
+        if device != "auto":
+            raise UsageError(f"--gpus and --device {device} both say where to run", "leave out --device")
         found = []
         for gpu in gpus:
             options = replace(setup.recipe.options, device=str(choose_device(f"cuda:{gpu}")))
             found.append(replace(setup, recipe=replace(setup.recipe, options=options), share=len(gpus)))
         return found
+    if jobs > 1 and choose_device(device).type != "cpu":
+        raise UsageError("--jobs is for the CPU, and a GPU is here", "use --gpus, or add --device cpu")
     return [replace(setup, share=jobs)] * jobs

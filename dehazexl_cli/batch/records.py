@@ -19,7 +19,7 @@ from dehazexl_cli.errors import OutputError
 FOLDER = ".dehazexl"  # in the folder of results
 NO_ROOM = "free some space, or name another place with --log and --reports"
 # They say where and in how much room a result is made, and not what it is.
-OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram"})
+OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram", "threads", "tmp_dir"})
 TIFFS = frozenset({".tif", ".tiff"})
 
 

@@ -107,14 +107,14 @@ class Narrator:
         if self._display.is_json:
             console.say(json.dumps(self._event(outcome)))
         elif outcome.state.value == "failed":
-            console.say(f"failed: {self._where(outcome)}: {console.in_one_line(outcome.why)}")
+            self._say(f"failed: {self._where(outcome)}: {console.in_one_line(outcome.why)}")
             if outcome.hint:
-                console.say(f"  try: {console.in_one_line(outcome.hint)}")
+                self._say(f"  try: {console.in_one_line(outcome.hint)}")
         elif not (self._display.is_silent or self._bar is not None):
-            console.say(f"{self._where(outcome)}: {described(outcome)}")
+            self._say(f"{self._where(outcome)}: {described(outcome)}")
         if not self._display.quiet and not self._display.is_json:
             for note in (*outcome.report.get("fallbacks", ()), *outcome.report.get("warnings", ())):
-                console.say(f"warning: {outcome.scene.source}: {note}")
+                self._say(f"warning: {console.in_one_line(outcome.scene.source)}: {note}")
 
     def summarise(self, tally: Tally, seconds: float, ledger: Ledger) -> None:
         """The end: a table for a person, an object for a program."""
@@ -125,6 +125,13 @@ class Narrator:
             console.say(json.dumps({"event": "summary"} | facts))
         elif tally.failures or not self._display.quiet:
             print_table(tally, facts)
+
+    def _say(self, message: str) -> None:
+        """A line above the bar, if there is one."""
+        if self._bar is None:
+            console.say(message)
+        else:
+            self._bar.console.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def _where(self, outcome: Outcome) -> str:
         return f"{self._done} of {self._total}, {console.in_one_line(outcome.scene.source)}"
