@@ -69,7 +69,7 @@ def some_value(setting: Setting) -> bool | str:
     option = setting.option
     if option.is_flag:
         return not option.default
-    for text in ("cpu", "77", "0.25", "fp32", "scene", "never"):
+    for text in ("cpu", "77", "0.25", "fp32", "scene", "never", "stop"):
         try:
             value = option.process_value(typer.Context(ROOT), [text] if option.multiple else text)
         except typer.BadParameter:

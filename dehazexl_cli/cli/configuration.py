@@ -22,6 +22,7 @@ FILE_VARIABLE = f"{PREFIX}CONFIG"
 # The only name that stands for the file itself, in whichever command it is given.
 CONFIG = "config"
 META = "dehazexl_cli.configuration"  # where a context keeps the name of the file
+STRANGERS = frozenset({"DEHAZEXL_SHARED"})  # like --shard, but where this project's tests find their data
 NEAR = 0.75  # likeness of two names from which on one is taken for a slip of the other
 
 
@@ -211,6 +212,8 @@ def require_known_variables(root: Any, environment: Mapping[str, str]) -> None:
     """Raises UsageError for a variable that looks like a slip of a known one; others are others' business."""
     known = known_variables(root)
     for name in unknown_variables(root, environment):
+        if name in STRANGERS:
+            continue
         close = nearest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], NEAR)
         if close:
             raise UsageError(
