@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
-import secrets
-import socket
-import uuid
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -38,6 +34,8 @@ class Owner(NamedTuple):
 
     def mark(self) -> str:
         """Part of a name that no other file has, and that says who made it."""
+        import secrets
+
         return f".dehazexl-{self.host}-{self.pid}-{self.born}-{secrets.token_hex(4)}."
 
     def is_dead(self) -> bool:
@@ -87,6 +85,11 @@ def this_host() -> str:
 
     Cloned machines share names, containers that share a name do not see each other's processes.
     """
+    # Late, as every start of the command line loads this module.
+    import hashlib
+    import socket
+    import uuid
+
     name = socket.gethostname()
     known = [name, _text(Path("/etc/machine-id")) or str(uuid.getnode())]
     try:

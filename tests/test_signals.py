@@ -18,9 +18,8 @@ import pytest
 import rasterio
 from conftest import Result, as_from_a_terminal
 
-from dehazexl_cli.documents import write_whole
 from dehazexl_cli.engine.pipes import Behind
-from dehazexl_cli.owner import Owner, born, remove_what_the_dead_left, this_host
+from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.gdal import GdalReader
 
@@ -395,52 +394,3 @@ def test_a_file_is_closed_only_when_nobody_reads_it(scene: Path) -> None:
     reader.close()
     thread.join()
     assert (states, reader._dataset.closed) == ([False], True)
-
-
-def test_a_document_is_tidied_up_after_too(tmp_path: Path) -> None:
-    pid, began = dead_process()
-    left = tmp_path / f".report.json{Owner(this_host(), pid, began).mark()}part"
-    left.touch()
-    write_whole(tmp_path / "report.json", "{}", "")
-    assert names(tmp_path) == {"report.json"}
-
-
-def dead_process() -> tuple[int, int]:
-    """Number and birth of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    began = born(process.pid)
-    process.communicate(b"\n")
-    return process.pid, began
-
-
-def test_only_files_of_processes_known_to_be_dead_are_removed(tmp_path: Path) -> None:
-    pid, began = dead_process()
-    me = Owner.this()
-    dead = Owner(this_host(), pid, began)
-    kept = [
-        f".a{me.mark()}part.tif",
-        f".a{dead._replace(host='elsewhere-01234567').mark()}part.tif",
-        f".a{me._replace(pid=1, born=0).mark()}part.tif",  # alive, and perhaps somebody else's
-        f"a{dead.mark()}part.tif",  # not hidden, so somebody wants it
-        ".a.1234-0123abcd.part.tif",
-        "a.tif",
-    ]
-    gone = [
-        f".a{dead.mark()}part.tif",
-        f".a{dead.mark()}part.tif.aux.xml",
-        f".a{me._replace(born=me.born + 1).mark()}rows.tif",  # the number is another process's now
-        f".ü{'x' * 29}{dead.mark()}part.msk.ovr.tmp",
-    ]
-    for name in kept + gone:
-        (tmp_path / name).touch()
-    assert {path.name for path in remove_what_the_dead_left(tmp_path)} == set(gone)
-    assert names(tmp_path) == set(kept)
-    assert remove_what_the_dead_left(tmp_path / "gone") == []
-
-
-def test_a_long_name_still_has_room_for_the_mark(
-    dehazexl: Command, scene: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
-    target = tmp_path / ("界" * 80 + ".tif")  # 244 bytes, and a name may have 255
-    assert dehazexl("run", scene, target, "--weights", tiny_weights, "-q") == Result(0, "", "")
-    assert target.exists()

@@ -234,12 +234,10 @@ def check_disk() -> Iterator[Finding]:
 
 def check_memory() -> Iterator[Finding]:
     """Memory that a run may use."""
-    import torch
-
-    from dehazexl_cli.engine.transfer import FREE_SHARE, free_host_bytes, measure_budget
+    from dehazexl_cli.engine.transfer import FREE_SHARE, free_host_bytes
 
     free = free_host_bytes()
-    budget = measure_budget(torch.device("cpu"), None, None).host_bytes
+    budget = int(FREE_SHARE * free)
     facts = {"free_bytes": free, "budget_bytes": budget, "address_space_limit_bytes": address_space_limit()}
     detail = f"{free / 2**30:.1f} GB free, of which runs use up to {FREE_SHARE:.0%}"
     if facts["address_space_limit_bytes"]:

@@ -19,10 +19,10 @@ from dehazexl_cli.errors import InputError, UsageError
 
 PREFIX = "DEHAZEXL_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
+OF_TESTS = frozenset({f"{PREFIX}SHARED"})  # this project's own, which name no option
 # The only name that stands for the file itself, in whichever command it is given.
 CONFIG = "config"
 META = "dehazexl_cli.configuration"  # where a context keeps the name of the file
-STRANGERS = frozenset({"DEHAZEXL_SHARED"})  # like --shard, but where this project's tests find their data
 NEAR = 0.75  # likeness of two names from which on one is taken for a slip of the other
 
 
@@ -212,8 +212,6 @@ def require_known_variables(root: Any, environment: Mapping[str, str]) -> None:
     """Raises UsageError for a variable that looks like a slip of a known one; others are others' business."""
     known = known_variables(root)
     for name in unknown_variables(root, environment):
-        if name in STRANGERS:
-            continue
         close = nearest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], NEAR)
         if close:
             raise UsageError(
@@ -250,7 +248,8 @@ def known_variables(root: Any) -> set[str]:
 
 def unknown_variables(root: Any, environment: Mapping[str, str]) -> list[str]:
     """Variables with our prefix that nothing heeds."""
-    return sorted(name for name in environment.keys() - known_variables(root) if name.startswith(PREFIX))
+    unknown = environment.keys() - known_variables(root) - OF_TESTS
+    return sorted(name for name in unknown if name.startswith(PREFIX))
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import typer
 
-from dehazexl_cli.cli import checkup, options
+from dehazexl_cli.cli import options
 from dehazexl_cli.cli.findings import Verdict
 from dehazexl_cli.errors import CheckError
 
@@ -22,6 +22,8 @@ def doctor(device: options.Device = "auto", as_json: options.Json = False) -> No
 
     Example: dehazexl doctor
     """
+    from dehazexl_cli.cli import checkup
+
     findings = []
     for finding in checkup.examine(device):
         findings.append(finding)
