@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -105,6 +106,7 @@ class Pending:
     def __init__(self, writer: FileWriter) -> None:
         self._writer = writer
         self._complete = False
+        self._begun = threading.Lock()  # taken for good by who comes first, to publish or to discard
         self.warnings: list[str] = []  # after `publish`
 
     def write(self, rows: Pixels) -> None:
@@ -116,14 +118,20 @@ class Pending:
         self._complete = True
 
     def publish(self) -> None:
-        """Finish the file and give it its name; see RasterWriter.commit. A failure leaves nothing."""
+        """Finish the file and give it its name; see RasterWriter.commit. A failure leaves nothing.
+
+        Raises ValueError if it was discarded.
+        """
+        if not self._begun.acquire(blocking=False):
+            raise ValueError("this writer was discarded")
         with self._writer as writer:
             writer.commit()
         self.warnings = self._writer.warnings
 
     def discard(self) -> None:
-        """Leave nothing behind."""
-        self._writer.__exit__(None, None, None)
+        """Leave nothing behind; does nothing if it is being published."""
+        if self._begun.acquire(blocking=False):
+            self._writer.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ import typer
 
 from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
+from dehazexl_cli.cli.batch import batch
 from dehazexl_cli.cli.compare import compare
 from dehazexl_cli.cli.config import config
 from dehazexl_cli.cli.configuration import Configured
@@ -35,6 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(batch)
 app.command()(plan)
 app.command()(info)
 app.command()(compare)

@@ -44,6 +44,9 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
 Input = Annotated[
     str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
 ]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN", help="A hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
+]
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -193,6 +196,9 @@ Upsampling = Annotated[
 Multiple = Annotated[
     int | None,
     typer.Option("--multiple", metavar="N", min=1, help="A generic network takes sides of N, 2N, … pixels."),
+]
+PrintPaths = Annotated[
+    bool, typer.Option("--print-paths", help="Print the name of each result on stdout when it is complete.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
