@@ -16,6 +16,7 @@ from dehazexl_cli.cli.config import config
 from dehazexl_cli.cli.configuration import Configured
 from dehazexl_cli.cli.doctor import doctor
 from dehazexl_cli.cli.evaluate import evaluate
+from dehazexl_cli.cli.explain import explain
 from dehazexl_cli.cli.info import info
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.preview import preview
@@ -38,6 +39,7 @@ app.command()(plan)
 app.command()(info)
 app.command()(compare)
 app.command()(preview)
+app.command()(explain)
 app.command()(evaluate)
 app.command()(train)
 app.command()(synth)

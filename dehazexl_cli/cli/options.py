@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.grid import Box
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Mode, Options
@@ -233,26 +234,30 @@ def read_selection(
     context: ContextKind,
 ) -> Selection:
     """Which pixels are worked on, from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.grid import Box
     from dehazexl_cli.raster.selection import Selection
 
     if bbox_crs is not None and bbox is None:
         raise UsageError("--bbox-crs says nothing without --bbox", "give --bbox too")
     if context is ContextKind.scene and window is None and bbox is None:
         raise UsageError("--context scene says nothing without a part", "give --window or --bbox too")
-    part = numbers("--window", window, 4)
-    if part is not None and any(number != int(number) for number in part):
-        raise UsageError(f"--window {window!r} are no whole pixels", "write it like 1024,0,512,512")
-    col, row, width, height = map(int, part or (0, 0, 0, 0))
     bounds = numbers("--bbox", bbox, 4)
     return Selection(
         nodata,
         mask,
-        None if part is None else Box(row, col, height, width),
+        None if window is None else parse_window(window),
         None if bounds is None else (bounds[0], bounds[1], bounds[2], bounds[3]),
         bbox_crs,
         context.value,
     )
+
+
+def parse_window(text: str) -> Box:
+    """A box of "1024,0,512,512", column and row first; UsageError for a text that is none."""
+    part = numbers("--window", text, 4) or ()
+    if any(number != int(number) for number in part):
+        raise UsageError(f"--window {text!r} are no whole pixels", "write it like 1024,0,512,512")
+    col, row, width, height = map(int, part)
+    return Box(row, col, height, width)
 
 
 def numbers(option: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:
