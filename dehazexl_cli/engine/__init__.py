@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.attempts import in_words, run_by_plans
+from dehazexl_cli.engine.attempts import (
+    OutOfMemory,
+    in_words,
+    noticing_lack_of_memory,
+    release,
+    run_by_plans,
+)
 from dehazexl_cli.engine.errand import Errand, Watch
 from dehazexl_cli.engine.frame import Frame
 from dehazexl_cli.engine.ground import find_ground
@@ -221,11 +227,14 @@ __all__ = [
     "Layout",
     "Mode",
     "Options",
+    "OutOfMemory",
     "Plan",
     "Resume",
     "Wishes",
     "joints_of",
+    "noticing_lack_of_memory",
     "precision_for",
     "prepare",
+    "release",
     "run",
 ]

@@ -19,7 +19,7 @@ from dehazexl_cli.plan import LATER_BYTES, PROCESS_BYTES, MemoryBudget
 
 FREE_SHARE = 0.8  # of the memory that is free, unless the user says how much
 START_BYTES = 240 << 20  # of a process that has loaded its libraries, measured
-LOADING_SHARE = 1.35  # of the weights, with what is freed and kept meanwhile, measured
+LOADING_SHARE = 1.45  # of the weights, with what is freed and kept meanwhile, measured
 UNLIMITED = 1 << 60  # control groups of version 1 write a number beyond this where there is no limit
 # Files that tell a group's limit and what it uses, and the name under which its statistics say how much of
 # that are files' pages which the kernel gives up when memory is asked for.
