@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
     from dehazexl_cli.engine import Options
     from dehazexl_cli.models.checkpoint import Loaded
-    from dehazexl_cli.raster.base import FileWriter
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.selection import Selection
     from dehazexl_cli.report import Report
@@ -97,50 +94,25 @@ def dehaze_file(
     storage: Storage | None = None,
     provenance: bool = True,
     overwrite: bool = False,
+    resume: bool = False,
     watch: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
 
     `selection` tells which pixels are ground and which part is wanted, `storage` format, creation options and
-    overviews; with `provenance` a GeoTIFF says what it was made with. `watch` is told (phase, patches done,
+    overviews; with `provenance` a GeoTIFF says what it was made with. With `resume`, what is done is kept
+    until the file is complete, and a later call goes on from there. `watch` is told (phase, patches done,
     patches in all). Raises the DehazeError that fits.
     """
-    from dehazexl_cli.engine import Options, run
-    from dehazexl_cli.provenance import Provenance, changed
-    from dehazexl_cli.raster import open_writer
+    from dehazexl_cli.engine import Options
+    from dehazexl_cli.files import Recipe, compute, finished, open_scene
     from dehazexl_cli.raster.formats import Storage
-    from dehazexl_cli.raster.selection import Selection, open_selected
-    from dehazexl_cli.raster.views import Part
+    from dehazexl_cli.raster.selection import Selection
 
-    loaded, options, selection = model or load_model(), options or Options(), selection or Selection()
-    made = Provenance(
-        __version__,
-        loaded.name,
-        loaded.sha256,
-        changed(options, selection),
-        os.fspath(source),
-        datetime.now(UTC),
-    )
-    storage = replace(storage or Storage(), provenance=made.tags() if provenance else ())
-    reader, box = open_selected(os.fspath(source), selection)
-    like = reader if box is None else Part(reader, box)
-    if box is not None and selection.context == "scene":
-        options = replace(options, window=box)
-    else:
-        reader = like
-    writers: list[FileWriter] = []
-
-    def make_writer() -> FileWriter:
-        writers.append(open_writer(target, like, overwrite=overwrite, storage=storage))
-        return writers[-1]
-
+    recipe = Recipe(options or Options(), selection or Selection(), storage or Storage(), provenance, resume)
+    opened = open_scene(os.fspath(source), recipe)
     try:
-        report = run(reader, make_writer, loaded.model, options, watch)
+        computed = compute(opened, os.fspath(target), model or load_model(), recipe, overwrite, watch)
     finally:
-        reader.close()
-    for warning in writers[-1].warnings:
-        report.warn(warning)
-    report.output = str(target)
-    report.model, report.weights_sha256, report.version = loaded.name, loaded.sha256, __version__
-    report.processing = made.stac()
-    return report
+        opened.reader.close()
+    return finished(computed)

@@ -61,3 +61,9 @@ class Stopped(BaseException):
         self.message = f"stopped by {name}"
         self.hint = "nothing half done was left behind; run the same command again"
         self.exit_code = 128 + signal_number
+
+
+def reason(error: BaseException) -> str:
+    """What happened, in a line."""
+    text = error.message if isinstance(error, DehazeError) else f"{type(error).__name__}: {error}"
+    return text.partition("\n")[0]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from dehazexl_cli.errors import DeviceError
 from dehazexl_cli.grid import PatchGrid
 
-SkipPolicy = Literal["device", "host", "recompute"]
+SkipPolicy = Literal["device", "host", "disk", "recompute"]
 
 # Largest first: larger batches keep a device busier, smaller ones need less memory.
 GPU_BATCHES = (32, 16, 8, 4, 2, 1)
@@ -17,10 +18,17 @@ CPU_BATCHES = (8, 4, 2, 1)
 # Exact attention grows with the square of the tokens. On a CPU it is kept to where it costs no more than
 # the patches themselves; GPUs take 102,400 tokens exactly in about a second.
 EXACT_PATCHES_ON_CPU = 160
-# Interpreter, torch, rasterio and what allocators keep, measured.
-PROCESS_BYTES = 440 << 20
-# GDAL's block cache fills up to this as a scene goes through it.
-BLOCK_CACHE_BYTES = 128 << 20
+# That attend at once where memory is short: enough to keep every core busy, few enough to need nothing.
+QUERIES = 2048
+# Where fewer would be kept, keeping some features and computing the others again is not worth its trouble.
+LEAST_KEPT = 0.1
+# What allocators take for the many pieces that wait, measured.
+KEPT_SHARE = 1.05
+# Interpreter, torch, rasterio and what they load and start at work, measured.
+PROCESS_BYTES = 340 << 20
+# What of these is loaded or allocated only while a scene runs.
+LATER_BYTES = 40 << 20
+FINE_BYTES = 10 << 30  # below, sizes are told in megabytes
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,9 @@ class Footprint:
     skip_bytes: int  # per patch, waiting between encoding and decoding unless recomputed
     work_bytes: int  # per patch in flight through the encoder or decoder
     mix_bytes: int  # per patch while the mixer runs
+    mix_part_bytes: int | None = None  # the same where a part of the queries attends at a time; None: cannot
+    mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
+    kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
 
     def times(self, groups: int) -> Footprint:
         """What groups of bands need that go through the model one after the other, each kept to the end."""
@@ -57,76 +68,193 @@ class Wishes:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """Where a scene is run: what its files take in memory, and what there is to use."""
+
+    band_bytes: int  # of one row of patches in the source's own numbers
+    on_gpu: bool = False
+    budget: MemoryBudget | None = None  # for plans made to measure; None: only those that need no measure
+    disk_bytes: int = 0  # free where features may wait; 0: they may not
+    process_bytes: int = PROCESS_BYTES
+    loading_bytes: int = 0  # held before anything else is, while a weight file is read
+    cache_bytes: int = 0  # what the library that reads and writes files may keep of them
+    held_bytes: int = 0  # of the result, where it is an array and no file
+    replicas: int = 1  # of the model, each with a batch of its own in flight
+    wanted: tuple[int, int] | None = None  # rows and columns of patches that are written; None: all
+
+
+@dataclass(frozen=True)
 class Plan:
     """One way to run a scene, and what it is expected to need."""
 
     skips: SkipPolicy  # where encoder features wait for the decoder
     batch: int  # patches at a time
     seed: int | None  # of the sampled attention; None: attention is exact
-    host_bytes: int
-    device_bytes: int  # 0 where the device is the host
+    host_bytes: int = 0
+    device_bytes: int = 0  # 0 where the device is the host
+    kept: int | None = None  # patches whose features wait; the others' are computed again. None: all
+    queries: int | None = None  # that attend at once; None: all
+    tile: int | None = None  # pixels: the scene is not judged as one, but by tiles of this side
+    flow_bytes: int = 0  # of the above, where the network runs: while patches are encoded and decoded
+    mixing_bytes: int = 0  # and while they are mixed
+    disk_bytes: int = 0  # of features that wait in a file
 
     @property
     def attention(self) -> str:
         """The kind of global attention, in a word."""
         return "exact" if self.seed is None else "sampled"
 
+    @property
+    def thrift(self) -> int:
+        """How far the scene's view of itself is cut to save memory; less is better."""
+        return 3 if self.tile else 2 if self.seed is not None else 1 if self.queries else 0
+
     def fits(self, budget: MemoryBudget) -> bool:
         """Whether the expected need is within the budget."""
         return self.host_bytes <= budget.host_bytes and self.device_bytes <= (budget.device_bytes or 0)
+
+    def needs(self, phase: str) -> int:
+        """Bytes expected in a phase of the run, where the network runs; or on disk, for "disk"."""
+        if phase == "disk":
+            return self.disk_bytes
+        return self.mixing_bytes if phase == "mix" and not self.tile else self.flow_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values."""
         return asdict(self) | {"attention": self.attention}
 
 
-def ladder(
-    footprint: Footprint, grid: PatchGrid, band_bytes: int, on_gpu: bool, wishes: Wishes
-) -> list[Plan]:
-    """Every way to run the scene within the wishes, best first.
-
-    `band_bytes` is what one row of patches takes in the source's own numbers.
-    """
-    policies: Sequence[SkipPolicy] = ("device", "host", "recompute") if on_gpu else ("host", "recompute")
-    batches: Sequence[int] = GPU_BATCHES if on_gpu else CPU_BATCHES
-    exact = wishes.exact_attention
-    if exact is None:
-        exact = on_gpu or len(grid) <= EXACT_PATCHES_ON_CPU
-    seed = None if exact else wishes.seed
-    # A batch larger than a row of patches would be the same plan under another name.
-    useful = [batch for batch in batches if batch <= grid.cols] or [1]
-    return [
-        estimated(footprint, grid, band_bytes, on_gpu, policy, batch, seed)
-        for policy in ([wishes.skips] if wishes.skips else policies)
-        for batch in ([wishes.batch] if wishes.batch else useful)
-    ]
+def ladder(footprint: Footprint, grid: PatchGrid, setting: Setting, wishes: Wishes) -> list[Plan]:
+    """Every way to run the scene as one within the wishes, best first."""
+    rungs = Rungs(footprint, grid, setting, wishes)
+    return [*rungs.all_kept(), *rungs.some_kept(), *rungs.none_kept(), *rungs.sampled_at_last()]
 
 
-def estimated(
-    footprint: Footprint,
-    grid: PatchGrid,
-    band_bytes: int,
-    on_gpu: bool,
-    skips: SkipPolicy,
-    batch: int,
-    seed: int | None,
-) -> Plan:
+@dataclass(frozen=True)
+class Rungs:
+    """The rungs of a ladder, by where the encoder's features wait."""
+
+    footprint: Footprint
+    grid: PatchGrid
+    setting: Setting
+    wishes: Wishes
+
+    @cached_property
+    def batches(self) -> list[int]:
+        """Patches at a time, most first."""
+        if self.wishes.batch:
+            return [self.wishes.batch]
+        sizes = GPU_BATCHES if self.setting.on_gpu else CPU_BATCHES
+        # A batch larger than a row of patches would be the same plan under another name.
+        return [size for size in sizes if size <= self.grid.cols] or [1]
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether attention is to be exact."""
+        if self.wishes.exact_attention is not None:
+            return self.wishes.exact_attention
+        return self.setting.on_gpu or len(self.grid) <= EXACT_PATCHES_ON_CPU
+
+    def all_kept(self) -> Iterator[Plan]:
+        """Features of all patches wait, on the fastest memory first."""
+        for policy in self._policies():
+            for form in self._forms():
+                yield from (self._plan(replace(form, skips=policy, batch=size)) for size in self.batches)
+
+    def some_kept(self) -> Iterator[Plan]:
+        """Features of as many patches wait as the budget has room for."""
+        if self.wishes.skips or self.setting.budget is None or not self.footprint.skip_bytes:
+            return
+        for form in self._forms():
+            made = [self._made_to_measure(form, size) for size in self.batches]
+            yield from [plan for plan in made if plan is not None][:1]
+
+    def none_kept(self) -> Iterator[Plan]:
+        """All features are computed again."""
+        if self.wishes.skips == "recompute" or (self.wishes.skips is None and self.footprint.skip_bytes):
+            for form in self._forms():
+                yield from (self._plan(replace(form, batch=size)) for size in self.batches)
+
+    def sampled_at_last(self) -> Iterator[Plan]:
+        """Sampled attention where exact attention was meant, for when the device cannot do it after all."""
+        if self.exact and self.wishes.exact_attention is None and self.footprint.mix_bytes:
+            policy = self.wishes.skips or ("recompute" if self.footprint.skip_bytes else "host")
+            for size in self.batches:
+                yield self._plan(Plan(policy, size, self.wishes.seed))
+
+    def _policies(self) -> Sequence[SkipPolicy]:
+        """Where all features may wait."""
+        if self.wishes.skips:
+            return [self.wishes.skips] if self.wishes.skips != "recompute" else []
+        found: list[SkipPolicy] = ["device", "host"] if self.setting.on_gpu else ["host"]
+        waiting = self.footprint.skip_bytes * most_kept(self.batches[0], self.grid, self.setting)
+        if not waiting:
+            return found[:1]
+        return [*found, "disk"] if waiting <= self.setting.disk_bytes else found
+
+    def _forms(self) -> list[Plan]:
+        """The ways to attend, all else being left open."""
+        if not self.exact:
+            return [Plan("recompute", 0, self.wishes.seed)]
+        whole = Plan("recompute", 0, None)
+        in_parts = self.footprint.mix_part_bytes is not None
+        return [whole, replace(whole, queries=QUERIES)] if in_parts else [whole]
+
+    def _made_to_measure(self, form: Plan, size: int) -> Plan | None:
+        budget = self.setting.budget
+        assert budget is not None
+        bare = self._plan(replace(form, batch=size))
+        room: dict[SkipPolicy, int] = {"host": budget.host_bytes - bare.host_bytes}
+        if self.setting.on_gpu:
+            room["device"] = (budget.device_bytes or 0) - bare.device_bytes
+        policy = max(room, key=room.__getitem__)
+        kept = int(room[policy] / (KEPT_SHARE * self.footprint.skip_bytes))
+        most = most_kept(size, self.grid, self.setting)
+        if not bare.fits(budget) or not LEAST_KEPT * most <= kept < most:
+            return None
+        return self._plan(replace(bare, skips=policy, kept=kept))
+
+    def _plan(self, plan: Plan) -> Plan:
+        return estimated(plan, self.footprint, self.grid, self.setting)
+
+
+def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Setting) -> Plan:
     """The plan with the memory it is expected to need."""
     patches = len(grid)
-    waiting = footprint.skip_bytes * patches
+    kept = most_kept(plan.batch, grid, setting) if plan.kept is None else plan.kept
+    waiting = int(KEPT_SHARE * footprint.skip_bytes * kept)
+    plan = replace(plan, disk_bytes=waiting if plan.skips == "disk" else 0)
     tokens = footprint.token_bytes * patches
-    # While the mixer runs no patch is in flight, and while patches run the mixer does not.
-    busy = max(footprint.mix_bytes * patches, footprint.work_bytes * batch)
+    mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
     # The change to a row of patches in float32, and what of it reaches into the next.
-    canvas = 2 * 3 * 4 * grid.patch * grid.width
-    network = footprint.weight_bytes + tokens + busy + canvas
-    # A row being read, one being worked on, one waiting to be written; twice for what is cut and cast.
-    rasters = 6 * band_bytes + min(BLOCK_CACHE_BYTES, grid.rows * band_bytes)
-    if not on_gpu:
-        kept = 0 if skips == "recompute" else waiting
-        return Plan(skips, batch, seed, PROCESS_BYTES + rasters + network + kept, 0)
-    host = PROCESS_BYTES + rasters + (waiting if skips == "host" else 0)
-    return Plan(skips, batch, seed, host, network + (waiting if skips == "device" else 0))
+    canvas = (2 if grid.overlap else 1) * 3 * 4 * grid.patch * grid.width
+    # While the mixer runs no patch is in flight, and while patches run the mixer does not.
+    always = footprint.weight_bytes + tokens
+    flow = always + footprint.work_bytes * plan.batch * (1 if setting.on_gpu else setting.replicas) + canvas
+    mix = always + mixing * patches + footprint.mix_fixed_bytes
+    # A row being read, one waiting and one being worked on, each with a copy of what the model is shown;
+    # what came of one, one that waits to be written and one being written, cut anew into the file's blocks.
+    rows = 10 * setting.band_bytes
+    files = setting.held_bytes + min(setting.cache_bytes, 2 * grid.rows * setting.band_bytes)
+    on_host = waiting if plan.skips == "host" else 0
+    if not setting.on_gpu:
+        on_host += waiting if plan.skips == "device" else 0
+        on_host += setting.process_bytes + files + footprint.kernel_bytes
+        flow, mix = flow + rows + on_host, mix + on_host
+        host = max(flow, mix, setting.loading_bytes)
+        return replace(plan, host_bytes=host, device_bytes=0, flow_bytes=flow, mixing_bytes=mix)
+    on_device = waiting if plan.skips == "device" else 0
+    flow, mix = flow + on_device, mix + on_device
+    host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
+    return replace(plan, host_bytes=host, device_bytes=max(flow, mix), flow_bytes=flow, mixing_bytes=mix)
+
+
+def most_kept(batch: int, grid: PatchGrid, setting: Setting) -> int:
+    """Patches whose features wait if there is room: those of batches that reach into what is written."""
+    if setting.wanted is None:
+        return len(grid)
+    rows, cols = setting.wanted
+    return rows * min(grid.cols, cols + 2 * (batch - 1))
 
 
 def choose(plans: Sequence[Plan], budget: MemoryBudget) -> int:
@@ -148,6 +276,24 @@ def choose(plans: Sequence[Plan], budget: MemoryBudget) -> int:
     )
 
 
+def following(plans: Sequence[Plan], index: int, phase: str) -> int | None:
+    """Index of the plan to go on with when memory ran out in a phase; None if there is none.
+
+    It is the next that needs less there, on the device or on its host, as libraries do not say which ran
+    short; and it never takes back what was given up before: a way to attend that has failed fails again.
+    """
+    failed = plans[index]
+    for later in range(index + 1, len(plans)):
+        plan = plans[later]
+        if plan.thrift < failed.thrift:
+            continue
+        less = plan.needs(phase) < failed.needs(phase)
+        less_on_host = bool(plan.device_bytes) and phase != "disk" and plan.host_bytes < failed.host_bytes
+        if less or less_on_host or (phase == "mix" and plan.thrift > failed.thrift):
+            return later
+    return None
+
+
 def gigabytes(size: int) -> str:
-    """A size as people write it in options, rounded up: 1.3G."""
-    return f"{-(-size * 10 // 2**30) / 10:.1f}G"
+    """A size as people write it in options, rounded up so that it suffices: 612M, 12.3G."""
+    return f"{-(-size // 2**20)}M" if size < FINE_BYTES else f"{-(-size * 10 // 2**30) / 10:.1f}G"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_COUNTING = threading.Lock()
 
 
 @dataclass
@@ -35,6 +41,7 @@ class Report:
     precision: str = ""
     plan: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)  # per phase
+    busy_seconds: dict[str, float] = field(default_factory=dict)  # per stage; stages overlap each other
     peak_host_bytes: int = 0
     peak_device_bytes: int = 0
     redone_batches: int = 0  # came out non-finite and were done again in float32
@@ -55,6 +62,32 @@ class Report:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - began
 
+    @contextmanager
+    def working(self, stage: str) -> Iterator[None]:
+        """Add the time spent inside to a stage's busy seconds; several threads may be inside."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            with _COUNTING:
+                busy = self.busy_seconds.get(stage, 0.0)
+                self.busy_seconds[stage] = busy + time.perf_counter() - began
+
+    def each_working(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+        """The items; the time that each takes to be made is added to a stage's busy seconds."""
+        making = iter(items)
+        while True:
+            with self.working(stage):
+                item = next(making, None)
+            if item is None:
+                return
+            yield item
+
+    def count_redone(self) -> None:
+        """One more batch was done again; several threads may say so."""
+        with _COUNTING:
+            self.redone_batches += 1
+
     def warn(self, message: str) -> None:
         """Note something the user should know, once."""
         if message not in self.warnings:
@@ -63,13 +96,18 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values, ready for JSON."""
         values = asdict(self)
-        values["seconds"] = {phase: round(value, 3) for phase, value in self.seconds.items()}
+        for times in ("seconds", "busy_seconds"):
+            values[times] = {name: round(value, 3) for name, value in values[times].items()}
         values.update(values.pop("processing"))
         return values
 
 
 def peak_host_bytes() -> int:
     """The process's largest resident size so far; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage also counts what the program held that started this one
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)
+        return int(found[1]) << 10 if found else 0
     try:
         import resource
     except ImportError:  # Windows

@@ -18,6 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import numpy as np
 import pytest
 import torch
+from batches import NAMES, make_image
 from torch import Tensor
 
 from dehazexl_cli.cli import main
@@ -28,6 +29,14 @@ from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
 from dehazexl_cli.plan import Footprint
 
 SHARED = Path(os.environ.get("DEHAZEXL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of the machine is remembered for one session of tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -193,3 +202,22 @@ def dehazexl(
 def bundled_weights() -> Path:
     """The weight file that comes with the package."""
     return bundled("dehazexl-s")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tree of three images."""
+    for seed, name in enumerate(NAMES):
+        make_image(tmp_path / "in" / name, seed=seed)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def batch(dehazexl: Callable[..., Result], tiny_weights: Path, folder: Path) -> Callable[..., Result]:
+    """Runs a batch from the tree of images into `out` beside it."""
+
+    def command(*arguments: object, sources: tuple[object, ...] = (folder,)) -> Result:
+        out = folder.with_name("out")
+        return dehazexl("batch", *sources, out, "--weights", tiny_weights, *arguments)
+
+    return command

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models import attention
+from dehazexl_cli.models import attention, build
 from dehazexl_cli.models.attention import BLOCK, EXACT_TOKENS, SAMPLES, attend, sampled_attention
 from dehazexl_cli.models.dehazexl import position_code, token_places
 
@@ -86,3 +86,30 @@ def test_position_codes_are_width_first_and_of_unit_pairs() -> None:
     assert not torch.equal(code[1, :8], code[0, :8])
     assert torch.equal(code[1, 8:], code[0, 8:])
     assert torch.equal(code[2, :8], code[0, :8])
+
+
+@pytest.mark.parametrize("name", ["dehazexl-s", "dehazexl-paper"])
+@pytest.mark.parametrize("queries", [64, 100, 10_000])
+def test_attention_by_parts_is_exact_attention(name: str, queries: int) -> None:
+    torch.manual_seed(0)
+    model = build(name).eval()
+    model.mixer.layers[0].qkv.weight.data *= 20  # type: ignore[union-attr, operator] # far from even weights
+    grid = PatchGrid(700, 700, 256)
+    tokens = torch.randn(2, len(grid), 64, model.config.token_dim)  # type: ignore[union-attr, operator]
+    before = tokens.clone()
+    with torch.inference_mode():
+        whole = model.mix(tokens, grid, None)
+        model.queries = queries
+        by_parts = model.mix(tokens, grid, None)
+        sampled = model.mix(tokens, grid, 3)
+    assert torch.allclose(whole, by_parts, atol=1e-4 * float(whole.abs().max()))
+    assert torch.equal(tokens, before)
+    assert torch.equal(sampled, whole)  # of so few tokens none is left out
+    assert not torch.allclose(whole, tokens, atol=0.1)
+
+
+def test_attention_by_parts_lets_gradients_through() -> None:
+    model = build("dehazexl-s")
+    model.queries = 10
+    model.mix(torch.randn(1, 2, 64, 256), PatchGrid(256, 512, 256), None).sum().backward()
+    assert model.mixer.layers[1].qkv.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]

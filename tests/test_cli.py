@@ -196,9 +196,15 @@ def test_plan_says_what_was_rejected_and_why(dehazexl: Command, tmp_path: Path) 
     ):
         pass
     facts = json.loads(dehazexl("plan", scene, "--max-ram", "2G", "--precision", "fp32", "--json").out)
-    assert facts["plan"]["skips"] == "recompute"
+    rows, cols = facts["patches"]
+    assert 0 < facts["plan"]["kept"] < rows * cols  # as many features as there is room for
     assert facts["plan"]["attention"] == "sampled"
-    assert {plan["skips"] for plan in facts["rejected"]} == {"host"}
+    assert {(plan["skips"], plan["kept"]) for plan in facts["rejected"]} == {("host", None)}
+    least = f"{(facts['smallest']['host_bytes'] >> 20) + 32}M"  # this process of tests grows meanwhile
+    tight = json.loads(dehazexl("plan", scene, "--max-ram", least, "--precision", "fp32", "--json").out)
+    assert tight["plan"]["skips"] == facts["smallest"]["skips"] == "recompute"
+    said = dehazexl("plan", scene, "--max-ram", "2G", "--precision", "fp32").out
+    assert re.search(r"those of \d+ patches kept in memory", said)
 
 
 def test_an_existing_output_is_kept_unless_told(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
@@ -257,7 +263,7 @@ def test_an_unusable_input_is_two_lines_and_exit_3(
         (["--overlap", "200"], 2, "use 0 to 32"),
         (["--overlap", "some"], 2, "no number of pixels"),
         (["--max-ram", "lots"], 2, "no amount of memory"),
-        (["--max-ram", "100M"], 6, "--max-ram 0."),
+        (["--max-ram", "100M"], 6, "--max-ram "),
         (["--device", "abacus"], 2, "no device"),
         (["--model", "dehazexl-xxl"], 2, "no model named"),
         (["--model", "dehazexl-paper"], 5, "holds weights of dehazexl-s"),

@@ -173,12 +173,13 @@ def test_little_disk_memory_and_processors_are_warned_of(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     found = only(checkup_devices.check_processors())
     assert (found.verdict, found.remedy) == (Verdict.warned, "set OMP_NUM_THREADS=1")
+    monkeypatch.setattr("dehazexl_cli.engine.memory.resident_bytes", lambda: 0)
     for free, verdict in (
         (500 << 20, Verdict.failed),
         (1200 << 20, Verdict.warned),
         (9 << 30, Verdict.passed),
     ):
-        monkeypatch.setattr("dehazexl_cli.engine.transfer.free_host_bytes", lambda free=free: free)
+        monkeypatch.setattr("dehazexl_cli.engine.memory.free_host_bytes", lambda free=free: free)
         assert only(checkup.check_memory()).verdict is verdict
 
 

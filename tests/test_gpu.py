@@ -7,7 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from dehazexl_cli.attribution import Blend, Detector, Network, Part, Sight, attribute
 from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.plan import SkipPolicy
@@ -75,3 +77,18 @@ def test_exact_and_sampled_attention_both_run_at_full_size() -> None:
     for exact in (True, False):
         _, report = dehazed(4096, model, Options(device="cuda", wishes=Wishes(exact_attention=exact)))
         assert report.plan["attention"] == ("exact" if exact else "sampled")
+
+
+@pytest.mark.parametrize("name", ["dehazexl-s", "mgbl-s"])
+def test_an_attribution_map_is_the_same_as_on_the_cpu(name: str) -> None:
+    model, side, window = model_that_does_something(name), 512, Box(100, 200, 40, 40)
+    rng = torch.Generator().manual_seed(0)
+    clear = torch.rand(3, side, side, generator=rng)
+    grid = PatchGrid(side, side, model.patch, model.halo, model.overlap)
+    sight = Sight.of(0.5 * clear + 0.4, clear, grid)
+    part = Part(sight, Box(0, 0, side, side), {0: Detector.of(window, "sum")})
+    maps = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        network = Network(model.to(device), device)
+        maps.append(attribute(network, [part], Blend(), (side, side), steps=1)[0].map)
+    assert (maps[0] - maps[1]).abs().max() < 1e-2 * maps[0].abs().max()

@@ -27,7 +27,8 @@ class Layer:
 
 
 LIGHT = ("errors", "owner", "grid", "plan", "report")  # nothing but the standard library
-ALL = (*LIGHT, "provenance", "raster", "models", "engine", "training", "evaluation", "attribution")
+BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
+ALL = (*BELOW, "files", "batch", "training", "evaluation", "attribution")
 TABLE = {
     "errors": Layer(),
     "owner": Layer(),
@@ -35,19 +36,23 @@ TABLE = {
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
     "provenance": Layer(LIGHT),
+    "documents": Layer(("errors", "owner")),
     "raster": Layer(("errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
     "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
     "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy"})),
-    "attribution": Layer(("models.base", "errors"), frozenset({"torch"})),
+    "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
+    "files": Layer((*BELOW, ""), frozenset({"numpy"})),
+    "batch": Layer((*BELOW, "files", ""), frozenset({"torch", "rasterio", "distributed"}), late=True),
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),
     "rio": Layer(("cli",), frozenset({"click"}), late=True),
     "__main__": Layer((*ALL, "cli", ""), late=True),
     "": Layer(ALL, EVERYTHING, late=True),  # the package's own __init__
 }
 EARLY = {
-    "cli": frozenset({"typer", "rich", "cli", ""}),
+    "batch": frozenset({"batch", "provenance", "documents"}),
+    "cli": frozenset({"typer", "rich", "cli", "documents", ""}),
     "rio": frozenset({"click"}),
     "__main__": frozenset({"cli", ""}),
     "": frozenset(),
@@ -222,6 +227,7 @@ FORBIDDEN = [
     ("training/loop.py", "from dehazexl_cli.cli import main", "cli"),
     ("evaluation.py", "import torch", "import torch"),
     ("attribution.py", "import numpy", "import numpy"),
+    ("attribution/paths.py", "from ..models.dehazexl import DehazeXL", "import DehazeXL"),
     ("cli/run.py", "import torch", "slow to load"),
     ("cli/run.py", "if not TYPE_CHECKING:\n    import torch", "slow to load"),
     ("cli/run.py", "try:\n    import rasterio\nexcept ImportError:\n    pass", "slow to load"),

@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 from conftest import Result
 
-from dehazexl_cli.cli.files import write_whole
+from dehazexl_cli.documents import write_whole
 from dehazexl_cli.owner import Owner, born, remove_what_the_dead_left, this_host
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+from affine import Affine
 from compare_metadata import said_by
 from metadata_table import (
     FIELDS,
@@ -25,7 +27,9 @@ from metadata_table import (
 from rasterio.enums import ColorInterp as Colour
 
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.raster import open_writer
+from dehazexl_cli.raster import open_reader, open_writer
+from dehazexl_cli.raster.base import RasterInfo
+from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.inventory import lost
 from dehazexl_cli.raster.memory import ArrayReader
 
@@ -161,3 +165,26 @@ def test_a_real_scene_says_the_same_before_and_after(
     before, after = said_by(str(source)), said_by(str(target))
     assert lost(before, after) == lost(after, before) == []
     assert len(before) > 8
+
+
+def test_pixels_of_another_kind_get_the_place_and_nothing_else(tmp_path: Path) -> None:
+    with rasterio.open(
+        tmp_path / "in.tif", "w", driver="GTiff", count=2, height=6, width=5, dtype="uint8", nodata=7,
+        crs="EPSG:32633", transform=Affine(2, 0, 5e5, 0, -2, 4e6),
+    ) as made:  # fmt: skip
+        made.write(np.ones((2, 6, 5), np.uint8))
+        made.update_tags(SENSOR="x")
+        made.scales, made.offsets, made.descriptions = (0.1, 0.1), (3, 3), ("red", "green")
+    info = RasterInfo("map", "GTiff", 6, 5, 2, "float32", nodata=float("nan"))
+    storage = Storage(descriptions=("first", "second"))
+    with open_writer(
+        tmp_path / "out.tif", open_reader(tmp_path / "in.tif"), storage=storage, info=info
+    ) as writer:
+        writer.write(np.full((2, 6, 5), -0.5, np.float32))
+        writer.commit()
+    with rasterio.open(tmp_path / "out.tif") as made:
+        assert (made.crs, made.transform) == ("EPSG:32633", Affine(2, 0, 5e5, 0, -2, 4e6))
+        assert made.dtypes == ("float32", "float32") and np.isnan(made.nodata)
+        assert made.descriptions == ("first", "second")
+        assert made.scales == (1, 1) and made.offsets == (0, 0) and "SENSOR" not in made.tags()
+        assert (made.read() == -0.5).all()

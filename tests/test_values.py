@@ -11,8 +11,6 @@ from dehazexl_cli.engine.fill import fill_invalid
 from dehazexl_cli.engine.transfer import (
     choose_device,
     choose_precision,
-    free_host_bytes,
-    measure_budget,
     to_source,
     to_unit,
 )
@@ -137,9 +135,3 @@ def test_precision_follows_the_device() -> None:
     assert choose_precision("fp32", CPU) == torch.float32
     with pytest.raises(UsageError):
         choose_precision("int4", CPU)
-
-
-def test_budgets_are_given_or_a_share_of_what_is_free() -> None:
-    assert measure_budget(CPU, 5 << 30, None).host_bytes == 5 << 30
-    assert measure_budget(CPU, 5 << 30, None).device_bytes is None
-    assert 0 < measure_budget(CPU, None, None).host_bytes < free_host_bytes() * 1.1

@@ -11,11 +11,13 @@ import typer
 
 from dehazexl_cli import __version__
 from dehazexl_cli.cli import console
+from dehazexl_cli.cli.batch import batch
 from dehazexl_cli.cli.compare import compare
 from dehazexl_cli.cli.config import config
 from dehazexl_cli.cli.configuration import Configured
 from dehazexl_cli.cli.doctor import doctor
 from dehazexl_cli.cli.evaluate import evaluate
+from dehazexl_cli.cli.explain import explain
 from dehazexl_cli.cli.info import info
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.preview import preview
@@ -34,10 +36,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
+app.command()(batch)
 app.command()(plan)
 app.command()(info)
 app.command()(compare)
 app.command()(preview)
+app.command()(explain)
 app.command()(evaluate)
 app.command()(train)
 app.command()(synth)

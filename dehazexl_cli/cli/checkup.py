@@ -234,7 +234,7 @@ def check_disk() -> Iterator[Finding]:
 
 def check_memory() -> Iterator[Finding]:
     """Memory that a run may use."""
-    from dehazexl_cli.engine.transfer import FREE_SHARE, free_host_bytes
+    from dehazexl_cli.engine.memory import FREE_SHARE, free_host_bytes
 
     free = free_host_bytes()
     budget = int(FREE_SHARE * free)

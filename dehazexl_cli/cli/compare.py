@@ -14,8 +14,8 @@ import typer
 
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.configuration import PREFIX
-from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.measuring import Measures, View, measure
+from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError, Stopped, UsageError
 from dehazexl_cli.owner import remove_what_the_dead_left
 

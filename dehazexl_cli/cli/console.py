@@ -28,6 +28,11 @@ REPEAT_SECONDS = 0.05
 PHASES = {"encode": "Encoding", "mix": "Mixing", "decode": "Decoding", "finish": "Finishing"}
 
 
+def title(phase: str) -> str:
+    """What a person reads of a phase; one that is none of a run's is named as it is."""
+    return PHASES.get(phase, phase.capitalize())
+
+
 class ProgressKind(StrEnum):
     """How progress is shown."""
 
@@ -198,7 +203,7 @@ class LineProgress:
         tenth = (phase, 10 * done // total)
         if tenth != self._shown and done:
             left = (time.monotonic() - self._began) * (total - done) / done
-            say(f"{PHASES[phase]} {100 * done // total}%, {done} of {total} patches, {left:.0f} s left")
+            say(f"{title(phase)} {100 * done // total}%, {done} of {total} patches, {left:.0f} s left")
         self._shown = tenth
 
     def stop(self) -> None:
@@ -232,8 +237,8 @@ class BarProgress:
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         if phase not in self._tasks:
-            self._tasks[phase] = self._bars.add_task(PHASES[phase], total=total)
-        self._bars.update(self._tasks[phase], completed=done)
+            self._tasks[phase] = self._bars.add_task(title(phase), total=total)
+        self._bars.update(self._tasks[phase], completed=done, total=total)
 
     def stop(self) -> None:
         """Leave the bars as they are and give the terminal back."""

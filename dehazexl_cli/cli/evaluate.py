@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, measures, print_table
-from dehazexl_cli.errors import DehazeError, InputError, OutputError, UsageError
+from dehazexl_cli.documents import write_whole
+from dehazexl_cli.errors import InputError, OutputError, UsageError, reason
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -235,12 +235,6 @@ def evaluate_all(pairs: Sequence[Pair], evaluation: Evaluation, narrator: Narrat
             outcome.results.append(result)
             narrator.tell(number, result)
     return outcome
-
-
-def reason(error: Exception) -> str:
-    """What happened, in a line."""
-    text = error.message if isinstance(error, DehazeError) else f"{type(error).__name__}: {error}"
-    return text.partition("\n")[0]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.grid import Box
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Mode, Options
@@ -43,6 +44,9 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
 Input = Annotated[
     str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
 ]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="IN", help="A hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
+]
 ModelName = Annotated[
     str | None,
     typer.Option(
@@ -56,7 +60,7 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="auto, cpu, cuda, cuda:1 or mps.",
+        help="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or mps.",
         autocompletion=one_of("auto", "cpu", "cuda", "mps"),
     ),
 ]
@@ -97,7 +101,21 @@ Creation = Annotated[
 Overviews = Annotated[bool, typer.Option("--overviews", help="Add overviews; a COG always has some.")]
 TmpDir = Annotated[
     str | None,
-    typer.Option("--tmp-dir", metavar="DIR", help="Where OUT is made before it moves to its place."),
+    typer.Option(
+        "--tmp-dir",
+        metavar="DIR",
+        help="Where OUT is made before it moves to its place, and where what finds no room in memory waits.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", metavar="N", min=1, help="Of the processor; default: all cores.")
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Keep what is done, in --tmp-dir or beside OUT, and go on with a run that was killed.",
+    ),
 ]
 BandRanges = Annotated[
     list[str] | None,
@@ -179,6 +197,9 @@ Multiple = Annotated[
     int | None,
     typer.Option("--multiple", metavar="N", min=1, help="A generic network takes sides of N, 2N, … pixels."),
 ]
+PrintPaths = Annotated[
+    bool, typer.Option("--print-paths", help="Print the name of each result on stdout when it is complete.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -219,26 +240,30 @@ def read_selection(
     context: ContextKind,
 ) -> Selection:
     """Which pixels are worked on, from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.grid import Box
     from dehazexl_cli.raster.selection import Selection
 
     if bbox_crs is not None and bbox is None:
         raise UsageError("--bbox-crs says nothing without --bbox", "give --bbox too")
     if context is ContextKind.scene and window is None and bbox is None:
         raise UsageError("--context scene says nothing without a part", "give --window or --bbox too")
-    part = numbers("--window", window, 4)
-    if part is not None and any(number != int(number) for number in part):
-        raise UsageError(f"--window {window!r} are no whole pixels", "write it like 1024,0,512,512")
-    col, row, width, height = map(int, part or (0, 0, 0, 0))
     bounds = numbers("--bbox", bbox, 4)
     return Selection(
         nodata,
         mask,
-        None if part is None else Box(row, col, height, width),
+        None if window is None else parse_window(window),
         None if bounds is None else (bounds[0], bounds[1], bounds[2], bounds[3]),
         bbox_crs,
         context.value,
     )
+
+
+def parse_window(text: str) -> Box:
+    """A box of "1024,0,512,512", column and row first; UsageError for a text that is none."""
+    part = numbers("--window", text, 4) or ()
+    if any(number != int(number) for number in part):
+        raise UsageError(f"--window {text!r} are no whole pixels", "write it like 1024,0,512,512")
+    col, row, width, height = map(int, part)
+    return Box(row, col, height, width)
 
 
 def numbers(option: str, text: str | None, count: int | None = None) -> tuple[float, ...] | None:

@@ -14,6 +14,7 @@ from dehazexl_cli.cli import options
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Job, Options
     from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.plan import Plan
     from dehazexl_cli.raster.selection import Selection
 
 
@@ -36,6 +37,7 @@ def plan(
     long_side: options.LongSide = None,
     upsampling: options.Upsampling = None,
     multiple: options.Multiple = None,
+    tmp_dir: options.TmpDir = None,
     seed: options.Seed = 0,
     nodata: options.Nodata = None,
     mask: options.Mask = None,
@@ -55,6 +57,7 @@ def plan(
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
         mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+        tmp_dir=tmp_dir,
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
     print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
@@ -117,7 +120,7 @@ def describe(job: Job, model: str, network: Dehazer) -> dict[str, Any]:
         "range_source": shown.ranges[0].source,
         "groups": [describe_group(group) for group in job.scene.groups],
         "model": model,
-        "device": str(job.scene.device),
+        "device": ",".join(map(str, job.devices)),
         "precision": precision_name(job.dtype),
         "mode": {"kind": job.layout.kind} | job.layout.facts,
         "patches": [job.layout.inner.rows, job.layout.inner.cols],
@@ -125,8 +128,15 @@ def describe(job: Job, model: str, network: Dehazer) -> dict[str, Any]:
         "gather": network.gather if network.streams else None,
         "budget": {"host_bytes": job.budget.host_bytes, "device_bytes": job.budget.device_bytes},
         "plan": job.plan.to_dict(),
+        "smallest": smallest(job).to_dict(),
         "rejected": [plan.to_dict() for plan in job.plans[: job.first]],
     }
+
+
+def smallest(job: Job) -> Plan:
+    """The plan that needs least of those that cut the scene no further than the chosen one."""
+    alike = [plan for plan in job.plans if plan.tile == job.plan.tile]
+    return min(alike, key=lambda plan: (plan.host_bytes + plan.device_bytes, job.plans.index(plan)))
 
 
 def sentences(facts: dict[str, Any]) -> list[str]:
@@ -136,12 +146,17 @@ def sentences(facts: dict[str, Any]) -> list[str]:
     waiting = {
         "host": "kept in memory between encoding and decoding",
         "device": "kept on the device between encoding and decoding",
+        "disk": "kept in a temporary file between encoding and decoding, as they do not fit into memory",
         "recompute": "computed again when decoding, as they do not fit",
     }[plan["skips"]]
+    if plan["kept"] is not None:
+        waiting = f"those of {plan['kept']} patches {waiting}, the others computed again, as they do not fit"
     attention = {
         "exact": "exact, every token sees every other",
         "sampled": "sampled, as exact attention would take longer than all patches",
     }[plan["attention"]]
+    if plan["queries"]:
+        attention += f"; {plan['queries']} tokens attend at a time, which needs less memory"
     lines = [
         f"scene      {facts['width']} x {facts['height']} pixels, {facts['count']} bands of {facts['dtype']}",
         *(group_sentence(group, facts["range_source"]) for group in facts["groups"]),
@@ -153,18 +168,22 @@ def sentences(facts: dict[str, Any]) -> list[str]:
             "sum": ["context    patches add up to a small view of the scene, by which each is rewritten"],
             None: [],  # what a network from elsewhere does inside, nobody knows
         }[facts["gather"]],
-        f"memory     {size(plan['host_bytes'])} expected, {size(budget['host_bytes'])} allowed",
+        f"memory     {size(plan['host_bytes'])} expected, {size(budget['host_bytes'])} allowed, "
+        f"{size(facts['smallest']['host_bytes'])} at least",
     ]
     if budget["device_bytes"] is not None:
         lines.append(
             f"device     {size(plan['device_bytes'])} expected, {size(budget['device_bytes'])} allowed"
         )
-    for other in facts["rejected"]:
-        lines.append(
-            f"rejected   features {other['skips']}, batch {other['batch']}: needs {size(other['host_bytes'])}"
-            + (f" and {size(other['device_bytes'])} on the device" if other["device_bytes"] else "")
-        )
-    return lines
+    return [*lines, *map(rejection, facts["rejected"])]
+
+
+def rejection(plan: dict[str, Any]) -> str:
+    """A plan that needs too much, for a person."""
+    features = f"tiles of {plan['tile']} pixels" if plan["tile"] else f"features {plan['skips']}"
+    tokens = f", {plan['queries']} tokens attending at a time" if plan["queries"] else ""
+    device = f" and {size(plan['device_bytes'])} on the device" if plan["device_bytes"] else ""
+    return f"rejected   {features}, batch {plan['batch']}{tokens}: needs {size(plan['host_bytes'])}{device}"
 
 
 def group_sentence(group: dict[str, Any], source: str) -> str:

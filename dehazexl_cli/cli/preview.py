@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.files import write_whole
 from dehazexl_cli.cli.measuring import View
+from dehazexl_cli.documents import require_new, write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 
@@ -81,9 +81,7 @@ def require_targets(picture: Path, page: Path, overwrite: bool) -> None:
         raise OutputError(f"{picture}: is no .png", f"call it {picture.with_suffix('.png')}")
     if not picture.parent.is_dir():
         raise OutputError(f"{picture.parent}: no such folder", f"make it first: mkdir -p {picture.parent}")
-    for path in (picture, page):
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path}: exists already", "give another name, or --overwrite to replace it")
+    require_new((picture, page), overwrite)
 
 
 def dehazed_small(

@@ -1,8 +1,9 @@
-"""`dehazexl run IN OUT`: dehaze one scene."""
+"""`dehazexl run IN… OUT`: dehaze one scene, or some into a folder."""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,16 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.files import write_whole
+from dehazexl_cli.cli.telling import Display
+from dehazexl_cli.documents import write_whole
+from dehazexl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from dehazexl_cli.report import Report
 
 
 def run(
-    source: options.Input,
+    sources: options.Inputs,
     target: Annotated[
-        str, typer.Argument(metavar="OUT", help="The dehazed image: .tif, .png, .jpg, .jp2, .webp.")
+        str,
+        typer.Argument(metavar="OUT", help="The dehazed image: .tif, .png, .jpg, .jp2, .webp; or a folder."),
     ],
     model: options.ModelName = None,
     weights: options.Weights = None,
@@ -50,10 +54,13 @@ def run(
     bbox: options.Bbox = None,
     bbox_crs: options.BboxCrs = None,
     context: options.Context = options.ContextKind.window,
+    threads: options.Threads = None,
+    resume: options.Resume = False,
     no_provenance: options.NoProvenance = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
     as_json: options.Json = False,
+    print_paths: options.PrintPaths = False,
     report_file: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON.")
     ] = None,
@@ -65,18 +72,39 @@ def run(
 ) -> None:
     """Remove the haze from IN and write OUT, with the same size, type, bands and georeference.
 
+    With several images OUT is a folder, and the model is loaded once; `dehazexl batch` can do more.
+
     Example: dehazexl run hazy.tif clear.tif
     """
     console.configure_logging(verbose, quiet)
+    display = Display(progress, quiet, as_json, print_paths)
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
     chosen = replace(
         chosen,
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
         mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+        tmp_dir=tmp_dir,
+        threads=threads,
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
+    if is_folder(target) or len(sources) > 1:
+        from dehazexl_cli.batch.conveyor import Setup
+        from dehazexl_cli.cli.batch import dehaze_some
+        from dehazexl_cli.files import Recipe
+
+        if report_file is not None:
+            raise UsageError(
+                "--report is for one image", "the reports of several are in OUT/.dehazexl/reports"
+            )
+        if resume:
+            raise UsageError(
+                "--resume is for one image", "dehazexl batch --skip-existing goes on with a folder of results"
+            )
+        setup = Setup(Recipe(chosen, selection, storage, not no_provenance), model, weights, multiple)
+        return dehaze_some(sources, Path(target), setup, overwrite, display, dry_run)
+    source = sources[0]
     if dry_run:
         from dehazexl_cli.cli.plan import network_for, print_plan
 
@@ -94,14 +122,22 @@ def run(
             provenance=not no_provenance,
             storage=storage,
             overwrite=overwrite,
+            resume=resume,
             watch=shown,
         )
     if report_file is not None:
         write_report(report, report_file)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
+    if print_paths:
+        typer.echo(target)
     if not quiet:
         summarise(report)
+
+
+def is_folder(target: str) -> bool:
+    """Whether results go into a folder and get their names from their sources."""
+    return os.path.isdir(target) or target.endswith(("/", os.sep))
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -2,76 +2,49 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+import copy
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.frame import Frame, Framed
+from dehazexl_cli.engine.attempts import (
+    OutOfMemory,
+    in_words,
+    noticing_lack_of_memory,
+    release,
+    run_by_plans,
+)
+from dehazexl_cli.engine.errand import Errand, Watch
+from dehazexl_cli.engine.frame import Frame
 from dehazexl_cli.engine.ground import find_ground
-from dehazexl_cli.engine.modes import Layout, Mode, lay_out, plans_for
-from dehazexl_cli.engine.once import strategy_for
+from dehazexl_cli.engine.job import Job, Options
+from dehazexl_cli.engine.memory import loading_bytes, measure_budget, process_bytes
+from dehazexl_cli.engine.modes import Layout, Mode, last_tiles, lay_out, plans_for, settle
+from dehazexl_cli.engine.resume import Resume, opened
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.stream import Watch
-from dehazexl_cli.engine.transfer import choose_device, choose_precision, measure_budget, precision_name
+from dehazexl_cli.engine.transfer import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.values import choose_groups
-from dehazexl_cli.errors import DeviceError, UsageError
+from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import MemoryBudget, Plan, Wishes, choose
+from dehazexl_cli.plan import Plan, Setting, Wishes, choose, gigabytes
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
 from dehazexl_cli.raster.views import Part, Shared
 from dehazexl_cli.report import Report, peak_host_bytes
 
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may decide about a run; the defaults adapt to the scene and the machine."""
-
-    bands: tuple[int, ...] | None = None
-    all_bands: bool = False  # dehaze the other bands too, in groups of three
-    input_range: tuple[float, float] | None = None  # low and high, of all bands that are dehazed
-    band_ranges: tuple[float, ...] | None = None  # instead: low and high of each of them, in their order
-    window: Box | None = None  # what is written; all of the scene is looked at
-    strength: float = 1.0
-    device: str = "auto"
-    precision: str = "auto"
-    max_ram: int | None = None  # bytes
-    max_vram: int | None = None  # bytes
-    overlap: int | None = None  # pixels; None is the model's own choice
-    wishes: Wishes = field(default_factory=Wishes)
-    mode: Mode = field(default_factory=Mode)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise UsageError(f"--strength {self.strength} is out of range", "give a number from 0 to 1")
-
-
-class Job(NamedTuple):
-    """A scene with everything decided."""
-
-    scene: Scene
-    frame: Frame | None  # of what is written around the scene, if anything is
-    layout: Layout
-    dtype: torch.dtype
-    plans: list[Plan]
-    first: int  # index of the plan to begin with
-    budget: MemoryBudget
-
-    @property
-    def plan(self) -> Plan:
-        """The plan the run begins with."""
-        return self.plans[self.first]
+DISK_SHARE = 0.8  # of what is free where temporary files go
 
 
 def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     """Decide how to run; reads what is ground and a thinned sample of the scene at most."""
-    device = choose_device(options.device)
-    dtype = precision_for(model, options.precision, device)
+    devices = choose_devices(options.device)
+    dtype = precision_for(model, options.precision, devices[0])
     whole = Box(0, 0, reader.info.height, reader.info.width)
     target = options.window or whole
     ground = find_ground(reader) or whole
@@ -79,21 +52,50 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     reader = Shared(reader) if framed else reader
     # Patches lie over the ground, so that they lie alike whatever border is around it.
     part = reader if ground == whole else Part(reader, ground)
-    layout = lay_out(part.info, model, options.mode, choose_overlap(model, options.overlap))
+    overlap = choose_overlap(model, options.overlap)
+    layout = lay_out(part.info, model, options.mode, overlap)
     scene = Scene(
         part,
         layout.outer,
         choose_groups(part, options.bands, options.band_ranges or options.input_range, options.all_bands),
         options.strength,
-        device,
+        devices[0],
         ground.within(target).moved(-ground.top, -ground.left),
     )
-    row_bytes = ground.width * part.info.count * np.dtype(part.info.dtype).itemsize
-    budget = measure_budget(device, options.max_ram, options.max_vram)
+    budget = measure_budget(devices, options.max_ram, options.max_vram)
+    setting = setting_for(reader.info, model, options, devices)
+    setting = replace(setting, budget=budget)
     footprint = model.footprint(dtype).times(len(scene.groups))
-    plans = plans_for(layout, footprint, row_bytes, device.type == "cuda", options.wishes)
+    resorts = tuple(last_tiles(part.info, model, options.mode, overlap))
+    plans = [
+        plan
+        for each in (layout, *resorts)
+        for plan in plans_for(each, footprint, settle(each, part.info, setting, scene.wanted), options.wishes)
+    ]
+    first = choose(plans, budget)
+    layout = next((each for each in resorts if each.outer.patch == plans[first].tile), layout)
+    scene = replace(scene, grid=layout.outer)
     frame = Frame(reader, target, ground.within(target)) if framed else None
-    return Job(scene, frame, layout, dtype, plans, choose(plans, budget), budget)
+    return Job(scene, frame, layout, dtype, plans, first, budget, devices, resorts)
+
+
+def setting_for(
+    info: RasterInfo, model: Dehazer, options: Options, devices: Sequence[torch.device]
+) -> Setting:
+    """What a scene's files and this process take in memory, whatever the plan."""
+    result = (
+        info.height * info.width * info.count * np.dtype(info.dtype).itemsize if info.driver == "MEM" else 0
+    )
+    return Setting(
+        band_bytes=0,
+        on_gpu=devices[0].type == "cuda",
+        disk_bytes=int(DISK_SHARE * shutil.disk_usage(options.tmp_dir).free) if options.tmp_dir else 0,
+        process_bytes=process_bytes(model),
+        loading_bytes=loading_bytes(model),
+        cache_bytes=info.cache_bytes,
+        held_bytes=result,
+        replicas=len(devices),
+    )
 
 
 def precision_for(model: Dehazer, wanted: str, device: torch.device) -> torch.dtype:
@@ -128,89 +130,64 @@ def run(
     model: Dehazer,
     options: Options,
     watch: Watch | None = None,
+    resume: Resume | None = None,
 ) -> Report:
     """Dehaze a raster into a new one and say how it went.
 
-    `make_writer` is called once per attempt; the file appears when the last row is written. Raises a
-    DehazeError of the kind that fits, and leaves no output, if anything goes wrong.
+    `make_writer` is called once per attempt; the file appears when the last row is written. With `resume`,
+    what is done survives the process, and a later run goes on from there. Raises a DehazeError of the kind
+    that fits, and leaves no output, if anything goes wrong.
     """
     report = Report()
-    with report.timed("prepare"):
-        job = prepare(reader, model, options)
-        model = model.to(device=job.scene.device, dtype=job.dtype)
-    describe(report, job, options)
-    for index in range(job.first, len(job.plans)):
-        plan = job.plans[index]
-        report.plan = plan.to_dict() | job.layout.facts
-        start_counting(report, job)
+    with processors(options.threads):
+        with report.timed("prepare"):
+            job = prepare(reader, model, options)
+            models = replicas(model, job)
+        describe(report, job, options)
+        if job.first and job.plan.tile and not job.plans[0].tile:
+            report.fallbacks.append(told_of_tiles(job))
+        journal, plan = opened(resume, job, options, report)
+        folder = Path(options.tmp_dir) if options.tmp_dir else None
+        errand = Errand(plan, models, report, watch or (lambda phase, done, total: None), journal, folder)
         try:
-            attempt(job, model, plan, make_writer, report, watch or (lambda phase, done, total: None))
-            break
-        except OutOfMemory as error:
-            release(job.scene.device)
-            if index + 1 == len(job.plans):
-                raise DeviceError(
-                    f"memory ran out with the smallest plan ({error})",
-                    "close other programs, choose a smaller model, or use a machine with more memory",
-                ) from error
-            following = job.plans[index + 1]
-            report.fallbacks.append(
-                f"out of memory with skips on {plan.skips}, batch {plan.batch}; "
-                f"went on with skips on {following.skips}, batch {following.batch}"
-            )
+            run_by_plans(job, errand, make_writer, lambda plan: describe_plan(report, job, plan))
+        finally:
+            journal.close()
+        journal.discard()
     report.peak_host_bytes = peak_host_bytes()
     if job.scene.device.type == "cuda":
-        report.peak_device_bytes = torch.cuda.max_memory_allocated(job.scene.device)
+        report.peak_device_bytes = max(torch.cuda.max_memory_allocated(device) for device in job.devices)
     return report
 
 
-def start_counting(report: Report, job: Job) -> None:
-    """Set counts to where they stand before an attempt: there may have been one before."""
-    report.clipped_values = report.outside_range = 0
-    # What is written around the ground is none.
-    report.invalid_pixels = job.frame.target.pixels - job.frame.part.pixels if job.frame else 0
-
-
-def attempt(
-    job: Job,
-    model: Dehazer,
-    plan: Plan,
-    make_writer: Callable[[], RasterWriter],
-    report: Report,
-    watch: Watch,
-) -> None:
-    """Run the scene by one plan; OutOfMemory if it needs more than there is."""
-    with make_writer() as writer, noticing_lack_of_memory():
-        framed = Framed(writer, job.frame) if job.frame else writer
-        strategy_for(job.layout)(job.scene, model, plan, framed, report, watch)
-
-
-class OutOfMemory(Exception):
-    """An allocation failed, on whatever device, under whatever name the library gives it."""
-
-
-ALLOCATION = re.compile(
-    r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC", re.IGNORECASE
-)
-
-
 @contextmanager
-def noticing_lack_of_memory() -> Iterator[None]:
-    """Turn every library's way to say that memory ran out into OutOfMemory."""
+def processors(threads: int | None) -> Iterator[None]:
+    """Compute on so many threads meanwhile; None is what torch takes."""
+    before = torch.get_num_threads()
     try:
+        if threads is not None:
+            torch.set_num_threads(threads)
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(str(error).splitlines()[0] if str(error) else "no memory") from error
-    except RuntimeError as error:
-        if not ALLOCATION.search(str(error)):
-            raise
-        raise OutOfMemory(str(error).splitlines()[0]) from error
+    finally:
+        torch.set_num_threads(before)
 
 
-def release(device: torch.device) -> None:
-    """Hand cached memory back before the next attempt."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def replicas(model: Dehazer, job: Job) -> list[Dehazer]:
+    """The model on every device, in the job's precision; the first is the model itself."""
+    others = [copy.deepcopy(model) for _ in job.devices[1:]]
+    return [
+        each.to(device=device, dtype=job.dtype)
+        for each, device in zip([model, *others], job.devices, strict=True)
+    ]
+
+
+def told_of_tiles(job: Job) -> str:
+    """Why a scene is cut into tiles, in a sentence."""
+    best = min(plan.host_bytes + plan.device_bytes for plan in job.plans if not plan.tile)
+    return (
+        f"the scene as one needs {gigabytes(best)} of memory, more than may be used; "
+        f"went on with {in_words(job.plan)}"
+    )
 
 
 def describe(report: Report, job: Job, options: Options) -> None:
@@ -225,24 +202,19 @@ def describe(report: Report, job: Job, options: Options) -> None:
     report.range_source = first.ranges[0].source
     report.groups = [describe_group(group) for group in job.scene.groups]
     report.strength = options.strength
-    report.mode = job.layout.kind
-    report.overlap = job.layout.inner.overlap
-    report.joints = placed(job)._asdict()
-    report.device = str(job.scene.device)
+    report.device = ",".join(map(str, job.devices))
     report.precision = precision_name(job.dtype)
     for note in info.notes:
         report.warn(note)
 
 
-def placed(job: Job) -> Joints:
-    """Where seams may be in what is written: patches begin at the corner of the ground."""
-    joints, frame, wanted = job.layout.joints, job.frame, job.scene.wanted
-    if frame is None:
-        return joints
-    return joints._replace(
-        top=frame.part.top - frame.target.top - wanted.top,
-        left=frame.part.left - frame.target.left - wanted.left,
-    )
+def describe_plan(report: Report, job: Job, plan: Plan) -> None:
+    """Write into the report by which plan a scene is run."""
+    layout = job.layout_of(plan)
+    report.plan = plan.to_dict() | layout.facts
+    report.mode = layout.kind
+    report.overlap = layout.inner.overlap
+    report.joints = job.joints_of(plan)._asdict()
 
 
 def describe_group(group: Group) -> dict[str, Any]:
@@ -250,4 +222,19 @@ def describe_group(group: Group) -> dict[str, Any]:
     return {"bands": group.bands, "ranges": [(range.low, range.high) for range in group.ranges]}
 
 
-__all__ = ["Job", "Mode", "Options", "Plan", "Wishes", "joints_of", "precision_for", "prepare", "run"]
+__all__ = [
+    "Job",
+    "Layout",
+    "Mode",
+    "Options",
+    "OutOfMemory",
+    "Plan",
+    "Resume",
+    "Wishes",
+    "joints_of",
+    "noticing_lack_of_memory",
+    "precision_for",
+    "prepare",
+    "release",
+    "run",
+]

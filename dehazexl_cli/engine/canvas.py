@@ -32,7 +32,7 @@ class Canvas:
         """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
         grid = self.scene.grid
         inner = slice(grid.halo, grid.halo + grid.patch)
-        change = pixels - batch.pixels[..., inner, inner]
+        change = (pixels - batch.pixels[..., inner, inner]).to(self.scene.device)
         if len(self.group.bands) == 1:
             change = change.mean(1, keepdim=True)
         if self._change is None:

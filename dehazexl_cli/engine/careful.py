@@ -24,6 +24,11 @@ class Careful:
         self._full: Dehazer | None = None
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
     def full(self) -> Dehazer:
         """The same model in float32, made when first needed."""
         if self._full is None:
@@ -35,7 +40,7 @@ class Careful:
         tokens, skips = self.model.encode(batch)
         if finite(tokens):
             return tokens, skips
-        self.report.redone_batches += 1
+        self.report.count_redone()
         again, full_skips = self.full.encode(batch)
         return held(again, tokens.dtype), tuple(held(skip, tokens.dtype) for skip in full_skips)
 
@@ -44,7 +49,7 @@ class Careful:
         scene = self.model.mix(tokens, grid, seed)
         if finite(scene):
             return scene
-        self.report.redone_batches += 1
+        self.report.count_redone()
         return held(self.full.mix(tokens.float(), grid, seed), tokens.dtype)
 
     def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
@@ -52,7 +57,7 @@ class Careful:
         pixels = self.model.decode(batch, scene, skips)
         if finite(pixels):
             return pixels
-        self.report.redone_batches += 1
+        self.report.count_redone()
         pixels = self.full.decode(batch, scene.float(), self.full.encode(batch)[1])
         if finite(pixels):
             return pixels

@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 from dehazexl_cli.errors import UsageError
-from dehazexl_cli.grid import Joints, PatchGrid
+from dehazexl_cli.grid import Box, Joints, PatchGrid
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import Footprint, Plan, Wishes, ladder
+from dehazexl_cli.plan import Footprint, Plan, Setting, Wishes, ladder
 from dehazexl_cli.raster.base import RasterInfo
 
 Kind = Literal["global", "tile", "downsample", "whole"]
@@ -20,9 +22,11 @@ Blend = Literal["feather", "hard"]
 Upsampling = Literal["guided", "plain"]
 
 TILE = 512  # pixels
+LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because memory is short
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
 BAND_ROWS = 256  # read and written at a time where nothing else decides
+FAR = 1 << 40  # pixels: beyond any raster
 PITCH = 32  # pixels from token to token in the networks of this family
 # What an image in one pass takes as pixels: itself, its patches before and after, their sum, the change.
 PASS_BYTES = 7 * 3 * 4  # per pixel
@@ -129,19 +133,52 @@ def bands(info: RasterInfo) -> PatchGrid:
     return PatchGrid(info.height, info.width, BAND_ROWS)
 
 
-def plans_for(
-    layout: Layout, footprint: Footprint, row_bytes: int, on_gpu: bool, wishes: Wishes
-) -> list[Plan]:
-    """Every way to run the layout, best first; `row_bytes` is what one row of pixels takes in the source."""
+def plans_for(layout: Layout, footprint: Footprint, setting: Setting, wishes: Wishes) -> list[Plan]:
+    """Every way to run the layout, best first; the setting's rows are those of the layout's outer grid."""
     outer, inner = layout.outer, layout.inner
-    band_bytes = (outer.patch + 2 * outer.halo) * row_bytes
     if layout.kind == "global":
-        return ladder(footprint, outer, band_bytes, on_gpu, wishes)
+        return ladder(footprint, outer, setting, wishes)
     # In one pass, features wait where they were made.
-    kept = replace(wishes, skips="device" if on_gpu else "host")
-    canvas = 2 * 3 * 4 * outer.patch * outer.width
-    extra = PASS_BYTES * inner.height * inner.width + canvas
-    plans = ladder(footprint, inner, band_bytes, on_gpu, kept)
-    if on_gpu:
-        return [replace(plan, device_bytes=plan.device_bytes + extra) for plan in plans]
-    return [replace(plan, host_bytes=plan.host_bytes + extra) for plan in plans]
+    kept = replace(wishes, skips="device" if setting.on_gpu else "host")
+    tile = outer.patch if layout.kind == "tile" else None
+    extra = PASS_BYTES * inner.height * inner.width + 2 * 3 * 4 * outer.patch * outer.width
+    return [grown(plan, extra, tile, setting) for plan in ladder(footprint, inner, setting, kept)]
+
+
+def grown(plan: Plan, extra: int, tile: int | None, setting: Setting) -> Plan:
+    """A plan for what goes through in one pass, with what is needed around that; phases are all one then."""
+    where = "device_bytes" if setting.on_gpu else "host_bytes"
+    need = getattr(plan, where) + extra
+    return replace(plan, tile=tile, flow_bytes=need, mixing_bytes=need, **{where: need})
+
+
+def row_bytes(info: RasterInfo) -> int:
+    """What one row of pixels takes in the source's own numbers."""
+    return info.width * info.count * np.dtype(info.dtype).itemsize
+
+
+def settle(layout: Layout, info: RasterInfo, setting: Setting, wanted: Box) -> Setting:
+    """A setting for a layout's rows, and for the patches of it that reach into what is written."""
+    outer = layout.outer
+    rows = sum(1 for row in range(outer.rows) if outer.box(row * outer.cols).within(whole_row(wanted)).pixels)
+    cols = sum(1 for col in range(outer.cols) if outer.box(col).within(whole_column(wanted)).pixels)
+    reached = (rows, cols) if layout.kind == "global" else None
+    return replace(setting, band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info), wanted=reached)
+
+
+def whole_row(box: Box) -> Box:
+    """A box stretched over whatever is beside it."""
+    return Box(box.top, -FAR, box.height, 2 * FAR if box.pixels else 0)
+
+
+def whole_column(box: Box) -> Box:
+    """A box stretched over whatever is above and below it."""
+    return Box(-FAR, box.left, 2 * FAR if box.pixels else 0, box.width)
+
+
+def last_tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> list[Layout]:
+    """Tiles for a scene that finds no room as one, the largest first; none where the mode was chosen."""
+    if mode.kind is not None or not model.streams:
+        return []
+    sides = [side for side in LAST_TILES if side < max(info.height, info.width)]
+    return [tiles(info, model, replace(mode, kind="tile", tile=side), overlap) for side in sides]

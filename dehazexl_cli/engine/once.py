@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +12,19 @@ from torch import Tensor
 
 from dehazexl_cli.engine.canvas import Canvas
 from dehazexl_cli.engine.careful import finite
+from dehazexl_cli.engine.crew import Crew
+from dehazexl_cli.engine.errand import Errand, counting
 from dehazexl_cli.engine.modes import Layout
-from dehazexl_cli.engine.pipes import Behind, ahead
-from dehazexl_cli.engine.rows import Finish, rows_to_decode, rows_to_encode, slices
+from dehazexl_cli.engine.pipes import ahead
+from dehazexl_cli.engine.rows import Finish, Row, rows_to_encode, slices
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.stream import Watch, batches, counting, dehaze_scene, save
+from dehazexl_cli.engine.stream import Change, Piece, decode_rows, dehaze_scene, pieces, shown
 from dehazexl_cli.engine.transfer import to_unit
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import Batch, Dehazer, compose
-from dehazexl_cli.plan import Plan
 from dehazexl_cli.raster.base import RasterWriter
-from dehazexl_cli.report import Report
 
-Strategy = Callable[[Scene, Dehazer, Plan, RasterWriter, Report, Watch], None]
+Strategy = Callable[[Scene, Errand, RasterWriter], None]
 
 GUIDE_RADIUS = 4  # pixels of the small picture that share a colour transform
 GUIDE_EPSILON = 1e-5  # of squared pixels: where a picture varies less, it guides nothing
@@ -34,19 +35,17 @@ def strategy_for(layout: Layout) -> Strategy:
     if layout.kind == "global":
         return dehaze_scene
 
-    def once(
-        scene: Scene, model: Dehazer, plan: Plan, writer: RasterWriter, report: Report, watch: Watch
-    ) -> None:
-        run = OnePass(model, plan, layout, report)
+    def once(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
+        crew = Crew([OnePass(model, layout, errand) for model in errand.models])
         with torch.inference_mode():
             if layout.kind == "tile":
-                dehaze_tiles(scene, run, writer, watch)
+                dehaze_tiles(scene, crew, errand, writer)
             else:
-                dehaze_picture(scene, run, writer, watch)
-        with report.timed("finish"):
-            watch("finish", 0, 1)
+                dehaze_picture(scene, crew.first, errand, writer)
+        with errand.report.timed("finish"):
+            errand.watch("finish", 0, 1)
             writer.commit()
-            watch("finish", 1, 1)
+            errand.watch("finish", 1, 1)
 
     return once
 
@@ -54,15 +53,22 @@ def strategy_for(layout: Layout) -> Strategy:
 class OnePass:
     """A network that is shown an image as a whole; checks what comes out."""
 
-    def __init__(self, model: Dehazer, plan: Plan, layout: Layout, report: Report) -> None:
-        self.model, self.plan, self.layout, self.report = model, plan, layout, report
+    def __init__(self, model: Dehazer, layout: Layout, errand: Errand) -> None:
+        self.model, self.layout = model, layout
+        self.plan, self.report = errand.plan, errand.report
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network is; None if it has no weights and is anywhere."""
+        first = next(self.model.parameters(), None)
+        return None if first is None else first.device
 
     def __call__(self, image: Tensor) -> Tensor:
         """[1, 3, h, w] in [0, 1] -> the same, dehazed, not clamped; finite."""
         output = self._through(self.model, image)
         if finite(output):
             return output
-        self.report.redone_batches += 1
+        self.report.count_redone()
         output = self._through(copy.deepcopy(self.model).float(), image)
         if not finite(output):
             self.report.warn("the model gave no number for some pixels; they were left as they were")
@@ -80,20 +86,31 @@ class OnePass:
         )
 
 
-def dehaze_tiles(scene: Scene, run: OnePass, writer: RasterWriter, watch: Watch) -> None:
+def dehaze_tiles(scene: Scene, crew: Crew[OnePass], errand: Errand, writer: RasterWriter) -> None:
     """Each tile by itself, as if it were all there is."""
-    tick = counting("decode", len(scene.groups) * len(scene.wanted_rows()) * scene.grid.cols, watch)
+    tick = counting("decode", len(scene.groups) * len(scene.wanted_rows()) * scene.grid.cols, errand.watch)
     canvases = [Canvas(scene, group) for group in scene.groups]
-    with run.report.timed("decode"), Behind(writer) as behind:
-        for row, finish in ahead(rows_to_decode(scene)):
-            for canvas in canvases:
-                tick(len(row.absent))
-                for batch in batches(scene, canvas.group, row, 1):
-                    if scene.wants(batch.ids):
-                        canvas.lay(batch, dehazed_tile(batch, run))
-                    tick(1)
-            changes = [(canvas.group, canvas.finish(row.number, finish.box)) for canvas in canvases]
-            save(scene, finish, changes, behind, run.report)
+
+    def dehazed(run: OnePass, piece: Piece, group: Group) -> tuple[Batch, Tensor]:
+        batch = shown(scene, group, piece, run.device or scene.device)
+        with errand.report.working("decode"):
+            return batch, dehazed_tile(batch, run)
+
+    def wanted(row: Row, group: Group) -> Iterator[Piece]:
+        for piece in pieces(scene, group, row, 1):
+            tick(1)
+            if scene.wants(piece.ids):
+                yield piece
+
+    def lay(row: Row, finish: Finish) -> list[Change]:
+        for canvas in canvases:
+            tick(len(row.absent))
+            for laid in crew.over(partial(dehazed, group=canvas.group), wanted(row, canvas.group)):
+                canvas.lay(*laid)
+        return [(canvas.group, canvas.finish(row.number, finish.box)) for canvas in canvases]
+
+    with errand.report.timed("decode"):
+        decode_rows(scene, errand, writer, lay)
 
 
 def dehazed_tile(batch: Batch, run: OnePass) -> Tensor:
@@ -105,30 +122,35 @@ def dehazed_tile(batch: Batch, run: OnePass) -> Tensor:
     return output
 
 
-def dehaze_picture(scene: Scene, run: OnePass, writer: RasterWriter, watch: Watch) -> None:
+def dehaze_picture(scene: Scene, run: OnePass, errand: Errand, writer: RasterWriter) -> None:
     """The scene, or a smaller picture of it, in one pass; what that changed is brought back by rows."""
-    with run.report.timed("encode"):
+    report, watch = errand.report, errand.watch
+    with report.timed("encode"):
         watch("encode", 0, scene.grid.rows)
-        pictures = reduced(scene, run.layout.inner.height, run.layout.inner.width, watch)
+        pictures = reduced(scene, run.layout.inner.height, run.layout.inner.width, errand)
     raising = []
-    with run.report.timed("mix"):
+    with report.timed("mix"):
         for number, (group, picture) in enumerate(zip(scene.groups, pictures, strict=True)):
             watch("mix", number, len(pictures))
-            raising.append(way_back(picture[0], run(picture)[0], run.layout, scene, group))
+            with report.working("decode"):
+                output = errand.journal.mixed(number, partial(run, picture), scene.device)
+            raising.append(way_back(picture[0], output[0], run.layout, scene, group))
         watch("mix", len(pictures), len(pictures))
     tick = counting("decode", len(scene.wanted_rows()), watch)
-    with run.report.timed("decode"), Behind(writer) as behind:
-        for _, finish in ahead(rows_to_decode(scene)):
-            changes = [(group, way(finish)) for group, way in zip(scene.groups, raising, strict=True)]
-            save(scene, finish, changes, behind, run.report)
-            tick(1)
+
+    def lay(row: Row, finish: Finish) -> list[Change]:
+        tick(1)
+        return [(group, way(finish)) for group, way in zip(scene.groups, raising, strict=True)]
+
+    with report.timed("decode"):
+        decode_rows(scene, errand, writer, lay)
 
 
-def reduced(scene: Scene, height: int, width: int, watch: Watch) -> list[Tensor]:
+def reduced(scene: Scene, height: int, width: int, errand: Errand) -> list[Tensor]:
     """Each group in [0, 1] on the device, averaged down to [1, 3, height, width]; its gaps are filled."""
     grid = scene.grid
     totals = [torch.zeros(len(group.bands), height, width, device=scene.device) for group in scene.groups]
-    for row in ahead(rows_to_encode(scene, summed=True)):
+    for row in ahead(errand.report.each_working("read", rows_to_encode(scene, summed=True))):
         band = grid.band(row.number)
         rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
         for group, total in zip(scene.groups, totals, strict=True):
@@ -138,7 +160,7 @@ def reduced(scene: Scene, height: int, width: int, watch: Watch) -> list[Tensor]
                 total[:, band.top : band.bottom] = pixels
             else:
                 add_rows(total, narrowed(pixels, width), band.top, grid.height)
-        watch("encode", row.number + 1, grid.rows)
+        errand.watch("encode", row.number + 1, grid.rows)
     return [total.expand(3, -1, -1)[None] for total in totals]
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from dehazexl_cli.raster.base import Pixels, RasterWriter
+from dehazexl_cli.report import Report
 
 T = TypeVar("T")
 
@@ -96,8 +97,9 @@ class Worker:
 class Behind:
     """Writes rows on a thread of its own; an error there is raised at the next `save` or at the end."""
 
-    def __init__(self, writer: RasterWriter) -> None:
+    def __init__(self, writer: RasterWriter, report: Report | None = None) -> None:
         self.writer = writer
+        self._report = report or Report()
         self._pipe: queue.Queue[Pixels | None] = queue.Queue(DEPTH)
         self._error: BaseException | None = None
         self._abandoned = False
@@ -114,7 +116,8 @@ class Behind:
         while (rows := self._pipe.get()) is not None:
             if self._error is None and not self._abandoned:
                 try:
-                    self.writer.write(rows)
+                    with self._report.working("write"):
+                        self.writer.write(rows)
                 except BaseException as error:
                     self._error = error
 

@@ -31,14 +31,14 @@ class Finish(NamedTuple):
     valid: Bools | None  # [height, width]; None where all pixels are ground
 
 
-def rows_to_encode(scene: Scene, summed: bool) -> Iterator[Row]:
-    """All rows of patches from top to bottom.
+def rows_to_encode(scene: Scene, summed: bool, first: int = 0) -> Iterator[Row]:
+    """All rows of patches from top to bottom, or those from the first that is not done yet.
 
     Where a model sums up its patches, `summed`, one without ground must not leave a dark hole in the sum:
     none is absent then, and all are filled.
     """
     grid, reader = scene.grid, scene.reader
-    for number in range(grid.rows):
+    for number in range(first, grid.rows):
         box = seen_rows(scene, number)
         valid = reader.valid(box)
         absent = frozenset() if summed else absent_patches(grid, number, valid)
@@ -49,10 +49,13 @@ def rows_to_encode(scene: Scene, summed: bool) -> Iterator[Row]:
         yield Row(number, view, box.top, absent)
 
 
-def rows_to_decode(scene: Scene) -> Iterator[tuple[Row, Finish]]:
-    """The rows of patches that reach into the wanted part, with what the output starts from."""
+def rows_to_decode(scene: Scene, first: int = 0) -> Iterator[tuple[Row, Finish]]:
+    """The rows of patches that reach into the wanted part, with what the output starts from.
+
+    `first` counts among these.
+    """
     grid, reader = scene.grid, scene.reader
-    for number in scene.wanted_rows():
+    for number in scene.wanted_rows()[first:]:
         box = seen_rows(scene, number)
         valid = reader.valid(box)
         absent = absent_patches(grid, number, valid)

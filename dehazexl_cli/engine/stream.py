@@ -4,141 +4,229 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dehazexl_cli.engine.canvas import Canvas, finished_rows
 from dehazexl_cli.engine.careful import Careful
+from dehazexl_cli.engine.crew import Crew
+from dehazexl_cli.engine.errand import Errand, Tick, Watch, counting
+from dehazexl_cli.engine.journal import Journal
+from dehazexl_cli.engine.memory import trim
 from dehazexl_cli.engine.pipes import Behind, ahead
 from dehazexl_cli.engine.rows import Finish, Row, cut, rows_to_decode, rows_to_encode
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
 from dehazexl_cli.engine.transfer import to_unit
-from dehazexl_cli.models.base import Batch, Dehazer
-from dehazexl_cli.plan import Plan
-from dehazexl_cli.raster.base import RasterWriter
+from dehazexl_cli.models.base import Batch, Skips
+from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
-Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
-Tick = Callable[[int], None]  # patches done since the last time
+Change = tuple[Group, Tensor]  # what a group's bands become more or less
+COUNTED = ("invalid_pixels", "outside_range", "clipped_values", "redone_batches")  # in a report, row by row
 
 
-def dehaze_scene(
-    scene: Scene, model: Dehazer, plan: Plan, writer: RasterWriter, report: Report, watch: Watch
-) -> None:
+def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
     """Dehaze the wanted part of a scene into the writer; raises what reading, computing or writing raises."""
-    careful = Careful(model, report)
-    lanes = [Lane(scene, group, model, plan) for group in scene.groups]
+    report, watch = errand.report, errand.watch
+    crew = Crew([Careful(model, report) for model in errand.models])
+    lanes = [Lane(scene, group, number, errand) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
         with report.timed("encode"):
-            encode_all(scene, lanes, careful, plan, watch)
+            encode_all(scene, lanes, crew, errand)
+            trim()
         with report.timed("mix"):
             for number, lane in enumerate(lanes):
                 watch("mix", number, len(lanes))
-                lane.mix(careful, plan.seed)
+                lane.mix(crew.first)
+            trim()
             watch("mix", len(lanes), len(lanes))
-        with report.timed("decode"), Behind(writer) as behind:
-            decode_all(scene, lanes, careful, plan, behind, watch)
+        tick = counting("decode", len(lanes) * len(scene.wanted_rows()) * scene.grid.cols, watch)
+
+        def lay(row: Row, finish: Finish) -> list[Change]:
+            for lane in lanes:
+                lane.decode(row, crew, tick)
+            return [(lane.group, lane.canvas.finish(row.number, finish.box)) for lane in lanes]
+
+        with report.timed("decode"):
+            decode_rows(scene, errand, writer, lay)
     with report.timed("finish"):
         watch("finish", 0, 1)
         writer.commit()
         watch("finish", 1, 1)
 
 
+class Piece(NamedTuple):
+    """A batch before it crosses to a device."""
+
+    ids: tuple[int, ...]
+    source: Pixels  # [b, bands, side, side]
+    skips: Skips | None = None
+
+
 class Lane:
     """One group of bands on its way: tokens and features, the mixed scene, the change."""
 
-    def __init__(self, scene: Scene, group: Group, model: Dehazer, plan: Plan) -> None:
-        self.scene, self.group = scene, group
-        self.store = TokenStore(len(scene.grid), model.gather, plan.skips)
+    def __init__(self, scene: Scene, group: Group, number: int, errand: Errand) -> None:
+        plan, self._gather = errand.plan, errand.models[0].gather
+        self.scene, self.group, self.number = scene, group, number
+        self.store = TokenStore(len(scene.grid), self._gather, plan.skips, plan.kept, errand.folder)
         self.canvas = Canvas(scene, group)
+        self._plan, self._journal, self._report = plan, errand.journal, errand.report
         self._absent: frozenset[int] = frozenset()
-        self._mixed: Tensor | None = None
+        self._mixed: dict[torch.device, Tensor] = {}
 
-    def encode(self, row: Row, careful: Careful, size: int, tick: Tick) -> None:
+    def encode(self, row: Row, crew: Crew[Careful], tick: Tick) -> None:
         """Let every patch of a row that has ground say what it sees."""
-        for batch in batches(self.scene, self.group, row, size):
-            tokens, skips = careful.encode(batch)
-            self.store.put(batch.ids, tokens, skips if self.scene.wants(batch.ids) else None)
-            tick(len(batch.ids))
+        for ids, tokens, skips in crew.over(self._encoded, self._pieces(row)):
+            wanted = skips if self.scene.wants(ids) else None
+            self.store.put(ids, tokens.to(self.scene.device), wanted)
+            tick(len(ids))
         self._absent |= row.absent
+        if self._journal.keeps:
+            kept = self.store.tokens_of(self._present(row.number, row.absent))
+            self._journal.keep_tokens(self.number, row.number, kept, row.absent)
         tick(len(row.absent))
 
-    def mix(self, careful: Careful, seed: int | None) -> None:
+    def restore(self, row: int, last: bool) -> None:
+        """Take a row of tokens from the journal; of sums only the last counts."""
+        record = self._journal.encoded(self.number)[row]
+        absent = frozenset(record["absent"])
+        self._absent |= absent
+        present = self._present(row, absent)
+        if present and (last or self._gather == "stack"):
+            self.store.put_back(present, self._journal.tokens(record).to(self.scene.device))
+
+    def _present(self, row: int, absent: frozenset[int]) -> list[int]:
+        return [id for id in self.scene.grid.ids_of_row(row) if id not in absent]
+
+    def mix(self, careful: Careful) -> None:
         """Let all patches that have ground see each other; none may have."""
         tokens = self.store.tokens()
-        if tokens is None:
+        if tokens is None and not self._journal.has_mixed(self.number):
             return
-        grid = replace(self.scene.grid, absent=self._absent)
-        self._mixed = mixed = careful.mix(tokens, grid, seed)
-        if grid.absent and self.store.gather == "stack":  # decoding finds a patch by its number
-            self._mixed = mixed.new_zeros((1, len(grid), *mixed.shape[2:]))
-            self._mixed[:, grid.present] = mixed
 
-    def decode(self, row: Row, careful: Careful, size: int, tick: Tick) -> None:
+        def mix() -> Tensor:
+            assert tokens is not None
+            grid = replace(self.scene.grid, absent=self._absent)
+            with self._report.working("mix"):
+                mixed = careful.mix(tokens, grid, self._plan.seed)
+            if not grid.absent or self._gather == "sum":
+                return mixed
+            placed = mixed.new_zeros((1, len(grid), *mixed.shape[2:]))  # decoding finds a patch by its number
+            placed[:, grid.present] = mixed
+            return placed
+
+        device = self.scene.device
+        self._mixed[device] = self._journal.mixed(self.number, mix, device)
+
+    def decode(self, row: Row, crew: Crew[Careful], tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
         tick(len(row.absent))
-        for batch in batches(self.scene, self.group, row, size):
-            tick(len(batch.ids))
-            if not self.scene.wants(batch.ids):
-                continue
-            skips = self.store.take(batch.ids, self.scene.device)
-            if skips is None:
+        for batch, pixels in crew.over(self._decoded, self._wanted(row, tick)):
+            self.canvas.lay(batch, pixels)
+
+    def _wanted(self, row: Row, tick: Tick) -> Iterator[Piece]:
+        for piece in self._pieces(row):
+            tick(len(piece.ids))
+            if self.scene.wants(piece.ids):
+                yield piece._replace(skips=self.store.take(piece.ids, self.scene.device))
+
+    def _pieces(self, row: Row) -> Iterator[Piece]:
+        return pieces(self.scene, self.group, row, self._plan.batch)
+
+    def _encoded(self, careful: Careful, piece: Piece) -> tuple[tuple[int, ...], Tensor, Skips]:
+        batch = shown(self.scene, self.group, piece, careful.device)
+        with self._report.working("encode"):
+            return piece.ids, *careful.encode(batch)
+
+    def _decoded(self, careful: Careful, piece: Piece) -> tuple[Batch, Tensor]:
+        batch = shown(self.scene, self.group, piece, careful.device)
+        with self._report.working("decode"):
+            if piece.skips is None:
                 _, skips = careful.encode(batch)
-            assert self._mixed is not None, "a patch with ground was mixed with none"
-            self.canvas.lay(batch, careful.decode(batch, self._mixed, skips))
+            else:
+                skips = tuple(skip.to(careful.device) for skip in piece.skips)
+            return batch, careful.decode(batch, self._mixed_on(careful.device), skips)
+
+    def _mixed_on(self, device: torch.device) -> Tensor:
+        assert self._mixed, "a patch with ground was mixed with none"
+        if device not in self._mixed:
+            self._mixed[device] = self._mixed[self.scene.device].to(device)
+        return self._mixed[device]
 
 
-def batches(scene: Scene, group: Group, row: Row, size: int) -> Iterator[Batch]:
-    """Batches of the patches of a row that have ground, a group's bands, on the device."""
+def pieces(scene: Scene, group: Group, row: Row, size: int) -> Iterator[Piece]:
+    """The patches of a row that have ground, a group's bands, at most `size` at a time."""
     for ids in scene.grid.batches_of_row(row.number, size, row.absent):
-        source = torch.from_numpy(cut(scene, row, ids, scene.place(group)))
-        source = source.to(scene.device, non_blocking=True)
-        pixels = to_unit(source, group.levels(scene.device))
-        yield Batch(ids, scene.grid, pixels.expand(-1, 3, -1, -1))
+        yield Piece(ids, cut(scene, row, ids, scene.place(group)))
 
 
-def encode_all(scene: Scene, lanes: list[Lane], careful: Careful, plan: Plan, watch: Watch) -> None:
-    """First reading: every patch says what it sees."""
-    tick = counting("encode", len(lanes) * len(scene.grid), watch)
-    for row in ahead(rows_to_encode(scene, careful.model.gather == "sum")):
+def shown(scene: Scene, group: Group, piece: Piece, device: torch.device) -> Batch:
+    """What a model is shown: pixels in [0, 1] on its device, which they reach as they are stored."""
+    source = torch.from_numpy(piece.source).to(device, non_blocking=True)
+    pixels = to_unit(source, group.levels(device))
+    return Batch(piece.ids, scene.grid, pixels.expand(-1, 3, -1, -1))
+
+
+def encode_all(scene: Scene, lanes: list[Lane], crew: Crew[Careful], errand: Errand) -> None:
+    """First reading: every patch says what it sees, unless an earlier run has kept it."""
+    journal, report = errand.journal, errand.report
+    tick = counting("encode", len(lanes) * len(scene.grid), errand.watch)
+    if all(journal.has_mixed(lane.number) for lane in lanes):
+        return tick(len(lanes) * len(scene.grid))
+    known = [journal.encoded(lane.number) for lane in lanes]
+    done = next(row for row in range(scene.grid.rows + 1) if any(row not in rows for rows in known))
+    for number in range(done):
         for lane in lanes:
-            lane.encode(row, careful, plan.batch, tick)
-
-
-def decode_all(
-    scene: Scene, lanes: list[Lane], careful: Careful, plan: Plan, behind: Behind, watch: Watch
-) -> None:
-    """Second reading: every patch is rewritten knowing the whole scene."""
-    tick = counting("decode", len(lanes) * len(scene.wanted_rows()) * scene.grid.cols, watch)
-    for row, finish in ahead(rows_to_decode(scene)):
+            lane.restore(number, number == done - 1)
+            tick(scene.grid.cols)
+    summed = errand.models[0].gather == "sum"
+    for row in ahead(report.each_working("read", rows_to_encode(scene, summed, done))):
         for lane in lanes:
-            lane.decode(row, careful, plan.batch, tick)
-        changes = [(lane.group, lane.canvas.finish(row.number, finish.box)) for lane in lanes]
-        save(scene, finish, changes, behind, careful.report)
-        del changes  # else the next row is laid while this one is still kept
+            lane.encode(row, crew, tick)
 
 
-def save(
-    scene: Scene, finish: Finish, changes: Sequence[tuple[Group, Tensor]], behind: Behind, report: Report
+def decode_rows(
+    scene: Scene, errand: Errand, writer: RasterWriter, lay: Callable[[Row, Finish], list[Change]]
 ) -> None:
+    """Second reading: every row is rewritten by `lay`, unless an earlier run has kept it."""
+    report, done = errand.report, len(errand.journal.finished())
+    # What the last row that is done leaves to the next is not kept: it is laid again.
+    first = max(0, done - 1)
+    with Behind(writer, report) as behind:
+        replay(errand.journal, behind, report)
+        reading = ahead(report.each_working("read", rows_to_decode(scene, first)))
+        for number, (row, finish) in enumerate(reading, start=first):
+            changes = lay(row, finish)
+            if number >= done:
+                save(scene, finish, changes, behind, errand)
+            del changes  # else the next row is laid while this one is still kept
+
+
+def replay(journal: Journal, behind: Behind, report: Report) -> None:
+    """Write the rows that an earlier run has finished, and count what it has counted."""
+    for record in journal.finished():
+        rows = journal.rows(record)
+        if rows.size:
+            behind.save(rows)
+        for name in COUNTED:
+            setattr(report, name, record["counts"][name])
+
+
+def save(scene: Scene, finish: Finish, changes: Sequence[Change], behind: Behind, errand: Errand) -> None:
     """Hand the rows on, changed, if any are wanted, and count what is no ground."""
+    report, rows = errand.report, finish.source[:, :0]
     if finish.source.size:
-        behind.save(finished_rows(scene, finish, changes, report))
+        with report.working("convert"):
+            rows = finished_rows(scene, finish, changes, report)
     if finish.valid is not None:
         report.invalid_pixels += int((~finish.valid).sum())
+    errand.journal.keep_rows(rows, {name: getattr(report, name) for name in COUNTED})
+    if rows.size:
+        behind.save(rows)
 
 
-def counting(phase: str, total: int, watch: Watch) -> Tick:
-    """A function that counts patches and tells the watch."""
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if total:  # there is nothing to do for a part without ground
-            watch(phase, done, total)
-
-    tick(0)
-    return tick
+__all__ = ["Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "shown"]

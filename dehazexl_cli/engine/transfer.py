@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dehazexl_cli.engine.precision import prefers_bf16
 from dehazexl_cli.errors import DeviceError, UsageError
-from dehazexl_cli.plan import MemoryBudget
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-FREE_SHARE = 0.8  # of the memory that is free, unless the user says how much
 # Types whose every value float32 cannot hold are worked on in float64.
 WIDE = {torch.uint32, torch.int32, torch.float64}
 FARTHEST_FLOAT32 = 1e37  # a range; the distance between two numbers of a larger one may be infinite
@@ -45,12 +42,23 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def choose_devices(wanted: str) -> list[torch.device]:
+    """The devices of "cuda:0,cuda:1", or the one of a single name; all must be of one kind.
+
+    Raises as `choose_device` does.
+    """
+    devices = [choose_device(name.strip()) for name in wanted.split(",")]
+    if len({device.type for device in devices}) > 1:
+        raise UsageError(f"--device {wanted} names devices of several kinds", "name GPUs, or processors")
+    return devices
+
+
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype networks compute in: fp16 on CUDA, bf16 on CPUs made for it, else fp32."""
+    """The dtype networks compute in: fp16 on CUDA, bf16 on CPUs that are faster in it, else fp32."""
     if wanted == "auto":
         if device.type == "cuda":
             return torch.float16
-        if device.type == "cpu" and cpu_has_bf16():
+        if device.type == "cpu" and prefers_bf16():
             return torch.bfloat16
         return torch.float32
     if wanted not in PRECISIONS:
@@ -60,45 +68,9 @@ def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[wanted]
 
 
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware (without it, bf16 is slower than fp32)."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
-
-
 def precision_name(dtype: torch.dtype) -> str:
     """The name a user knows a dtype by."""
     return next(name for name, value in PRECISIONS.items() if value == dtype)
-
-
-def measure_budget(device: torch.device, host_bytes: int | None, device_bytes: int | None) -> MemoryBudget:
-    """What the user allows, or a share of what is free now."""
-    host = host_bytes or int(FREE_SHARE * free_host_bytes())
-    if device.type != "cuda":
-        return MemoryBudget(host, None)
-    vram = device_bytes or int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
-    return MemoryBudget(host, vram)
-
-
-def free_host_bytes() -> int:
-    """Memory this process may still take: the system's, or less if its control group has a limit."""
-    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            free.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such control group, or no limit ("max")
-            continue
-    return max(0, min(free))
 
 
 class Levels(Protocol):

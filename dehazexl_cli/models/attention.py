@@ -9,6 +9,7 @@ scene, which stand for all others. The published code draws anew at each call; h
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, seed: int | None) -> Tensor:
     # Scenes are as separate from each other as heads are.
     flat = sampled_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), seed)
     return flat.unflatten(0, q.shape[:2])
+
+
+def attend_in_parts(
+    x: Tensor, queries: int, ask: Callable[[Tensor], Tensor], k: Tensor, v: Tensor
+) -> Iterator[tuple[slice, Tensor]]:
+    """Exact attention, so many tokens of x [b, n, dim] at a time: their place, and attended [b, heads, m, d].
+
+    `ask` makes queries [b, heads, m, d] of tokens; keys and values are [b, heads, n, d]. Beside these two
+    nothing of the size of the scene is in memory, on whatever device and with whatever kernel.
+    """
+    for start in range(0, x.shape[1], queries):
+        part = slice(start, start + queries)
+        yield part, F.scaled_dot_product_attention(ask(x[:, part]), k, v)
 
 
 def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:

@@ -148,12 +148,13 @@ class MultiGuidedBilateral(Dehazer):
         finest = config.widths[0] * max(config.grid_side, config.colour_side) ** 2 * size
         seen = (self.patch + 2 * self.halo) ** 2
         return Footprint(
-            # With the weights, what is there once however large the scene: thumbnails, and a U-Net at work.
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 3 * thumbnails + 11 * finest,
+            # With the weights, what is there once however large the scene: thumbnails.
+            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 3 * thumbnails,
             token_bytes=0,  # they are summed
             skip_bytes=0,
             work_bytes=120 * seen * 4,  # float32 from the grid on, and transforms are 36 numbers; measured
             mix_bytes=0,
+            mix_fixed_bytes=10 * finest,  # a U-Net at work
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,13 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dehazexl_cli.errors import DehazeError, OutputError, WeightsError
+from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
 from dehazexl_cli.models import REGISTRY, Preset, find
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.dehazexl import XLConfig
 
 FORMAT = "dehazexl/1"
 TRAINING_FORMAT = "dehazexl training checkpoint"
+NUMBERS_AT_ONCE = 1 << 23  # read of a file before it is closed and opened anew
 State = dict[str, Tensor]
 T = TypeVar("T")
 
@@ -126,13 +128,14 @@ def load(path: Path, name: str | None = None) -> Loaded:
     """
     if name is not None:
         find(name)
-    header, state = read_state(path)
-    preset, named, about = identified(path, header, state.keys(), name)
+    header, outlines = read_outlines(path)
+    preset, named, about = identified(path, header, outlines.keys(), name)
     if name is not None and name != named:
         raise WeightsError(f"{path} holds weights of {named}, not of {name}", f"run it with --model {named}")
     model = preset.network(preset.config)
-    require_fit(model, {key: tuple(value.shape) for key, value in state.items()}, path)
-    model.load_state_dict(state)
+    require_fit(model, {key: value.shape for key, value in outlines.items()}, path)
+    for part in read_parts(path):
+        model.load_state_dict(part, strict=False)
     return Loaded(model.eval(), named, digest(path), about)
 
 
@@ -171,14 +174,45 @@ def weight_folders() -> tuple[Path, Path]:
 
 
 def read_state(path: Path) -> tuple[dict[str, str], State]:
-    """Header and tensors of a `.safetensors` or `.pth` file, under our key names."""
-    if path.suffix == ".safetensors":
-        with reading(path), safe_open(path, framework="pt") as file:
-            names = file.keys()
-            header, state = file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    else:
-        header, state = read_pickle(path)
-    return header, {key: value.float() for key, value in renamed(state).items()}
+    """Header and tensors of a `.safetensors` or `.pth` file, under our key names, in float32."""
+    header, _ = read_outlines(path)
+    return header, {key: value for part in read_parts(path) for key, value in part.items()}
+
+
+def read_parts(path: Path) -> Iterator[State]:
+    """The tensors of `read_state` in parts, so that a file and a network are not in memory side by side.
+
+    A safetensors file is mapped, and what of it was read counts until it is closed: so it is opened anew for
+    each part.
+    """
+    if path.suffix != ".safetensors":
+        yield in_float32(read_pickle(path)[1])
+        return
+    with reading(path), safe_open(path, framework="np") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        sizes = {name: math.prod(part.get_shape()) for name, part in slices.items()}
+        types = {part.get_dtype() for part in slices.values()}
+    # For torch a file is mapped such that all of it counts against a limit on a process's data. For numpy it
+    # is not, but numpy has no bfloat16.
+    framework = "pt" if "BF16" in types else "np"
+    names: list[str] = []
+    for name in sizes:
+        names.append(name)
+        if sum(sizes[each] for each in names) > NUMBERS_AT_ONCE:
+            yield read_some(path, framework, names)
+            names = []
+    yield read_some(path, framework, names)
+
+
+def read_some(path: Path, framework: str, names: list[str]) -> State:
+    """Some tensors of a safetensors file, copied, so that nothing of it stays mapped."""
+    with reading(path), safe_open(path, framework=framework) as file:
+        return in_float32({name: torch.as_tensor(file.get_tensor(name)).clone() for name in names})
+
+
+def in_float32(state: State) -> State:
+    """The tensors that a network of ours has, under our names."""
+    return {key: value.float() for key, value in renamed(state).items()}
 
 
 def read_outlines(path: Path) -> tuple[dict[str, str], dict[str, Outline]]:
@@ -216,13 +250,21 @@ def read_pickle(path: Path) -> tuple[dict[str, str], State]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn every library's way to say that a file cannot be read into WeightsError."""
+    """Turn every library's way to say that a file cannot be read into WeightsError.
+
+    Where it was for lack of memory, into DeviceError.
+    """
     if not path.is_file():
         raise WeightsError(f"there is no weight file {path}", "check the spelling and the folder")
     try:
         yield
     except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "allocate memory" in reason:
+            raise DeviceError(
+                f"there is no memory for the weights in {path}",
+                "close other programs, raise the limit that is set on this one, or use a smaller model",
+            ) from error
         raise WeightsError(
             f"{path} is no readable weight file: {reason}", "download or copy it again"
         ) from error

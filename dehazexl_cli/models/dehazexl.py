@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.attention import attend
+from dehazexl_cli.models.attention import attend, attend_in_parts
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
 from dehazexl_cli.models.ending import AffineEnding
 from dehazexl_cli.models.swin import PatchMerging, hush, swin_blocks
@@ -24,7 +24,8 @@ from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
 STEM = 4  # pixels per side of a cell of the finest feature map
-TOKENS_AT_ONCE = 8192  # through those parts of the mixer that take each token by itself
+KERNEL_BYTES = 40 << 20  # measured
+TOKENS_AT_ONCE = 4096  # through those parts of the mixer that take each token by itself
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class DehazeXL(Dehazer):
         return deepest.flatten(1, 2), (*skips, deepest)
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        mixed = self.mixer(tokens.flatten(1, 2), token_places(grid, tokens.device), seed)
+        mixed = self.mixer(tokens.flatten(1, 2), token_places(grid, tokens.device), seed, self.queries)
         return mixed.view_as(tokens)
 
     def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
@@ -121,7 +122,11 @@ class DehazeXL(Dehazer):
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
             work_bytes=12 * widest * finest + 6 * pixels,
-            mix_bytes=8 * token,  # tokens, queries, keys, values, attended, sums; measured
+            mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
+            mix_part_bytes=4 * token,  # tokens, keys and values
+            kernel_bytes=KERNEL_BYTES,
+            # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
+            mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),
         )
 
 
@@ -205,11 +210,15 @@ class Mixer(nn.Module):
             MixerBlock(config.token_dim, config.mixer_heads) for _ in range(config.mixer_depth)
         )
 
-    def forward(self, tokens: Tensor, places: Tensor, seed: int | None) -> Tensor:
+    def forward(self, tokens: Tensor, places: Tensor, seed: int | None, queries: int | None = None) -> Tensor:
         """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim]."""
         x = in_parts(self._enter, tokens, places.expand(tokens.shape[0], -1, -1))
         for number, layer in enumerate(self.layers):
-            x = layer(x, None if seed is None else seed + number)
+            assert isinstance(layer, MixerBlock)
+            if seed is None and queries is not None and not torch.is_grad_enabled():
+                layer.in_parts(x, queries)
+            else:
+                x = layer(x, None if seed is None else seed + number)
         return x
 
     def _enter(self, tokens: Tensor, places: Tensor) -> Tensor:
@@ -234,6 +243,23 @@ class MixerBlock(nn.Module):
     def forward(self, x: Tensor, seed: int | None) -> Tensor:
         x = x + in_parts(self.proj, self._attend(x, seed))
         return in_parts(self._feed, x)
+
+    def in_parts(self, x: Tensor, queries: int) -> None:
+        """The same with exact attention in the place of x [b, n, dim], so many tokens at a time."""
+        dim = x.shape[2]
+        asking, telling = self.qkv.weight.split([dim, 2 * dim])
+        ask_bias, tell_bias = self.qkv.bias.split([dim, 2 * dim])
+
+        def heads(y: Tensor) -> Tensor:
+            return y.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [b, heads, m, d]
+
+        def ask(part: Tensor) -> Tensor:
+            return heads(F.linear(self.input_layernorm(part), asking, ask_bias))
+
+        told = in_parts(lambda part: F.linear(self.input_layernorm(part), telling, tell_bias), x)
+        k, v = (heads(y) for y in told.chunk(2, dim=2))
+        for place, attended in attend_in_parts(x, queries, ask, k, v):
+            x[:, place] = self._feed(x[:, place] + self.proj(attended.transpose(1, 2).flatten(2)))
 
     def _attend(self, x: Tensor, seed: int | None) -> Tensor:
         b, n, dim = x.shape

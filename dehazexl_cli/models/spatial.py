@@ -94,8 +94,9 @@ class SpatialBilateral(Dehazer):
         view = View.of(batch.grid, self.config.view)
         sums = batch.pixels.new_zeros(len(batch.ids), 3, view.height, view.width)
         with torch.autocast(batch.pixels.device.type, enabled=False):  # a sum over thousands of patches
-            for id, pixels, out in zip(batch.ids, batch.pixels, sums, strict=True):
-                add_block_sums(pixels, batch.grid, id % len(batch.grid), view, out)
+            for number, (id, pixels) in enumerate(zip(batch.ids, batch.pixels, strict=True)):
+                # Taken one by one: what comes of unpacking a tensor must not be written to under autograd.
+                add_block_sums(pixels, batch.grid, id % len(batch.grid), view, sums[number])
         return sums.flatten(1), ()
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
@@ -160,12 +161,14 @@ class SpatialBilateral(Dehazer):
         size = torch.empty((), dtype=dtype).element_size()
         view = 3 * self.config.view**2 * 4
         finest = self.config.widths[0] * (self.config.view // 2) ** 2 * size
+        pixels = 3 * self.patch**2 * 4
         return Footprint(
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 3 * view + 4 * finest,
+            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 2 * view,
             token_bytes=0,  # they are summed
             skip_bytes=0,
-            work_bytes=2 * view + 12 * 3 * self.patch**2 * 4,
+            work_bytes=view + 2 * pixels,
             mix_bytes=0,
+            mix_fixed_bytes=3 * finest,  # a U-Net at work
         )
 
 
@@ -262,7 +265,8 @@ def add_block_sums(pixels: Tensor, grid: PatchGrid, id: int, view: View, out: Te
     first_row, down = into_blocks(top, height, view.step, pixels)
     first_col, right = into_blocks(left, width, view.step, pixels)
     sums = down @ pixels[:, :height, :width] @ right.mT
-    out[:, first_row : first_row + len(down), first_col : first_col + len(right)] += sums
+    # Not with +=, which autograd refuses where the slice is all of `out`.
+    out[:, first_row : first_row + len(down), first_col : first_col + len(right)].add_(sums)
 
 
 def into_blocks(start: int, length: int, step: int, like: Tensor) -> tuple[int, Tensor]:

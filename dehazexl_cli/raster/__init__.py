@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dehazexl_cli.errors import InputError
-from dehazexl_cli.raster.base import FileWriter, RasterReader
+from dehazexl_cli.raster.base import FileWriter, RasterInfo, RasterReader
 
 if TYPE_CHECKING:
     from dehazexl_cli.grid import Box
@@ -32,8 +32,15 @@ def open_reader(path: str | os.PathLike[str]) -> RasterReader:
         return TiffReader(os.fspath(path), refused)
 
 
-def find_box(reader: RasterReader, bounds: tuple[float, float, float, float], crs: str | None = None) -> Box:
+def find_box(
+    reader: RasterReader,
+    bounds: tuple[float, float, float, float],
+    crs: str | None = None,
+    said: str | None = None,
+) -> Box:
     """The pixels of a file's raster that bounds (xmin, ymin, xmax, ymax) touch; `crs` None is its own.
+
+    `said` is how the user named the place, if not by a --bbox.
 
     Raises UsageError for bounds or a system that are none or lie outside, InputError where pixels have no
     coordinates.
@@ -47,7 +54,7 @@ def find_box(reader: RasterReader, bounds: tuple[float, float, float, float], cr
     if path is None:
         raise InputError(f"{reader.info.name}: an array has no coordinates", "name pixels instead")
     with session(), open_dataset(path, session) as dataset:
-        return box_of_bounds(dataset, bounds, crs)
+        return box_of_bounds(dataset, bounds, crs, said)
 
 
 def open_writer(
@@ -55,9 +62,11 @@ def open_writer(
     like: RasterReader,
     overwrite: bool = False,
     storage: Storage | None = None,
+    info: RasterInfo | None = None,
 ) -> FileWriter:
     """Create a raster of the shape and type of `like`, with all that its file says beside the pixels.
 
+    With `info` the pixels are of another kind, and of what `like` says only its place is carried over.
     The suffix tells the format (GeoTIFF, PNG, JPEG, JPEG 2000, WebP), unless `storage` does. Raises
     UsageError for a format that is none, OutputError if the target exists (unless `overwrite`), cannot be
     written, or its format cannot hold such pixels. Use it in a `with` statement.
@@ -65,7 +74,10 @@ def open_writer(
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.gdal_writer import GdalWriter
 
-    return GdalWriter(os.fspath(path), like.info, origin_of(like), overwrite, storage or Storage())
+    origin = origin_of(like)
+    if info is not None:
+        origin = origin._replace(place_only=True)
+    return GdalWriter(os.fspath(path), info or like.info, origin, overwrite, storage or Storage())
 
 
 def origin_of(reader: RasterReader) -> Origin:
@@ -76,7 +88,7 @@ def origin_of(reader: RasterReader) -> Origin:
     from dehazexl_cli.raster.views import Masked, Part
 
     if isinstance(reader, Part):
-        path, outer = origin_of(reader.whole)
+        path, outer, _ = origin_of(reader.whole)
         box = reader.box
         return Origin(path, box if outer is None else box.moved(outer.top, outer.left))
     if isinstance(reader, Masked):

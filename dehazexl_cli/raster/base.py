@@ -30,6 +30,7 @@ class RasterInfo:
     bits: int | None = None  # in use, where the file says that they are fewer than the type's
     scales: tuple[float, ...] = ()  # per band, value = scale · number + offset; empty: 1 and 0
     offsets: tuple[float, ...] = ()
+    cache_bytes: int = 0  # what the library that reads it may keep of what is read and written
     notes: tuple[str, ...] = ()  # what a user should know of how it is read
 
 

@@ -32,6 +32,7 @@ class Storage:
     overviews: bool = False  # also in a GeoTIFF; a COG always has some
     tmp_dir: str | None = None  # where to write until the file is complete; None: beside the target
     provenance: tuple[tuple[str, str], ...] = ()  # tags that say how it was made, for a GeoTIFF or COG
+    descriptions: tuple[str, ...] = ()  # of the bands, where they are not those of a source
 
 
 @dataclass(frozen=True)
@@ -176,11 +177,11 @@ def may_lose(format: Format, storage: Storage) -> bool:
     return format is JPEG or any(name.upper() in _MAY_LOSE for name, _ in storage.creation)
 
 
-def band_colours(info: RasterInfo) -> list[ColorInterp]:
-    """What the bands mean where no file says it: three are red, green and blue, others only bands."""
+def band_colours(info: RasterInfo, picture: bool = True) -> list[ColorInterp]:
+    """What the bands mean where no file says it: three of a picture are red, green and blue, others bands."""
     meanings = [ColorInterp.undefined] * info.count
     colour = [index for index in range(info.count) if index + 1 != info.alpha]
-    names = _RGB if len(colour) == len(_RGB) else (ColorInterp.gray,)
+    names = _RGB if picture and len(colour) == len(_RGB) else (ColorInterp.gray,)
     for index, name in zip(colour, names, strict=False):
         meanings[index] = name
     if info.alpha is not None:

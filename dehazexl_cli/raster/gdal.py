@@ -26,7 +26,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.palette import RGBA, Palette, has_palette
 from dehazexl_cli.raster.pixels import require_supported, window
-from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
+from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, cache_bytes, reason
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,12 @@ class GdalReader:
             values = self._read(bands, scene, shape)
             ground = self._ground(scene, shape)
         return values.reshape(len(bands), -1) if ground is None else values[:, ground]
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files that this raster is read from."""
+        with self._gdal():
+            return list(self._dataset.files)
 
     def close(self) -> None:
         """Let go of the file; may be called twice. Waits for what is being read."""
@@ -221,7 +227,14 @@ def describe(path: str, dataset: Any) -> RasterInfo:
         bits=_bits(dataset),
         scales=tuple(dataset.scales),
         offsets=tuple(dataset.offsets),
+        cache_bytes=max(cache_bytes(), _block_bytes(dataset)),
     )
+
+
+def _block_bytes(dataset: Any) -> int:
+    """What decoding a single block takes, of all bands: as much as the image where it is one strip."""
+    height, width = dataset.block_shapes[0]
+    return int(height * width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize)
 
 
 def _expanded(info: RasterInfo, palette: Palette) -> RasterInfo:

@@ -20,7 +20,7 @@ from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
 from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of, without_bands
-from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, has_mask, has_same_bands
+from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, carry_place, has_mask, has_same_bands
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.pam import add_what_is_missing
 from dehazexl_cli.raster.place import move_place
@@ -37,6 +37,7 @@ class Origin(NamedTuple):
 
     path: str | None = None  # None: it is no file
     box: Box | None = None  # of that raster; None: all of it
+    place_only: bool = False  # the pixels are of another kind: of what it says only its place holds for them
 
 
 class GdalWriter:
@@ -61,7 +62,7 @@ class GdalWriter:
         self._counter = RowCounter(info)
         self._proof = Proof(formats.may_lose(self._format, storage))
         self._staging = Staging(path, overwrite, storage.tmp_dir)
-        self._box = origin.box
+        self._box, self._place_only = origin.box, origin.place_only
         self._source: Any = None
         self._dataset: Any = None
         self._finished = False
@@ -120,8 +121,8 @@ class GdalWriter:
 
     def _begin(self, path: str, info: RasterInfo) -> None:
         source, format = self._source, self._format
-        same_bands = source is not None and has_same_bands(source, info.count)
-        colours = source.colorinterp if same_bands else formats.band_colours(info)
+        same_bands = source is not None and not self._place_only and has_same_bands(source, info.count)
+        colours = source.colorinterp if same_bands else formats.band_colours(info, not self._place_only)
         formats.require_can_hold(path, format, info, colours)
         self._options = formats.creation_options(format, info, self._storage)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
@@ -129,17 +130,22 @@ class GdalWriter:
         options = formats.scratch_options(format, info) if format.scratch else self._options
         with self._creating():
             self._dataset = formats.create_tiff(place, info, options, self._gdal)
-        self._masked = source is not None and has_mask(source)
-        if source is not None:
+        self._masked = source is not None and not self._place_only and has_mask(source)
+        if source is not None and self._place_only:
+            self._stated = place_of(inventory(source))
+            carry_place(source, self._dataset)
+        elif source is not None:
             self._stated = inventory(source) if same_bands else without_bands(inventory(source))
             carry_metadata(source, self._dataset)
-            if self._box is not None:
-                move_place(self._dataset, self._box)
-                self._stated |= place_of(inventory(self._dataset))
+        if source is not None and self._box is not None:
+            move_place(self._dataset, self._box)
+            self._stated |= place_of(inventory(self._dataset))
         if not same_bands:
             self._dataset.colorinterp = colours
             if info.nodata is not None:
                 self._dataset.nodata = info.nodata
+            for band, text in enumerate(self._storage.descriptions, 1):
+                self._dataset.set_band_description(band, text)
         if self._storage.provenance and format in (formats.GTIFF, formats.COG):
             # TIFF has one field for software; what another has written there stays.
             said = {name: text for name, text in self._dataset.tags().items() if name.startswith("TIFFTAG_")}

@@ -27,7 +27,7 @@ def carry_metadata(source: Any, target: Any) -> None:
     (see `has_mask`) goes with the rows, as it is as large as a band.
     """
     _carry_tags(source, target)
-    _carry_place(source, target)
+    _carry_frame(source, target)
     if has_same_bands(source, target.count):
         _carry_band_facts(source, target)
     if source.nodata is not None and not has_palette(source):
@@ -59,7 +59,14 @@ def has_mask(source: Any) -> bool:
     return MaskFlags.per_dataset in flags and not flags & {MaskFlags.alpha, MaskFlags.nodata}
 
 
-def _carry_place(source: Any, target: Any) -> None:
+def carry_place(source: Any, target: Any) -> None:
+    """Copy only what says where the pixels lie: CRS with transform or ground control points, and RPCs."""
+    _carry_frame(source, target)
+    if source.rpcs is not None:
+        target.rpcs = source.rpcs
+
+
+def _carry_frame(source: Any, target: Any) -> None:
     points, points_crs = source.gcps
     if points:
         target.gcps = (points, points_crs or CRS())  # rasterio takes no None here, though it gives one

@@ -20,18 +20,21 @@ _ROUNDING = 1e-6  # pixels; an edge this near to a pixel's is meant to be there
 _DENSITY = 21  # points along each side of a box that is brought into another system
 
 
-def box_of_bounds(dataset: Any, bounds: Bounds, crs: str | None) -> Box:
+def box_of_bounds(dataset: Any, bounds: Bounds, crs: str | None, said: str | None = None) -> Box:
     """The pixels that bounds touch, in an open dataset; `crs` is that of the bounds, None the dataset's.
+
+    `said` is how the user named the place, if not by a --bbox.
 
     Raises UsageError for bounds or a system that are none or lie outside, InputError for a dataset whose
     pixels have no coordinates.
     """
+    said = said or f"--bbox {_listed(bounds)}"
     left, bottom, right, top = bounds
     if not (left < right and bottom < top):
-        raise UsageError(f"--bbox {_listed(bounds)} is empty", "give xmin,ymin,xmax,ymax")
+        raise UsageError(f"{said} is empty", "give xmin,ymin,xmax,ymax")
     if dataset.transform.is_identity:
         raise InputError(
-            f"{dataset.name}: its pixels have no coordinates to find a --bbox by",
+            f"{dataset.name}: its pixels have no coordinates to find {said} by",
             "give pixels: --window col,row,width,height",
         )
     if crs is not None:
@@ -45,7 +48,7 @@ def box_of_bounds(dataset: Any, bounds: Bounds, crs: str | None) -> Box:
     inside = touched.within(Box(0, 0, dataset.height, dataset.width))
     if not inside.pixels:
         raise UsageError(
-            f"--bbox {_listed(bounds)} is outside of {dataset.name}",
+            f"{said} is outside of {dataset.name}",
             f"it covers {_listed(dataset.bounds)} in {dataset.crs or 'its own system'}",
         )
     return inside

@@ -63,10 +63,15 @@ def _wanted_box(reader: RasterReader, selection: Selection) -> Box | None:
         raise UsageError("--window and --bbox both name the part to work on", "give one of them")
     if selection.bounds is not None:
         return find_box(reader, selection.bounds, selection.bounds_crs)
-    box = selection.window
-    if box is not None and (not box.pixels or box.within(Box(0, 0, info.height, info.width)) != box):
+    if selection.window is not None:
+        require_inside(selection.window, info)
+    return selection.window
+
+
+def require_inside(box: Box, info: RasterInfo) -> None:
+    """Raises UsageError for a window that is empty or not inside a raster."""
+    if min(box.height, box.width) < 1 or box.within(Box(0, 0, info.height, info.width)) != box:
         raise UsageError(
             f"--window {box.left},{box.top},{box.width},{box.height} is not inside {info.name}",
             f"it has {info.width} x {info.height} pixels; give col,row,width,height",
         )
-    return box

@@ -65,6 +65,12 @@ class GdalSession:
             return rasterio.open(path, mode, **options)
 
 
+def cache_bytes() -> int:
+    """What GDAL's block cache grows to while it is called here."""
+    set_now: int = get_gdal_config("GDAL_CACHEMAX")
+    return set_now if _is_set_by_user("GDAL_CACHEMAX") else min(set_now, CACHE_BYTES)
+
+
 class _SmallCache:
     """Keeps GDAL's block cache small while any thread is inside.
 

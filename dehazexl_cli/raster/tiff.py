@@ -109,6 +109,11 @@ class TiffReader:
             values.append(pixels if ground is None else pixels[:, ground[0, cols]])
         return np.concatenate(values, axis=1)
 
+    @property
+    def files(self) -> list[str]:
+        """The names of all files that this raster is read from."""
+        return [self._name]
+
     def close(self) -> None:
         """Let go of the file; may be called twice. Waits for what is being read."""
         with self._using:

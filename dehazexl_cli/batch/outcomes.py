@@ -1,0 +1,78 @@
+"""What is to be done with a scene, and what became of it; both travel between processes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.errors import DehazeError, reason
+
+
+class State(StrEnum):
+    """How a scene ended."""
+
+    done = "done"
+    skipped = "skipped"  # its result was there, made the same way
+    elsewhere = "elsewhere"  # another batch has made it meanwhile, or is at it
+    failed = "failed"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene that is to be dehazed."""
+
+    scene: Scene
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scene."""
+
+    scene: Scene
+    state: State
+    report: dict[str, Any] = field(default_factory=dict)  # of the run, if it is done
+    why: str = ""  # it was not done
+    hint: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """What the run took, waiting for its neighbours not counted."""
+        return float(sum(self.report.get("seconds", {}).values()))
+
+
+def failure(scene: Scene, error: Exception) -> Outcome:
+    """The outcome of a scene that something went wrong with."""
+    hint = error.hint if isinstance(error, DehazeError) else ""
+    return Outcome(scene, State.failed, why=reason(error), hint=hint)
+
+
+Tell = Callable[[Outcome], None]
+Take = Callable[[bool], Job | None]  # the next job; None if there is none: as yet, or, if one waits, for good
+Execute = Callable[[Take, Tell], None]  # dehazes all that it can take, and tells what became of each
+
+
+@dataclass
+class Tally:
+    """What has become of a batch so far."""
+
+    total: int
+    counts: Counter[State] = field(default_factory=Counter)
+    failures: list[Outcome] = field(default_factory=list)
+    pixels: int = 0  # dehazed
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more."""
+        self.counts[outcome.state] += 1
+        if outcome.state is State.failed:
+            self.failures.append(outcome)
+        self.pixels += outcome.report.get("height", 0) * outcome.report.get("width", 0)
+
+    @property
+    def told(self) -> int:
+        """How many scenes something became of."""
+        return self.counts.total()

@@ -1,0 +1,205 @@
+"""Several scenes at once, each in a process of its own; a process that is lost costs no other scene."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from dehazexl_cli.batch.conveyor import Conveyor, Setup
+from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell
+from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch.signals import undisturbed
+from dehazexl_cli.errors import DehazeError, Stopped, UsageError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+DEPTH = 2  # scenes that a process is given at a time: so it can open the next while it computes
+PATIENCE_SECONDS = 60.0  # for a process that was asked to stop, to remove what it has begun
+
+# A forked process would share torch's threads with its parent, which are not there.
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@dataclass
+class Worker:
+    """A process that dehazes, and the scenes that it was given and has not told of."""
+
+    setup: Setup
+    process: SpawnProcess
+    pipe: Connection
+    given: dict[Scene, Job] = field(default_factory=dict)
+    on_trial: bool = False  # with a scene that another process was lost with
+
+
+class Pool:
+    """Dehazes scenes in as many processes as there are setups, one each."""
+
+    def __init__(self, setups: Sequence[Setup]) -> None:
+        self._setups = setups
+        self._workers: list[Worker] = []
+        self._again: deque[Job] = deque()  # lost with a process, for whatever reason
+
+    def __call__(self, take: Take, tell: Tell) -> None:
+        """Dehaze all that can be taken; what became of each is told from this thread.
+
+        Raises what no scene could be run with, as the DehazeError that fits.
+        """
+        try:
+            self._workers = [start(setup) for setup in self._setups]
+            while self._deal(take):
+                for pipe in wait([worker.pipe for worker in self._workers if worker.given]):
+                    self._listen(next(worker for worker in self._workers if worker.pipe is pipe), tell)
+        finally:
+            self._stop(tell)
+
+    def _deal(self, take: Take) -> bool:
+        """Give every process something to do; False if nothing is left that anybody does."""
+        for depth in range(1, DEPTH + 1):
+            for worker in self._workers:
+                if len(worker.given) < depth:
+                    job = self._next(worker, take)
+                    if job is not None:
+                        worker.given[job.scene] = job
+                        with suppress(OSError):  # it has ended; that is heard when it is listened to
+                            worker.pipe.send(job)
+        return any(worker.given for worker in self._workers)
+
+    def _next(self, worker: Worker, take: Take) -> Job | None:
+        """A scene for a process; one that was lost is given alone, to see whether it is the cause."""
+        if worker.on_trial or (self._again and worker.given):
+            return None
+        if self._again:
+            worker.on_trial = True
+            return self._again.popleft()
+        return take(not any(each.given for each in self._workers))
+
+    def _listen(self, worker: Worker, tell: Tell) -> None:
+        """Hear what a process has to say, or that it is no more."""
+        with undisturbed():  # what was heard is to be told
+            try:
+                said = worker.pipe.recv()
+            except (EOFError, OSError):
+                return self._replace(worker, tell)
+            if isinstance(said, DehazeError):
+                raise said
+            worker.given.pop(said.scene, None)
+            worker.on_trial = False
+            tell(said)
+
+    def _replace(self, worker: Worker, tell: Tell) -> None:
+        """Start another process for one that has ended; a scene that was lost again, alone, is the cause."""
+        worker.process.join()
+        for job in worker.given.values():
+            if worker.on_trial:
+                tell(Outcome(job.scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
+            else:
+                # It may have got its name before the process was lost; nobody else could make it meanwhile.
+                self._again.append(replace(job, overwrite=True))
+        worker.pipe.close()
+        self._workers[self._workers.index(worker)] = start(worker.setup)
+
+    def _stop(self, tell: Tell) -> None:
+        """End all processes; those that have something to do are asked to leave it, and leave nothing."""
+        for worker in self._workers:
+            if worker.given and worker.process.is_alive():
+                worker.process.terminate()
+        for worker in self._workers:
+            self._say_goodbye(worker, tell)
+
+    def _say_goodbye(self, worker: Worker, tell: Tell) -> None:
+        with suppress(OSError):  # it has ended; what it said before can still be heard
+            worker.pipe.send(None)
+        try:
+            while worker.pipe.poll(PATIENCE_SECONDS):
+                said = worker.pipe.recv()  # what was finished on the way
+                if isinstance(said, Outcome):
+                    tell(said)
+        except (EOFError, OSError):
+            pass
+        worker.process.join(PATIENCE_SECONDS)
+        if worker.process.is_alive():
+            worker.process.kill()
+        worker.pipe.close()
+
+
+MEMORY_HINT = "if memory ran out, allow it less with --max-ram, or run fewer at a time with --jobs"
+
+
+def how_it_ended(worker: Worker) -> str:
+    """In words, how a process ended that should not have."""
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}"
+
+
+def start(setup: Setup) -> Worker:
+    """A process that dehazes what it is given."""
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=work, args=(theirs, setup), daemon=True)
+    process.start()
+    theirs.close()
+    return Worker(setup, process, ours)
+
+
+def work(pipe: Connection, setup: Setup) -> None:
+    """What such a process does: dehaze until it is told that there is no more, or nobody is left to tell."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # asked twice, it is not to stop cleaning up
+        raise Stopped(number, signal.Signals(number).name)
+
+    # Ctrl-C reaches all processes of a terminal; who began this one decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        Conveyor(setup, setup.load())(Inbox(pipe), pipe.send)
+    except Stopped:
+        pass
+    except DehazeError as error:
+        pipe.send(error)
+    except (EOFError, OSError):  # the one who began it is gone
+        pass
+
+
+class Inbox:
+    """Takes jobs from a pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._ended = pipe, False
+
+    def __call__(self, wait: bool) -> Job | None:
+        if self._ended or not (wait or self._pipe.poll()):
+            return None
+        job: Job | None = self._pipe.recv()
+        self._ended = job is None
+        return job
+
+
+def shared_out(setup: Setup, jobs: int, gpus: Sequence[int]) -> list[Setup]:
+    """A setup for each process: one per GPU, or `jobs` that share processors and memory.
+
+    Raises DeviceError for a GPU that is not there, UsageError for processes that would share one.
+    """
+    from dehazexl_cli.engine.transfer import choose_device
+
+    device = setup.recipe.options.device
+    if gpus:
+        if device != "auto":
+            raise UsageError(f"--gpus and --device {device} both say where to run", "leave out --device")
+        found = []
+        for gpu in gpus:
+            options = replace(setup.recipe.options, device=str(choose_device(f"cuda:{gpu}")))
+            found.append(replace(setup, recipe=replace(setup.recipe, options=options), share=len(gpus)))
+        return found
+    if jobs > 1 and choose_device(device).type != "cpu":
+        raise UsageError("--jobs is for the CPU, and a GPU is here", "use --gpus, or add --device cpu")
+    return [replace(setup, share=jobs)] * jobs

@@ -1,0 +1,150 @@
+"""What a batch writes down of its scenes, and what was written down of results that are there already."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from dehazexl_cli.batch.outcomes import Outcome, State
+from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.documents import write_whole
+from dehazexl_cli.errors import OutputError
+
+FOLDER = ".dehazexl"  # in the folder of results
+NO_ROOM = "free some space, or name another place with --log and --reports"
+# They say where and in how much room a result is made, and not what it is.
+OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram", "threads", "tmp_dir"})
+TIFFS = frozenset({".tif", ".tiff"})
+
+
+class Origin(NamedTuple):
+    """What a result is made with, as far as it decides on the pixels."""
+
+    model: str
+    weights_sha256: str
+    options: dict[str, Any]  # those that are not the defaults
+
+    @classmethod
+    def of(cls, model: str, weights_sha256: str, options: Mapping[str, Any]) -> Self:
+        """Its options as JSON gives them back."""
+        kept = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
+        return cls(model, weights_sha256, json.loads(json.dumps(kept)))
+
+    def difference(self, wanted: Origin) -> str | None:
+        """How the result was made otherwise than wanted, in words; None if it was not."""
+        if self.model != wanted.model:
+            return f"it was made with {self.model}, not {wanted.model}"
+        if self.weights_sha256 != wanted.weights_sha256:
+            return f"it was made with other weights of {self.model}"
+        names = sorted(self.options.keys() | wanted.options.keys())
+        changed = [name for name in names if self.options.get(name) != wanted.options.get(name)]
+        return f"it was made with other options ({', '.join(changed)})" if changed else None
+
+
+class Ledger:
+    """The records of a batch: a report per scene, and a log with a line for each thing that happened."""
+
+    def __init__(self, out: Path, log: Path | None = None, reports: Path | None = None) -> None:
+        self._out = out
+        self.folder = out / FOLDER
+        self.log = log or self.folder / "log.ndjson"
+        self._reports = reports or self.folder / "reports"
+        self._host = socket.gethostname()
+
+    def report_of(self, scene: Scene) -> Path:
+        """Where the report of a scene is."""
+        return self._reports / f"{scene.target.relative_to(self._out)}.json"
+
+    def note(self, outcome: Outcome) -> None:
+        """Write down what became of a scene; OutputError if that fails."""
+        scene = outcome.scene
+        if outcome.state is State.done:
+            path = self.report_of(scene)
+            make_folder(path.parent)
+            report = outcome.report | {"file": fingerprint(scene.target)}
+            write_whole(path, json.dumps(report, indent=2) + "\n", NO_ROOM)
+        line: dict[str, Any] = {
+            "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "host": self._host,
+            "pid": os.getpid(),
+            "state": outcome.state.value,
+            "input": scene.source,
+            "output": str(scene.target),
+        }
+        if outcome.state is State.done:
+            kept = ("height", "width", "mode", "model", "device", "precision", "fallbacks", "warnings")
+            line |= {"seconds": round(outcome.seconds, 3)} | {key: outcome.report[key] for key in kept}
+        else:
+            line |= {"why": outcome.why} | ({"hint": outcome.hint} if outcome.hint else {})
+        append(self.log, json.dumps(line) + "\n")
+
+    def difference(self, scene: Scene, wanted: Origin) -> str | None:
+        """How a result that is there differs from what would be made now, in words; None if it does not."""
+        origin = self._origin(scene)
+        if origin is None:
+            return "nothing says what it was made with"
+        source = Path(scene.source)
+        if source.is_file() and source.stat().st_mtime_ns > scene.target.stat().st_mtime_ns:
+            return "its source is newer"
+        return origin.difference(wanted)
+
+    def _origin(self, scene: Scene) -> Origin | None:
+        """From the report of just this file, or from its tags; None if neither says anything."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            report = json.loads(self.report_of(scene).read_text())
+            if report["file"] == fingerprint(scene.target):
+                return Origin.of(**report["processing:expression"]["expression"])
+        return origin_in_tags(scene.target) if scene.target.suffix.lower() in TIFFS else None
+
+
+def origin_in_tags(path: Path) -> Origin | None:
+    """What a TIFF says it was made with; None if it does not say so, or is not whole."""
+    import rasterio
+    from rasterio.errors import RasterioError
+    from rasterio.windows import Window
+
+    try:
+        with rasterio.open(path) as file:
+            tags = file.tags()
+            # Our files have their blocks in order, so that one cut short lacks the last.
+            file.read(1, window=Window(file.width - 1, file.height - 1, 1, 1))
+        options = json.loads(tags["DEHAZEXL_OPTIONS"])
+        return Origin.of(tags["DEHAZEXL_MODEL"], tags["DEHAZEXL_WEIGHTS_SHA256"], options)
+    except (RasterioError, OSError, ValueError, KeyError):
+        return None
+
+
+def fingerprint(path: Path) -> list[int]:
+    """What tells a file from another of the same name: its size and when it was written."""
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def append(path: Path, line: str) -> None:
+    """One more line at the end of a file that other processes add to; OutputError if that fails."""
+    make_folder(path.parent)
+    try:
+        with path.open("ab", buffering=0) as file:
+            with contextlib.suppress(ImportError, OSError):  # a disk without locks: a short write is whole
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(line.encode())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})", NO_ROOM) from error
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and those above it; OutputError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror})", "name another folder, or ask for the right"
+        ) from error

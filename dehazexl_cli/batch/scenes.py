@@ -1,0 +1,236 @@
+"""Which scenes a batch is made of, and where the result of each goes."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from dehazexl_cli.errors import InputError, OutputError, UsageError
+
+# A folder's files with other endings are not looked at: most of them go with a raster, and are none.
+SUFFIXES = frozenset(
+    {".bmp", ".img", ".j2k", ".jp2", ".jpeg", ".jpg", ".ntf", ".png", ".tif", ".tiff", ".vrt", ".webp"}
+)
+PICTURES = frozenset({".bmp", ".gif"})  # that cannot be written; their results are PNG files
+STDIN = "-"
+SOURCE_COLUMNS = ("input", "source", "path", "file")
+TARGET_COLUMNS = ("output", "target")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image of a batch."""
+
+    source: str  # a path, or a name that GDAL understands
+    target: Path
+    size: int  # bytes of its file; 0 where that is not known
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Where results go: the tree of the sources again, below a folder."""
+
+    folder: Path
+    suffix: str = ""  # put behind the stem of every name
+    format: str | None = None  # as --format takes it; None: that of the source, if it can be written
+    base: Path | None = None  # where the tree of the sources begins; None: see `collect`
+
+    def target(self, place: PurePath) -> Path:
+        """Where the result of a source goes that lies at `place` in its tree."""
+        endings = endings_of(self.format)
+        ending = place.suffix
+        if ending.lower() not in endings:
+            by_kind = ".png" if ending.lower() in PICTURES else ".tif"
+            ending = by_kind if self.format is None else endings[0]
+        return self.folder / place.with_name(place.stem + self.suffix + ending)
+
+
+@cache
+def endings_of(format: str | None) -> tuple[str, ...]:
+    """The endings that results may have; UsageError for a format that is none."""
+    from dehazexl_cli.raster.formats import FORMATS, choose_format
+
+    if format is not None:
+        return choose_format("", format).suffixes
+    return tuple(ending for each in FORMATS for ending in each.suffixes)
+
+
+class Found(NamedTuple):
+    """A source and its place in the tree of sources; `target` if its list says where the result goes."""
+
+    source: str
+    place: PurePath
+    target: PurePath | None = None
+
+
+def collect(inputs: Sequence[str], listed: Sequence[Found], naming: Naming) -> list[Scene]:
+    """The scenes of files, folders, patterns and lists, each once, in a fixed order.
+
+    A folder's tree begins at the folder, a pattern's where its first wildcard is, a list's in the current
+    folder, and a single file has none, unless `naming.base` says where all of them begin. Raises InputError
+    where there is nothing, UsageError where two sources would become one file, OutputError where a result
+    would replace its source.
+    """
+    found = [each for name in inputs for each in expand(name, naming.folder)] + list(listed)
+    scenes = list(unique(placed(each, naming) for each in found))
+    targets = {os.path.realpath(scene.target) for scene in scenes}
+    for scene in scenes:
+        if os.path.realpath(scene.source) == os.path.realpath(scene.target):
+            raise OutputError(
+                f"{scene.source}: its result would take its place",
+                "name another OUT_DIR, or add something to the names with --suffix",
+            )
+    # In a folder that holds both, what a batch has made before is no source.
+    scenes = [scene for scene in scenes if os.path.realpath(scene.source) not in targets]
+    if not scenes:
+        raise InputError(f"no image in {', '.join(inputs) or 'the list'}", nothing_found(inputs))
+    return scenes
+
+
+def nothing_found(inputs: Sequence[str]) -> str:
+    """What to do where no image was found."""
+    if any(os.path.isdir(name) for name in inputs):
+        return (
+            f"folders are searched for {', '.join(sorted(SUFFIXES))}; others by name or pattern: 'DIR/**/*.x'"
+        )
+    return "name files, folders, patterns in quotes, or a list with --from-file"
+
+
+def expand(name: str, out: Path) -> Iterator[Found]:
+    """The files that an argument means; InputError if there are none."""
+    if os.path.isdir(name):
+        yield from files_below(name, out)
+    elif glob.has_magic(name) and not os.path.exists(name):
+        root = fixed_part(name)
+        # A pattern that names an ending means just that, whatever it is.
+        ending = PurePath(name).suffix
+        any_kind = bool(ending) and not glob.has_magic(ending)
+        matches = sorted(
+            path
+            for path in glob.glob(name, recursive=True)
+            if os.path.isfile(path) and (any_kind or PurePath(path).suffix.lower() in SUFFIXES)
+        )
+        if not matches:
+            raise InputError(f"{name}: no file fits this pattern", "check it with: ls")
+        for path in matches:
+            yield Found(path, PurePath(os.path.relpath(path, root)))
+    elif os.path.exists(name) or is_gdal_name(name):
+        yield Found(name, PurePath(PurePath(name).name))
+    else:
+        raise InputError(f"{name}: no such file or folder", "check the spelling")
+
+
+def files_below(folder: str, out: Path) -> Iterator[Found]:
+    """The images of a folder and those inside it, but nothing hidden, and not the folder of results."""
+    results = os.path.realpath(out)
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(here, name)) != results
+        )
+        for name in sorted(names):
+            path = os.path.join(here, name)
+            if (
+                PurePath(name).suffix.lower() in SUFFIXES
+                and not name.startswith(".")
+                and os.path.isfile(path)
+            ):
+                yield Found(path, PurePath(os.path.relpath(path, folder)))
+
+
+def fixed_part(pattern: str) -> str:
+    """The folder of a pattern that has no wildcard yet."""
+    parts = PurePath(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return os.path.join(*parts[:fixed]) if fixed else "."
+
+
+def is_gdal_name(name: str) -> bool:
+    """Whether it is no file's name but one that GDAL understands: /vsizip/…, https://…, GPKG:file:table."""
+    return name.startswith("/vsi") or ":" in os.path.splitdrive(name)[1]
+
+
+def placed(found: Found, naming: Naming) -> Scene:
+    """The scene of a source; UsageError if it lies outside the folder where the tree begins."""
+    source = found.source
+    size = os.path.getsize(source) if os.path.isfile(source) else 0
+    if found.target is not None:
+        return Scene(source, naming.folder / found.target, size)
+    place = found.place
+    if naming.base is not None and not is_gdal_name(source):
+        inside = below(source, naming.base)
+        if inside is None:
+            raise UsageError(
+                f"{source} is not inside --base {naming.base}", "name a folder above all sources"
+            )
+        place = inside
+    return Scene(source, naming.target(place), size)
+
+
+def below(path: str, folder: str | Path) -> PurePath | None:
+    """The way from a folder to a path inside it, None for one outside."""
+    place = PurePath(os.path.relpath(path, folder))
+    return None if place.parts[:1] == ("..",) or place.is_absolute() else place
+
+
+def unique(scenes: Iterable[Scene]) -> Iterator[Scene]:
+    """Each scene once; UsageError where two become one file, also where a disk does not tell A from a."""
+    seen: dict[str, str] = {}
+    for scene in scenes:
+        other = seen.setdefault(str(scene.target).casefold(), scene.source)
+        if other is scene.source:
+            yield scene
+        elif os.path.realpath(other) != os.path.realpath(scene.source):
+            raise UsageError(
+                f"{other} and {scene.source} would both become {scene.target}",
+                "say with --base where their folders part, or list them in a CSV with a column output",
+            )
+
+
+def read_list(name: str, nul: bool) -> list[Found]:
+    """The sources in a list: a name a line, or a NUL behind each; or a CSV with a column input.
+
+    Relative names count from the current folder. Raises InputError if it cannot be read, UsageError for a
+    CSV that does not say what is what.
+    """
+    try:
+        content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+    except OSError as error:
+        raise InputError(f"the list {name} cannot be read ({error.strerror})", "check its name") from error
+    text = os.fsdecode(content)
+    if name.lower().endswith(".csv"):
+        return list(rows_of(name, text))
+    names = text.split("\0") if nul else text.splitlines()
+    return [Found(each, place_of(each)) for each in names if each]
+
+
+def place_of(name: str) -> PurePath:
+    """Where a listed source lies below the current folder; its bare name if it lies elsewhere."""
+    inside = None if is_gdal_name(name) else below(name, ".")
+    return PurePath(PurePath(name).name) if inside is None else inside
+
+
+def rows_of(name: str, text: str) -> Iterator[Found]:
+    """The sources of a CSV, with the names of their results if it has a column for them."""
+    rows = csv.DictReader(text.splitlines())
+    columns = {column.strip().lower(): column for column in rows.fieldnames or ()}
+    source = next((columns[key] for key in SOURCE_COLUMNS if key in columns), None)
+    target = next((columns[key] for key in TARGET_COLUMNS if key in columns), None)
+    if source is None:
+        raise UsageError(
+            f"{name} has no column of sources", f"its first line must name one: {', '.join(SOURCE_COLUMNS)}"
+        )
+    for row in rows:
+        if row[source]:
+            wanted = PurePath(row[target]) if target is not None and row[target] else None
+            if wanted is not None and (wanted.is_absolute() or ".." in wanted.parts):
+                raise UsageError(f"{name}: {wanted} is outside OUT_DIR", "name results inside of it")
+            yield Found(row[source], place_of(row[source]), wanted)

@@ -1,0 +1,289 @@
+"""`dehazexl batch IN… OUT_DIR`: dehaze many scenes, with one model that is loaded once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli.telling import Display, Narrator
+from dehazexl_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from dehazexl_cli.batch.conveyor import Setup
+    from dehazexl_cli.batch.course import Course, Policy
+    from dehazexl_cli.batch.outcomes import Execute
+    from dehazexl_cli.batch.records import Ledger
+    from dehazexl_cli.batch.scenes import Scene
+
+FINISHED_WITH_FAILURES = 7
+
+
+class OnError(StrEnum):
+    """What becomes of a batch when a scene fails."""
+
+    go_on = "continue"
+    stop = "stop"
+
+
+def batch(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="IN", help="Images, folders, patterns in quotes.")
+    ] = None,
+    *,
+    target: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results.")],
+    from_file: Annotated[
+        str | None,
+        typer.Option("--from-file", metavar="LIST", help="Images, a name a line, - for stdin; or a CSV."),
+    ] = None,
+    nul: Annotated[
+        bool, typer.Option("--null", "-0", help="Names end with NUL, in LIST and with --print-paths.")
+    ] = False,
+    base: Annotated[
+        Path | None, typer.Option("--base", metavar="DIR", help="Where the tree of the images begins.")
+    ] = None,
+    suffix: Annotated[
+        str, typer.Option("--suffix", metavar="TEXT", help="Put behind every name, before its ending.")
+    ] = "",
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Processes on the CPU, which share its memory."),
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option("--gpus", metavar="0,1", help="These GPUs, with a process each.")
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option("--dask", metavar="ADDRESS", help="On the workers of tcp://HOST:8786; or local."),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Only this part, 1/N to N/N; array tasks know it."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Keep results that were made the same way.")
+    ] = False,
+    redo_changed: Annotated[
+        bool,
+        typer.Option("--redo-changed", help="The same, and replace those that were made in another way."),
+    ] = False,
+    on_error: Annotated[
+        OnError, typer.Option("--on-error", help="What to do when a scene fails.")
+    ] = OnError.go_on,
+    log: Annotated[
+        Path | None,
+        typer.Option("--log", metavar="FILE", help="A JSON line a scene; OUT_DIR/.dehazexl/log.ndjson."),
+    ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option("--reports", metavar="DIR", help="A report a scene; OUT_DIR/.dehazexl/reports."),
+    ] = None,
+    model: options.ModelName = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.PrecisionName = options.Precision.auto,
+    bands: options.Bands = None,
+    all_bands: options.AllBands = False,
+    input_range: options.BandRanges = None,
+    strength: options.Strength = 1.0,
+    overlap: options.Overlap = "auto",
+    mode: options.ModeName = None,
+    tile: options.Tile = None,
+    tile_overlap: options.TileOverlap = None,
+    blend: options.Blend = None,
+    long_side: options.LongSide = None,
+    upsampling: options.Upsampling = None,
+    multiple: options.Multiple = None,
+    max_ram: options.MaxRam = None,
+    max_vram: options.MaxVram = None,
+    seed: options.Seed = 0,
+    format: options.Format = None,
+    creation: options.Creation = None,
+    overviews: options.Overviews = False,
+    tmp_dir: options.TmpDir = None,
+    nodata: options.Nodata = None,
+    mask: options.Mask = None,
+    window: options.Window = None,
+    bbox: options.Bbox = None,
+    bbox_crs: options.BboxCrs = None,
+    context: options.Context = options.ContextKind.window,
+    no_provenance: options.NoProvenance = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what becomes of what.")] = False,
+    as_json: options.Json = False,
+    print_paths: options.PrintPaths = False,
+    progress: Annotated[
+        console.ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")
+    ] = console.ProgressKind.auto,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")] = False,
+) -> None:
+    """Remove the haze from many images; folders are searched, and their tree is made again in OUT_DIR.
+
+    While one scene is computed, the next is read and the last is finished. A scene that fails does not stop
+    the others: a table at the end names it, and the exit code is 7.
+
+    Example: dehazexl batch flights/2026 clear --skip-existing --jobs 2
+    """
+    console.configure_logging(verbose, quiet)
+    from dehazexl_cli.batch.conveyor import Setup
+    from dehazexl_cli.batch.course import Policy
+    from dehazexl_cli.batch.scenes import Naming
+    from dehazexl_cli.files import Recipe
+
+    chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
+    chosen = replace(
+        chosen,
+        all_bands=all_bands,
+        band_ranges=options.parse_ranges(input_range),
+        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+    )
+    recipe = Recipe(
+        chosen,
+        options.read_selection(nodata, mask, window, bbox, bbox_crs, context),
+        options.read_storage(format, creation, overviews, tmp_dir),
+        not no_provenance,
+    )
+    wanted = Wanted(sources or (), Naming(target, suffix, format, base), from_file, nul, shard)
+    policy = Policy(overwrite, skip_existing, redo_changed, on_error is OnError.stop)
+    work = Work(Setup(recipe, model, weights, multiple), policy, jobs, parse_gpus(gpus), dask, log, reports)
+    display = Display(progress, quiet, as_json, print_paths, nul)
+    if dry_run:
+        return print_what_would_be(wanted, display)
+    dehaze_all(wanted, work, display)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The scenes of a batch as the user names them."""
+
+    sources: Sequence[str]
+    naming: Any  # of results; batch.scenes.Naming
+    from_file: str | None = None
+    nul: bool = False  # names in the list end with NUL
+    shard: str | None = None
+
+    def collect(self, narrator: Narrator) -> list[Scene]:
+        """All of them, or the part of them that is to be done here; raises the DehazeError that fits."""
+        from dehazexl_cli.batch.scenes import collect, read_list
+        from dehazexl_cli.batch.shards import choose_shard
+
+        listed = [] if self.from_file is None else read_list(self.from_file, self.nul)
+        scenes = collect(self.sources, listed, self.naming)
+        part = choose_shard(self.shard, os.environ)
+        if part is None:
+            return scenes
+        mine = part.choose(scenes)
+        if part.count > 1:
+            narrator.tell_part(part, len(mine), len(scenes))
+        return mine
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the scenes of a batch are done."""
+
+    setup: Setup
+    policy: Policy
+    jobs: int | None = None
+    gpus: tuple[int, ...] = ()
+    dask: str | None = None  # the address of a scheduler
+    log: Path | None = None
+    reports: Path | None = None
+
+    def __post_init__(self) -> None:
+        named = {"--jobs": self.jobs, "--gpus": self.gpus, "--dask": self.dask}
+        given = [name for name, value in named.items() if value]
+        if len(given) > 1 and not (given == ["--jobs", "--dask"] and self.dask == "local"):
+            raise UsageError(f"{' and '.join(given)} do not go together", "leave out one of them")
+
+    def ledger(self, out: Path) -> Ledger:
+        """What is written down of them."""
+        from dehazexl_cli.batch.records import Ledger
+
+        return Ledger(out, self.log, self.reports)
+
+
+def dehaze_all(wanted: Wanted, work: Work, display: Display) -> None:
+    """Do a batch and say what became of it; exits with 7 if a scene failed."""
+    from dehazexl_cli.batch.records import make_folder
+
+    narrator = Narrator(display)
+    scenes = wanted.collect(narrator)
+    make_folder(wanted.naming.folder)
+    course, execute = set_out(scenes, wanted.naming.folder, work, narrator)
+    began = time.monotonic()
+    try:
+        with narrator.showing(len(scenes)):
+            course.run(execute)
+    finally:
+        narrator.summarise(course.tally, time.monotonic() - began, work.ledger(wanted.naming.folder))
+    if course.tally.failures:
+        raise typer.Exit(FINISHED_WITH_FAILURES)
+
+
+def dehaze_some(
+    sources: Sequence[str], folder: Path, setup: Setup, overwrite: bool, display: Display, dry_run: bool
+) -> None:
+    """A batch as `dehazexl run` knows it; UsageError for a name that is to be an image."""
+    from dehazexl_cli.batch.scenes import endings_of
+
+    if not folder.is_dir() and folder.suffix.lower() in endings_of(None):
+        raise UsageError(f"{len(sources)} images cannot all become {folder}", "name a folder as OUT")
+    from dehazexl_cli.batch.course import Policy
+    from dehazexl_cli.batch.scenes import Naming
+
+    # A shard would surprise who runs one command per task of an array.
+    wanted = Wanted(sources, Naming(folder, format=setup.recipe.storage.format), shard="1/1")
+    work = Work(setup, Policy(overwrite))
+    if dry_run:
+        return print_what_would_be(wanted, display)
+    dehaze_all(wanted, work, display)
+
+
+def set_out(scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator) -> tuple[Course, Execute]:
+    """The course of a batch and who does it; what no scene could be run with fails here."""
+    from dehazexl_cli.batch.cluster import Cluster, named_in_full
+    from dehazexl_cli.batch.conveyor import Conveyor
+    from dehazexl_cli.batch.course import Course
+    from dehazexl_cli.batch.pool import Pool, shared_out
+    from dehazexl_cli.batch.records import Origin
+
+    setup = work.setup if work.dask is None else named_in_full(work.setup)
+    setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)
+    loaded = setups[0].load()
+    origin = Origin.of(loaded.name, loaded.sha256, setup.recipe.settings())
+    course = Course(scenes, work.policy, origin, work.ledger(out), narrator.tell)
+    if work.dask is not None:
+        return course, Cluster(setup, work.dask, work.jobs)
+    if len(setups) == 1:
+        return course, Conveyor(setups[0], loaded, narrator.watch)
+    return course, Pool(setups)
+
+
+def print_what_would_be(wanted: Wanted, display: Display) -> None:
+    """A line for each scene on stdout: its source, and what would become of it."""
+    scenes = wanted.collect(Narrator(display))
+    if display.as_json:
+        rows = [{"input": scene.source, "output": str(scene.target)} for scene in scenes]
+        return typer.echo(json.dumps(rows, indent=2))
+    for scene in scenes:
+        typer.echo(f"{scene.source}\t{scene.target}")
+
+
+def parse_gpus(text: str | None) -> tuple[int, ...]:
+    """Numbers of "0,1"."""
+    if text is None:
+        return ()
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts) or len(set(parts)) < len(parts):
+        raise UsageError(f"--gpus {text!r} are no GPUs", "write their numbers once each, like 0,1")
+    return tuple(int(part) for part in parts)

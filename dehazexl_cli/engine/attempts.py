@@ -1,0 +1,129 @@
+"""Attempts at a scene: on lack of memory, whatever ran short and under whatever name, the next plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from dehazexl_cli.engine.errand import Errand
+from dehazexl_cli.engine.frame import Framed
+from dehazexl_cli.engine.job import Job
+from dehazexl_cli.engine.once import strategy_for
+from dehazexl_cli.engine.resume import way
+from dehazexl_cli.engine.shelves import NoRoom
+from dehazexl_cli.errors import DeviceError
+from dehazexl_cli.plan import Plan, following
+from dehazexl_cli.raster.base import RasterWriter
+from dehazexl_cli.report import Report
+
+
+class OutOfMemory(Exception):
+    """An allocation failed, on whatever device, under whatever name the library gives it."""
+
+
+ALLOCATION = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC", re.IGNORECASE
+)
+DOING = {"encode": "encoding", "mix": "mixing", "decode": "decoding", "finish": "finishing"}
+WAITING = {"device": "on the device", "host": "in memory", "disk": "on disk"}
+
+
+def run_by_plans(
+    job: Job,
+    errand: Errand,
+    make_writer: Callable[[], RasterWriter],
+    describe: Callable[[Plan], None],
+) -> None:
+    """Run the scene by the errand's plan, and where memory runs out by those that follow it.
+
+    `describe` is told of each plan before it is tried. Raises DeviceError where none is left.
+    """
+    report, index = errand.report, job.plans.index(errand.plan)
+    while True:
+        plan = job.plans[index]
+        describe(plan)
+        errand.journal.go_by(way(plan))
+        start_counting(report, job)
+        phase = Phase(errand)
+        try:
+            return attempt(job, replace(errand, plan=plan, watch=phase), make_writer)
+        except OutOfMemory as error:
+            release(job.scene.device)
+            full = isinstance(error.__cause__, NoRoom)
+            later = following(job.plans, index, "disk" if full else phase.last)
+            if later is None:
+                raise DeviceError(
+                    f"memory ran out with the smallest plan ({error})",
+                    "close other programs, choose a smaller model, or use a machine with more memory",
+                ) from error
+            lacking = "room on disk" if full else "memory"
+            report.fallbacks.append(
+                f"out of {lacking} while {DOING[phase.last]} with {in_words(plan)}; "
+                f"went on with {in_words(job.plans[later])}"
+            )
+            index = later
+
+
+class Phase:
+    """A watch that remembers the phase it was told of last."""
+
+    def __init__(self, errand: Errand) -> None:
+        self._watch = errand.watch
+        self.last = "encode"
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        self.last = phase
+        self._watch(phase, done, total)
+
+
+def attempt(job: Job, errand: Errand, make_writer: Callable[[], RasterWriter]) -> None:
+    """Run the scene by one plan; OutOfMemory if it needs more than there is."""
+    scene, layout = job.at(errand.plan)
+    for model in errand.models:
+        model.queries = errand.plan.queries
+    with make_writer() as writer, noticing_lack_of_memory():
+        framed = Framed(writer, job.frame) if job.frame else writer
+        strategy_for(layout)(scene, errand, framed)
+
+
+def start_counting(report: Report, job: Job) -> None:
+    """Set counts to where they stand before an attempt: there may have been one before."""
+    report.clipped_values = report.outside_range = 0
+    # What is written around the ground is none.
+    report.invalid_pixels = job.frame.target.pixels - job.frame.part.pixels if job.frame else 0
+
+
+@contextmanager
+def noticing_lack_of_memory() -> Iterator[None]:
+    """Turn every library's way to say that memory ran out into OutOfMemory."""
+    try:
+        yield
+    except (MemoryError, NoRoom, torch.OutOfMemoryError) as error:
+        raise OutOfMemory(str(error).splitlines()[0] if str(error) else "no memory") from error
+    except RuntimeError as error:
+        if not ALLOCATION.search(str(error)):
+            raise
+        raise OutOfMemory(str(error).splitlines()[0]) from error
+
+
+def release(device: torch.device) -> None:
+    """Hand cached memory back before the next attempt."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def in_words(plan: Plan) -> str:
+    """A plan as a person would tell it from its neighbours."""
+    if plan.tile:
+        return f"tiles of {plan.tile} pixels, {plan.batch} patches at a time"
+    attending = f"exact attention by {plan.queries} tokens" if plan.queries else f"{plan.attention} attention"
+    if plan.skips == "recompute":
+        features = "features computed again"
+    else:
+        some = "" if plan.kept is None else f" of {plan.kept} patches"
+        features = f"features{some} {WAITING[plan.skips]}"
+    return f"{features}, {attending}, {plan.batch} patches at a time"

@@ -1,0 +1,207 @@
+"""A raster file into another: opening, computing and publishing, which a batch lets overlap between files."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from dehazexl_cli import __version__
+from dehazexl_cli.engine import Options, Resume, run
+from dehazexl_cli.grid import Box
+from dehazexl_cli.provenance import Provenance, changed
+from dehazexl_cli.raster import open_writer
+from dehazexl_cli.raster.base import FileWriter, Pixels, RasterReader
+from dehazexl_cli.raster.fingerprint import fingerprint
+from dehazexl_cli.raster.formats import Storage
+from dehazexl_cli.raster.selection import Selection, open_selected
+from dehazexl_cli.raster.views import Part
+from dehazexl_cli.report import Report
+
+if TYPE_CHECKING:
+    from dehazexl_cli.models.checkpoint import Loaded
+
+Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
+
+# Decoded pixels of a file that is read ahead as a whole; they wait in GDAL's block cache, which holds
+# twice as much.
+READ_AHEAD_BYTES = 48 << 20
+STRIP_ROWS = 256
+BESIDES = {"tmp_dir", "threads"}  # options that say how a result was made, and nothing of what it is
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How files are dehazed, whichever they are."""
+
+    options: Options = field(default_factory=Options)
+    selection: Selection = field(default_factory=Selection)
+    storage: Storage = field(default_factory=Storage)
+    provenance: bool = True  # whether a GeoTIFF says what it was made with
+    resume: bool = False  # whether what is done survives a process that is killed
+
+    def settings(self) -> dict[str, object]:
+        """What was decided otherwise than by default, as a result's provenance has it."""
+        found = changed(self.options, self.selection)
+        return {name: value for name, value in found.items() if name not in BESIDES}
+
+    def resuming(self, opened: Opened, target: str, loaded: Loaded) -> Resume | None:
+        """Where what is done is kept, and what tells one scene from another; None if it is not to be kept."""
+        if not self.resume:
+            return None
+        path = Path(os.path.realpath(target))
+        folder = path.parent if self.storage.tmp_dir is None else Path(self.storage.tmp_dir)
+        identity = {
+            "the input": fingerprint(opened.reader),
+            "the weights": loaded.sha256,
+            "the selection": repr(replace(self.selection, mask=None)),
+        }
+        return Resume(str(folder / f".{path.name}.resume"), identity)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that was opened and looked at."""
+
+    source: str
+    reader: RasterReader  # of what the engine looks at
+    like: RasterReader  # of what is written
+    options: Options
+
+
+def open_scene(source: str, recipe: Recipe) -> Opened:
+    """Open a file and find the part that is wanted; InputError or UsageError if that cannot be."""
+    reader, box = open_selected(source, recipe.selection)
+    if box is None:
+        return Opened(source, reader, reader, recipe.options)
+    part = Part(reader, box)
+    if recipe.selection.context == "scene":
+        return Opened(source, reader, part, replace(recipe.options, window=box))
+    return Opened(source, part, part, recipe.options)
+
+
+def read_ahead(opened: Opened) -> None:
+    """Have a small scene decoded before it is wanted: GDAL keeps the blocks that its handle has read.
+
+    Raises InputError where it is damaged.
+    """
+    import numpy as np
+
+    info = opened.reader.info
+    if info.height * info.width * info.count * np.dtype(info.dtype).itemsize > READ_AHEAD_BYTES:
+        return
+    for top in range(0, info.height, STRIP_ROWS):
+        box = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
+        opened.reader.read(box, range(1, info.count + 1))
+
+
+class Pending:
+    """A FileWriter whose `commit` is only noted, until `publish` does it, perhaps in another thread."""
+
+    def __init__(self, writer: FileWriter) -> None:
+        self._writer = writer
+        self._complete = False
+        self._begun = threading.Lock()  # taken for good by who comes first, to publish or to discard
+        self.warnings: list[str] = []  # after `publish`
+
+    def write(self, rows: Pixels) -> None:
+        """Append rows; see RasterWriter.write."""
+        self._writer.write(rows)
+
+    def commit(self) -> None:
+        """Note that nothing more will come."""
+        self._complete = True
+
+    def publish(self) -> None:
+        """Finish the file and give it its name; see RasterWriter.commit. A failure leaves nothing.
+
+        Raises ValueError if it was discarded.
+        """
+        if not self._begun.acquire(blocking=False):
+            raise ValueError("this writer was discarded")
+        with self._writer as writer:
+            writer.commit()
+        self.warnings = self._writer.warnings
+
+    def discard(self) -> None:
+        """Leave nothing behind; does nothing if it is being published."""
+        if self._begun.acquire(blocking=False):
+            self._writer.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None or not self._complete:
+            self._writer.__exit__(kind, error, traceback)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A scene whose every row was handed to its writer, and what is said of it."""
+
+    report: Report
+    writer: FileWriter
+    made: Provenance
+    target: str
+
+
+def compute(
+    opened: Opened,
+    target: str,
+    loaded: Loaded,
+    recipe: Recipe,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+    pending: list[Pending] | None = None,
+) -> Computed:
+    """Dehaze an open scene; raises the DehazeError that fits.
+
+    With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
+    """
+    made = Provenance(
+        __version__, loaded.name, loaded.sha256, recipe.settings(), opened.source, datetime.now(UTC)
+    )
+    storage = replace(recipe.storage, provenance=made.tags() if recipe.provenance else ())
+    writers: list[FileWriter] = []
+
+    def make_writer() -> FileWriter:
+        writer = open_writer(target, opened.like, overwrite=overwrite, storage=storage)
+        if pending is not None:
+            writer = Pending(writer)
+            pending.append(writer)
+        writers.append(writer)
+        return writer
+
+    resume = recipe.resuming(opened, target, loaded)
+    report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume)
+    return Computed(report, writers[-1], made, target)
+
+
+def publish(computed: Computed) -> Report:
+    """Give a pending result its name; OutputError, and no file, if that fails."""
+    assert isinstance(computed.writer, Pending), "it has its name already"
+    with computed.report.timed("finish"):
+        computed.writer.publish()
+    return finished(computed)
+
+
+def finished(computed: Computed) -> Report:
+    """The report of a result that has its name."""
+    report, made = computed.report, computed.made
+    for warning in computed.writer.warnings:
+        report.warn(warning)
+    report.output = computed.target
+    report.model, report.weights_sha256, report.version = made.model, made.weights_sha256, made.version
+    report.processing = made.stac()
+    return report

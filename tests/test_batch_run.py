@@ -1,0 +1,131 @@
+"""`dehazexl run` with several inputs, and how the scenes of a batch overlap in one process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batches import NAMES, files, make_image
+from conftest import Result
+
+import dehazexl_cli
+import dehazexl_cli.files
+from dehazexl_cli.batch.conveyor import Conveyor, Setup
+from dehazexl_cli.batch.outcomes import Job, Outcome
+from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.engine import Options
+from dehazexl_cli.files import Recipe
+
+Command = Callable[..., Result]
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+PATIENCE = 20  # seconds
+
+
+def test_run_takes_several_images_and_a_folder(
+    dehazexl: Command, folder: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load_model = [], dehazexl_cli.load_model
+    monkeypatch.setattr(dehazexl_cli, "load_model", lambda *names: loads.append(names) or load_model(*names))
+    inputs = [folder / name for name in NAMES]
+    result = dehazexl("run", *inputs, tmp_path / "clear", "--weights", tiny_weights, "--print-paths", "-q")
+    assert (result.code, len(loads)) == (0, 1)
+    assert result.out.splitlines() == [str(tmp_path / "clear" / name) for name in ("a.tif", "b.tif", "c.png")]
+    assert files(tmp_path / "clear") == {"a.tif", "b.tif", "c.png"}
+
+
+def test_run_puts_one_image_into_a_folder_that_is_there(
+    dehazexl: Command, folder: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    for target in (f"{tmp_path / 'new'}/", tmp_path / "new"):
+        run = ("run", folder / "a.tif", target, "--weights", tiny_weights, "--overwrite")
+        assert dehazexl(*run).code == 0
+        assert files(tmp_path / "new") == {"a.tif"}
+
+
+def test_run_prints_the_path_of_its_result(
+    dehazexl: Command, folder: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    run = ("run", folder / "a.tif", tmp_path / "o.tif", "--weights", tiny_weights, "-q", "--print-paths")
+    assert dehazexl(*run) == Result(0, f"{tmp_path / 'o.tif'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "arguments", "word"),
+    [("out.tif", [], "cannot all become"), ("out", ["--report", "r.json"], "--report is for one image")],
+)
+def test_run_refuses_what_makes_no_sense_for_several(
+    dehazexl: Command, folder: Path, tmp_path: Path, target: str, arguments: list[str], word: str
+) -> None:
+    result = dehazexl("run", folder / "a.tif", folder / "sub/b.tif", tmp_path / target, *arguments)
+    assert result.code == 2 and word in result.err
+    assert not (tmp_path / target).exists()
+
+
+def test_run_refuses_an_image_as_folder(dehazexl: Command, folder: Path) -> None:
+    result = dehazexl("run", folder / "a.tif", folder / "sub/b.tif", folder / "sub/deep/c.png", "-q")
+    assert result.code in (2, 4) and "folder" in result.err
+    assert files(folder) == set(NAMES)
+
+
+def jobs_for(folder: Path, out: Path, count: int) -> list[Job]:
+    out.mkdir()
+    return [
+        Job(Scene(str(make_image(folder / f"{n}.tif", seed=n)), out / f"{n}.tif", 1)) for n in range(count)
+    ]
+
+
+def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step waits for one of a neighbour that can only be under way if they overlap."""
+    opened, computing, PATIENCE = (
+        [threading.Event() for _ in range(3)],
+        [threading.Event() for _ in range(3)],
+        20,
+    )
+    files_module = dehazexl_cli.files
+    open_scene, compute, publish = files_module.open_scene, files_module.compute, files_module.publish
+
+    def number(path: str) -> int:
+        return int(Path(path).stem)
+
+    def watched_open(source: str, recipe: Recipe) -> Any:
+        opened[number(source)].set()
+        return open_scene(source, recipe)
+
+    def watched_compute(scene: Any, target: str, *rest: Any) -> Any:
+        computing[number(target)].set()
+        after = number(target) + 1
+        assert after == len(opened) or opened[after].wait(PATIENCE), "the next is not opened meanwhile"
+        return compute(scene, target, *rest)
+
+    def watched_publish(computed: Any) -> Any:
+        after = number(computed.target) + 1
+        assert after == len(opened) or computing[after].wait(PATIENCE), "the next is not computed meanwhile"
+        return publish(computed)
+
+    for name, function in (
+        ("open_scene", watched_open),
+        ("compute", watched_compute),
+        ("publish", watched_publish),
+    ):
+        monkeypatch.setattr(files_module, name, function)
+    setup = Setup(Recipe(), weights=tiny_weights)
+    waiting, told = iter(jobs_for(tmp_path / "in", tmp_path / "out", 3)), list[Outcome]()
+    Conveyor(setup, setup.load())(lambda wait: next(waiting, None), told.append)
+    assert [outcome.why for outcome in told] == ["", "", ""]
+    assert files(tmp_path / "out") == {"0.tif", "1.tif", "2.tif"}
+
+
+def test_processes_share_the_memory(tmp_path: Path, tiny_weights: Path) -> None:
+    image = str(make_image(tmp_path / "a.tif"))
+    given = Setup(Recipe(Options(max_ram=8 << 30)), weights=tiny_weights, share=4).open(image)
+    assert given.options.max_ram == 2 << 30
+    free = Setup(Recipe(), weights=tiny_weights, share=4).open(image)
+    alone = Setup(Recipe(), weights=tiny_weights).open(image)
+    assert free.options.max_ram and alone.options.max_ram is None
+    for opened in (given, free, alone):
+        opened.reader.close()
