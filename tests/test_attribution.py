@@ -92,7 +92,7 @@ class Curved(Toy):
 def tiny_xl() -> DehazeXL:
     torch.manual_seed(1)
     model = DehazeXL(TINY)
-    torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.1)
+    torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
     return model
 
 
@@ -195,7 +195,7 @@ def test_at_1024_pixels_it_equals_one_backward_pass(name: str) -> None:
     model: Dehazer
     if name == "dehazexl-s":
         model = DehazeXL(SMALL)
-        torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.1)
+        torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
     else:
         model = SpatialBilateral(SpatialConfig())
         torch.nn.init.normal_(model.net.head.weight, std=0.1)

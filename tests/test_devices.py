@@ -68,7 +68,7 @@ def test_tiles_are_shared_too() -> None:
 def test_real_networks_run_on_replicas() -> None:
     torch.manual_seed(0)
     model = build("dehazexl-s").eval()
-    torch.nn.init.normal_(model.decoder.ending.affine.weight, std=0.05)  # type: ignore[union-attr]
+    torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.05)  # type: ignore[union-attr]
     array = scene(300, 520)
     expected, _ = streamed(array, model, Options(device="cpu", wishes=Wishes(batch=1)))
     output, _ = streamed(array, model, Options(device="cpu,cpu", wishes=Wishes(batch=1)))

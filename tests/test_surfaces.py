@@ -16,7 +16,7 @@ CROP = default_rng(0).random((3, 96, 96), np.float32)
 
 def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A crop with even ground, and where the ground is the crop's own still."""
-    made = with_even_ground(CROP, default_rng(seed))
+    made, _ = with_even_ground(CROP, default_rng(seed))
     return made, (made == CROP).all(0)
 
 
@@ -29,6 +29,7 @@ def test_even_ground_covers_a_part_or_all() -> None:
     kept = np.array([drawn(seed)[1].mean() for seed in range(60)])
     whole = (kept == 0).mean()
     assert surfaces.WHOLE / 2 < whole < 2 * surfaces.WHOLE
+    assert whole == np.mean([with_even_ground(CROP, default_rng(seed))[1] for seed in range(60)])
     assert kept.max() > 0.5  # a shore
     assert all(drawn(seed)[0].dtype == np.float32 for seed in range(3))
 
@@ -49,12 +50,13 @@ def test_shares_of_kinds_add_up_to_one() -> None:
     assert sum(family.share for family in FAMILIES) == pytest.approx(1)
 
 
-def test_the_sampler_draws_it_as_often_as_asked_and_hazes_it_less() -> None:
+def test_the_sampler_draws_it_as_often_as_asked_and_hazes_it_less(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.full((128, 128, 3), 90, np.uint8)
     pixels[::2] = 160  # nothing even about it
     scene = Scene("a", "a", ArrayReader(pixels))
+    monkeypatch.setattr(surfaces, "WHOLE", 1.0)
     for share in (0.0, 0.5):
-        recipe = Recipe(even_share=share, even_clear_share=1.0, clear_share=0.0)
+        recipe = Recipe(even_share=share, whole_clear_share=1.0, clear_share=0.0)
         hazy, clear = Sampler([scene], recipe, seed=0).batch(0, 40, 64)
         unhazed = (hazy == clear).flatten(1).all(1).float().mean().item()
         assert abs(unhazed - share) < 0.2

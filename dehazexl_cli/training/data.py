@@ -52,8 +52,9 @@ class Recipe:
     exposure: float = 0.25  # largest change of gamma and gain in brightness, in natural logarithms
     darkening: float = 0.3  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
-    even_share: float = 0.12  # samples with water, sand or other even ground drawn in
-    even_clear_share: float = 0.3  # of these without haze: a lake alone cannot be told from a veil, so care
+    even_share: float = 0.15  # samples with water, sand or other even ground drawn in
+    # Of those that show nothing else, without haze: a lake alone cannot be told from a veil, and is to stay.
+    whole_clear_share: float = 0.75
     sensor_noise: float = 0.01  # largest standard deviation
 
 
@@ -155,8 +156,10 @@ class Sampler:
         clear = change_look(clear, rng, self.recipe)
         clear_share = self.recipe.clear_share
         if rng.random() < self.recipe.even_share:
-            clear = torch.from_numpy(with_even_ground(clear.numpy(), rng))
-            clear_share = self.recipe.even_clear_share
+            even, whole = with_even_ground(clear.numpy(), rng)
+            clear = torch.from_numpy(even)
+            if whole:
+                clear_share = self.recipe.whole_clear_share
         if rng.random() < clear_share:
             return clear, clear
         return self._hazed(clear, rng, side), clear

@@ -34,8 +34,8 @@ WHOLE = 0.25  # share of crops with even ground that show nothing else
 EDGE = 12.0  # how steeply even ground gives way to the rest
 
 
-def with_even_ground(clear: Floats, rng: Generator) -> Floats:
-    """A clear crop [3, side, side] in [0, 1] with even ground over part of it, or all."""
+def with_even_ground(clear: Floats, rng: Generator) -> tuple[Floats, bool]:
+    """A clear crop [3, side, side] in [0, 1] with even ground over part or all, and whether over all."""
     _, height, width = clear.shape
     box = Box(0, 0, height, width)
     family = FAMILIES[rng.choice(len(FAMILIES), p=[family.share for family in FAMILIES])]
@@ -45,10 +45,10 @@ def with_even_ground(clear: Floats, rng: Generator) -> Floats:
     ripples = Noise.draw(rng, rng.uniform(3, 12), 0.7, 2).at(box) * rng.uniform(0, 0.05)
     shades = Noise.draw(rng, height * rng.uniform(0.3, 1.0), 0.5, 3).at(box) * rng.uniform(0, 0.12)
     even = color[:, None, None] * (1 + ripples + shades)
-    if rng.random() < WHOLE:
-        cover = np.ones((height, width))
-    else:
+    whole = bool(rng.random() < WHOLE)
+    cover = np.ones((height, width))
+    if not whole:
         outline = Noise.draw(rng, height * rng.uniform(0.3, 1.2), 0.55, 5).at(box)
         cover = (0.5 + EDGE * (np.quantile(outline, rng.uniform(0.2, 0.9)) - outline)).clip(0, 1)
     mixed: Floats = (clear + cover * (even - clear)).clip(0, 1).astype(np.float32)
-    return mixed
+    return mixed, whole
