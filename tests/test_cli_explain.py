@@ -108,7 +108,7 @@ def test_the_window_s_value_is_what_a_run_writes_there(
         with rasterio.open(out) as file:
             written = file.read(masked=True)[:, 70:110, 60:90]
         assert facts["maps"][0]["hazy_value"] * 255 == pytest.approx(
-            float(written.mean()), abs=0.5
+            float(written.mean()), abs=1
         )  # held within 0 to 255
 
 
