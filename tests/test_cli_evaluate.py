@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import Identity, Result, Toy
+from conftest import TINY, Identity, Result, Toy
 
 from dehazexl_cli import dehaze_file, load_model
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.evaluation import compare
-from dehazexl_cli.models.ablation import WithoutMixing
+from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing
+from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import Pixels
 
@@ -93,7 +94,9 @@ def test_means_are_of_groups_and_of_all(evaluate: Evaluate) -> None:
         assert overall[key] == pytest.approx(np.mean([pair[key] for pair in pairs]), abs=2e-4)
         first = [pair[key] for pair in pairs if pair["group"] == GROUPS[0]]
         assert groups[0][key] == pytest.approx(np.mean(first), abs=2e-4)
-    assert facts["mixing"] is True and facts["model"] == "dehazexl-s" and len(facts["weights_sha256"]) == 64
+    assert (
+        facts["mixing"] == "scene" and facts["model"] == "dehazexl-s" and len(facts["weights_sha256"]) == 64
+    )
 
 
 def test_csv_on_stdout_is_pure_and_equals_the_json(evaluate: Evaluate) -> None:
@@ -191,15 +194,15 @@ def test_seams_of_tiles_are_measured_where_tiles_meet(evaluate: Evaluate, data: 
     assert measured["seam_score"] > 0 and measured["seam_error"] > 0
 
 
-def test_without_mixing_the_same_weights_give_other_scores(evaluate: Evaluate) -> None:
-    mixed, alone = (
-        json.loads(evaluate("--json", "--limit", "1", "--no-clear", *flag).out)
-        for flag in ((), ("--without-mixing",))
+def test_the_same_weights_mixed_less_give_other_scores(evaluate: Evaluate) -> None:
+    scene, patch, none = (
+        json.loads(evaluate("--json", "--limit", "1", "--no-clear", "--mixing", how).out)
+        for how in ("scene", "patch", "none")
     )
-    assert (mixed["mixing"], alone["mixing"]) == (True, False)
-    assert mixed["weights_sha256"] == alone["weights_sha256"]
-    assert mixed["overall"]["hazy_psnr"] == alone["overall"]["hazy_psnr"]
-    assert mixed["overall"]["output_psnr"] != alone["overall"]["output_psnr"]
+    assert [facts["mixing"] for facts in (scene, patch, none)] == ["scene", "patch", "none"]
+    assert scene["weights_sha256"] == patch["weights_sha256"] == none["weights_sha256"]
+    assert scene["overall"]["hazy_psnr"] == none["overall"]["hazy_psnr"]
+    assert len({facts["overall"]["output_psnr"] for facts in (scene, patch, none)}) == 3
 
 
 def test_progress_as_json_is_an_event_a_line_on_stderr(evaluate: Evaluate) -> None:
@@ -244,14 +247,25 @@ def test_what_cannot_work_fails_before_the_first_pair(
     assert "of 4" not in result.err
 
 
-def test_a_model_without_mixing_sees_only_the_patch() -> None:
+def test_a_model_that_mixes_no_scenes_sees_only_the_patch() -> None:
     image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     other = image.clone()
     other[..., 32:] = 0
-    for model, alike in ((Toy(halo=0), False), (WithoutMixing(Toy(halo=0)), True)):
+    toy = Toy(halo=0)
+    for model, alike in ((toy, False), (WithoutMixing(toy), True), (MixingPatches(toy), True)):
         with torch.inference_mode():
             first, second = model(image)[..., :16], model(other)[..., :16]
         assert torch.equal(first, second) == alike
+
+
+def test_a_scene_of_one_patch_is_mixed_alike_alone() -> None:
+    torch.manual_seed(0)
+    model = DehazeXL(TINY).eval()
+    torch.nn.init.normal_(model.decoder.ending.affine.weight)  # type: ignore[union-attr]
+    image = torch.rand(2, 3, TINY.patch, TINY.patch)
+    with torch.inference_mode():
+        assert torch.equal(MixingPatches(model)(image), model(image))
+        assert not torch.equal(WithoutMixing(model)(image), model(image))
 
 
 def test_without_mixing_patches_overlap_as_with_it() -> None:

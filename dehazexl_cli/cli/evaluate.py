@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,14 @@ log = logging.getLogger(__name__)
 
 FINISHED_WITH_FAILURES = 7
 STDOUT = Path("-")
+
+
+class Mixing(StrEnum):
+    """Which patches the model mixes."""
+
+    scene = "scene"
+    patch = "patch"
+    none = "none"
 
 
 def evaluate(
@@ -62,12 +71,12 @@ def evaluate(
     clear: Annotated[
         bool, typer.Option("--clear/--no-clear", help="Also measure the change made to the clear images.")
     ] = True,
-    without_mixing: Annotated[
-        bool,
+    mixing: Annotated[
+        Mixing,
         typer.Option(
-            "--without-mixing", help="Let no patch see another, to measure what mixing is good for."
+            "--mixing", help="Mix the scene, each patch alone, or not at all: what is mixing good for?"
         ),
-    ] = False,
+    ] = Mixing.scene,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per pair; - for stdout.")
     ] = None,
@@ -99,7 +108,7 @@ def evaluate(
     from dehazexl_cli import load_model
 
     with console.when_stopped("no results were written; run the same command again, perhaps with --limit"):
-        evaluation = prepare(load_model(model, weights, multiple), without_mixing, chosen, clear)
+        evaluation = prepare(load_model(model, weights, multiple), mixing, chosen, clear)
         outcome = evaluate_all(pairs, evaluation, Narrator(progress, quiet, len(pairs)))
     publish(outcome, evaluation, csv_file, as_json)
     if outcome.failures:
@@ -157,13 +166,13 @@ class Evaluation:
         return writers[-1].scores, writers[-1].seams
 
 
-def prepare(loaded: Loaded, without_mixing: bool, chosen: Options, with_clear: bool) -> Evaluation:
+def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -> Evaluation:
     """The model and how it is run; what no pair could be run with fails here, before the first."""
     from dehazexl_cli import __version__
     from dehazexl_cli.engine import precision_for
     from dehazexl_cli.engine.transfer import choose_device, precision_name
     from dehazexl_cli.evaluation import require_limits
-    from dehazexl_cli.models.ablation import WithoutMixing
+    from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing
 
     require_limits(chosen.input_range)
     device = choose_device(chosen.device)
@@ -173,12 +182,13 @@ def prepare(loaded: Loaded, without_mixing: bool, chosen: Options, with_clear: b
         "weights_sha256": loaded.sha256,
         "version": __version__,
         "mode": chosen.mode.settled(loaded.model),
-        "mixing": not without_mixing,
+        "mixing": mixing.value,
         "strength": chosen.strength,
         "device": str(device),
         "precision": precision_name(precision),
     }
-    model = WithoutMixing(loaded.model) if without_mixing else loaded.model
+    unmixed = {Mixing.patch: MixingPatches, Mixing.none: WithoutMixing}
+    model = unmixed[mixing](loaded.model) if mixing in unmixed else loaded.model
     return Evaluation(model, about, chosen, with_clear)
 
 

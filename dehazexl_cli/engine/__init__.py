@@ -30,7 +30,7 @@ from dehazexl_cli.engine.resume import Resume, opened
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.transfer import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.values import choose_groups
-from dehazexl_cli.errors import UsageError
+from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.plan import Plan, Setting, Wishes, choose, gigabytes
@@ -79,6 +79,16 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     return Job(scene, frame, layout, dtype, plans, first, budget, devices, resorts)
 
 
+def free_disk_bytes(folder: str) -> int:
+    """Room on the disk of a folder; OutputError if there is none such."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: nothing can be put there ({error.strerror})", "name another --tmp-dir"
+        ) from error
+
+
 def setting_for(
     info: RasterInfo, model: Dehazer, options: Options, devices: Sequence[torch.device]
 ) -> Setting:
@@ -89,7 +99,7 @@ def setting_for(
     return Setting(
         band_bytes=0,
         on_gpu=devices[0].type == "cuda",
-        disk_bytes=int(DISK_SHARE * shutil.disk_usage(options.tmp_dir).free) if options.tmp_dir else 0,
+        disk_bytes=0 if options.tmp_dir is None else int(DISK_SHARE * free_disk_bytes(options.tmp_dir)),
         process_bytes=process_bytes(model),
         loading_bytes=loading_bytes(model),
         cache_bytes=info.cache_bytes,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, TypeVar
@@ -18,7 +19,7 @@ DEPTH = 1  # rows of patches that may wait in a pipe
 POLL_SECONDS = 0.1
 
 
-def ahead(items: Iterable[T]) -> Iterator[T]:
+def ahead(items: Iterable[T]) -> Generator[T, None, None]:
     """Yield the items while a thread already makes the next; its exception is raised here.
 
     Leaving the loop early stops the thread before control returns.
@@ -82,10 +83,16 @@ class Worker:
     def join(self) -> None:
         """Wait for the end; an exception that comes meanwhile is raised after it."""
         try:
-            self._ended.wait()
+            self._wait()
         except BaseException:
-            self._ended.wait()
+            self._wait()
             raise
+
+    def _wait(self) -> None:
+        # Python stops such threads wherever they are when it ends itself; they then never come to their end.
+        while not self._ended.wait(POLL_SECONDS):
+            if sys.is_finalizing():
+                return
 
     def _run(self) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -184,9 +185,10 @@ def encode_all(scene: Scene, lanes: list[Lane], crew: Crew[Careful], errand: Err
             lane.restore(number, number == done - 1)
             tick(scene.grid.cols)
     summed = errand.models[0].gather == "sum"
-    for row in ahead(report.each_working("read", rows_to_encode(scene, summed, done))):
-        for lane in lanes:
-            lane.encode(row, crew, tick)
+    with closing(ahead(report.each_working("read", rows_to_encode(scene, summed, done)))) as reading:
+        for row in reading:
+            for lane in lanes:
+                lane.encode(row, crew, tick)
 
 
 def decode_rows(
@@ -198,12 +200,12 @@ def decode_rows(
     first = max(0, done - 1)
     with Behind(writer, report) as behind:
         replay(errand.journal, behind, report)
-        reading = ahead(report.each_working("read", rows_to_decode(scene, first)))
-        for number, (row, finish) in enumerate(reading, start=first):
-            changes = lay(row, finish)
-            if number >= done:
-                save(scene, finish, changes, behind, errand)
-            del changes  # else the next row is laid while this one is still kept
+        with closing(ahead(report.each_working("read", rows_to_decode(scene, first)))) as reading:
+            for number, (row, finish) in enumerate(reading, start=first):
+                changes = lay(row, finish)
+                if number >= done:
+                    save(scene, finish, changes, behind, errand)
+                del changes  # else the next row is laid while this one is still kept
 
 
 def replay(journal: Journal, behind: Behind, report: Report) -> None:

@@ -10,9 +10,11 @@ from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
 from dehazexl_cli.plan import Footprint
 
+AT_ONCE = 64  # patches mixed, each by itself, at a time
+
 
 class WithoutMixing(Dehazer):
-    """A model whose patches do not see each other: its mixer's output is the mixer's input.
+    """A model without its mixer: what should be mixed tokens are the tokens themselves.
 
     Raises UsageError for a model that only knows the sum of all patches, as that is mixed already.
     """
@@ -40,3 +42,16 @@ class WithoutMixing(Dehazer):
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         return self.model.footprint(dtype)
+
+
+class MixingPatches(WithoutMixing):
+    """A model whose patches do not see each other: each is mixed as if it were a scene of its own.
+
+    What follows the mixer learned to read its output, so leaving it out costs more than what patches tell
+    each other; this costs just that.
+    """
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        alone = PatchGrid(self.patch, self.patch, self.patch, self.halo)
+        parts = tokens.flatten(0, 1)[:, None].split(AT_ONCE)
+        return torch.cat([self.model.mix(part, alone, seed) for part in parts]).view_as(tokens)

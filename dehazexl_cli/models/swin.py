@@ -46,7 +46,10 @@ class WindowAttention(nn.Module):
         # either way the bias broadcasts and is never copied.
         shape = (b, windows * self.heads, n, -1) if shift else (b * windows, self.heads, n, -1)
         q, k, v = (t.reshape(shape) for t in self.project(x))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        if bias.requires_grad:  # what the fused form falls back to in training takes longer
+            out = (q @ k.mT + bias).softmax(-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         out = out.reshape(b, windows, self.heads, n, -1).transpose(2, 3).reshape(b, windows, n, dim)
         return self.proj(out)
 

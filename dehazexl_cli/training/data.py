@@ -24,6 +24,7 @@ from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.haze import Haze
 from dehazexl_cli.training.skies import LEVELS, Origin, draw_sky
+from dehazexl_cli.training.surfaces import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLOURS = (1, 2, 3)
@@ -43,14 +44,17 @@ class Scene(NamedTuple):
 class Recipe:
     """How samples are made."""
 
-    clear_share: float = 0.15  # samples without haze, so that clear scenes stay as they are
+    clear_share: float = 0.1  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
     level_share: float = 0.5  # hazy samples under a sky of one of the LEVELS; others under Haze.draw's
     level_odds: tuple[float, ...] = (0.15, 0.25, 0.35, 0.25)  # of those levels, the densest last
     exposure: float = 0.25  # largest change of gamma and gain in brightness, in natural logarithms
-    darkening: float = 0.7  # largest loss in brightness: ground seen from space is darker than from a drone
-    saturation: float = 0.35  # largest change of the distance of colours from grey, in natural logarithms
+    darkening: float = 0.3  # largest loss in brightness: ground seen from space is darker than from a drone
+    saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
+    even_share: float = 0.15  # samples with water, sand or other even ground drawn in
+    # Of those that show nothing else, without haze: a lake alone cannot be told from a veil, and is to stay.
+    whole_clear_share: float = 0.75
     sensor_noise: float = 0.01  # largest standard deviation
 
 
@@ -150,7 +154,13 @@ class Sampler:
                 return clear, clear
             return crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side), clear
         clear = change_look(clear, rng, self.recipe)
-        if rng.random() < self.recipe.clear_share:
+        clear_share = self.recipe.clear_share
+        if rng.random() < self.recipe.even_share:
+            even, whole = with_even_ground(clear.numpy(), rng)
+            clear = torch.from_numpy(even)
+            if whole:
+                clear_share = self.recipe.whole_clear_share
+        if rng.random() < clear_share:
             return clear, clear
         return self._hazed(clear, rng, side), clear
 

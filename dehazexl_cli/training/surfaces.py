@@ -1,0 +1,54 @@
+"""Even ground: water, sand, snow and paving drawn over part of a clear crop, or all of it.
+
+Photographs of towns and fields hold little of it, and a network that never saw any takes a lake for haze.
+Under a sky, such ground can only be judged by what lies beside it, so it also teaches to look there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+
+from dehazexl_cli.grid import Box
+from dehazexl_cli.training.haze import Floats, Noise
+
+
+class Family(NamedTuple):
+    """Colours between two, red, green and blue in [0, 1], of one kind of ground."""
+
+    dark: tuple[float, float, float]
+    light: tuple[float, float, float]
+    share: float  # of all even ground
+
+
+FAMILIES = (
+    Family((0.03, 0.06, 0.08), (0.22, 0.32, 0.36), 0.4),  # deep and open water
+    Family((0.20, 0.22, 0.16), (0.42, 0.44, 0.34), 0.15),  # muddy water, wetland
+    Family((0.45, 0.38, 0.27), (0.85, 0.78, 0.64), 0.15),  # sand, dry soil
+    Family((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.1),  # snow, salt, pale roofs
+    Family((0.10, 0.10, 0.10), (0.70, 0.70, 0.70), 0.2),  # asphalt, concrete, rock
+)
+WHOLE = 0.25  # share of crops with even ground that show nothing else
+EDGE = 12.0  # how steeply even ground gives way to the rest
+
+
+def with_even_ground(clear: Floats, rng: Generator) -> tuple[Floats, bool]:
+    """A clear crop [3, side, side] in [0, 1] with even ground over part or all, and whether over all."""
+    _, height, width = clear.shape
+    box = Box(0, 0, height, width)
+    family = FAMILIES[rng.choice(len(FAMILIES), p=[family.share for family in FAMILIES])]
+    # Colours of one kind lie near the line between its darkest and lightest.
+    dark, light = np.array(family.dark), np.array(family.light)
+    color = dark + (light - dark) * np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)
+    ripples = Noise.draw(rng, rng.uniform(3, 12), 0.7, 2).at(box) * rng.uniform(0, 0.05)
+    shades = Noise.draw(rng, height * rng.uniform(0.3, 1.0), 0.5, 3).at(box) * rng.uniform(0, 0.12)
+    even = color[:, None, None] * (1 + ripples + shades)
+    whole = bool(rng.random() < WHOLE)
+    cover = np.ones((height, width))
+    if not whole:
+        outline = Noise.draw(rng, height * rng.uniform(0.3, 1.2), 0.55, 5).at(box)
+        cover = (0.5 + EDGE * (np.quantile(outline, rng.uniform(0.2, 0.9)) - outline)).clip(0, 1)
+    mixed: Floats = (clear + cover * (even - clear)).clip(0, 1).astype(np.float32)
+    return mixed, whole

@@ -1,0 +1,62 @@
+"""Even ground that training draws into crops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+
+from dehazexl_cli.raster.memory import ArrayReader
+from dehazexl_cli.training import surfaces
+from dehazexl_cli.training.data import Recipe, Sampler, Scene
+from dehazexl_cli.training.surfaces import FAMILIES, with_even_ground
+
+CROP = default_rng(0).random((3, 96, 96), np.float32)
+
+
+def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A crop with even ground, and where the ground is the crop's own still."""
+    made, _ = with_even_ground(CROP, default_rng(seed))
+    return made, (made == CROP).all(0)
+
+
+def test_equal_seeds_draw_equal_ground() -> None:
+    assert np.array_equal(drawn(5)[0], drawn(5)[0])
+    assert not np.array_equal(drawn(5)[0], drawn(6)[0])
+
+
+def test_even_ground_covers_a_part_or_all() -> None:
+    kept = np.array([drawn(seed)[1].mean() for seed in range(60)])
+    whole = (kept == 0).mean()
+    assert surfaces.WHOLE / 2 < whole < 2 * surfaces.WHOLE
+    assert whole == np.mean([with_even_ground(CROP, default_rng(seed))[1] for seed in range(60)])
+    assert kept.max() > 0.5  # a shore
+    assert all(drawn(seed)[0].dtype == np.float32 for seed in range(3))
+
+
+def test_even_ground_is_even_and_in_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surfaces, "WHOLE", 1.0)
+    for seed in range(30):
+        made, _ = drawn(seed)
+        assert made.min() >= 0 and made.max() <= 1
+        assert made.std((1, 2)).max() < 0.25 < CROP.std()
+        low, high = (np.array([getattr(f, end) for f in FAMILIES]) for end in ("dark", "light"))
+        assert (made.mean((1, 2)) > low.min(0) - 0.05).all() and (
+            made.mean((1, 2)) < high.max(0) + 0.05
+        ).all()
+
+
+def test_shares_of_kinds_add_up_to_one() -> None:
+    assert sum(family.share for family in FAMILIES) == pytest.approx(1)
+
+
+def test_the_sampler_draws_it_as_often_as_asked_and_hazes_it_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.full((128, 128, 3), 90, np.uint8)
+    pixels[::2] = 160  # nothing even about it
+    scene = Scene("a", "a", ArrayReader(pixels))
+    monkeypatch.setattr(surfaces, "WHOLE", 1.0)
+    for share in (0.0, 0.5):
+        recipe = Recipe(even_share=share, whole_clear_share=1.0, clear_share=0.0)
+        hazy, clear = Sampler([scene], recipe, seed=0).batch(0, 40, 64)
+        unhazed = (hazy == clear).flatten(1).all(1).float().mean().item()
+        assert abs(unhazed - share) < 0.2
