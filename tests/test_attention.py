@@ -13,6 +13,7 @@ from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import attention, build
 from dehazexl_cli.models.attention import BLOCK, EXACT_TOKENS, SAMPLES, attend, sampled_attention
 from dehazexl_cli.models.dehazexl import position_code, token_places
+from dehazexl_cli.models.swin import swin_blocks
 
 
 def tokens(n: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,3 +114,13 @@ def test_attention_by_parts_lets_gradients_through() -> None:
     model.queries = 10
     model.mix(torch.randn(1, 2, 64, 256), PatchGrid(256, 512, 256), None).sum().backward()
     assert model.mixer.layers[1].qkv.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_windows_attend_alike_in_training_and_in_use(version: int) -> None:
+    torch.manual_seed(0)
+    blocks = swin_blocks(version, 2, 16, 2, 4, 8)  # the second block's windows are shifted
+    x = torch.randn(2, 8, 8, 16)
+    trained = blocks(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(blocks(x), trained.detach(), rtol=1e-4, atol=1e-5)

@@ -121,7 +121,7 @@ def test_a_folder_where_no_lock_can_be_made_is_named(tmp_path: Path) -> None:
 
 def test_of_many_who_find_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
     pid, started = dead_process()
-    for round_ in range(20):
+    for round_ in range(60):
         write_lock(tmp_path, Holder(this_host(), pid, started, str(round_)))
         everybody = [Locks(tmp_path) for _ in range(8)]
         gate, got = threading.Barrier(len(everybody)), Counter[bool]()

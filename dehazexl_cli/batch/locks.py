@@ -9,11 +9,13 @@ touched it for long.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -138,15 +140,21 @@ class Locks:
         """Take away a stale lock; False if it is not stale."""
         if not holder.is_dead() and not self._is_forgotten(path):
             return False
-        grave = self._folder / f"{self._me.token}.stale"
-        with contextlib.suppress(FileNotFoundError):  # somebody else was first
-            os.rename(path, grave)
-            if self._who(grave) != holder:
-                # Between looking and taking, another process buried it and made its own: put that back.
-                with contextlib.suppress(OSError):
-                    os.link(grave, path)
-            grave.unlink()
+        with self._alone():
+            if self._who(path) == holder:  # else another process buried it and may have made its own
+                path.unlink(missing_ok=True)
         return True
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from burying meanwhile; the system lets go for a process that is killed."""
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a file system without such locks
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def _is_forgotten(self, path: Path) -> bool:
         """Whether nobody has touched the lock for long, by the clock of the disk it is on."""

@@ -145,6 +145,7 @@ def batch(
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
         mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+        tmp_dir=tmp_dir,
     )
     recipe = Recipe(
         chosen,
