@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+import torch.nn.functional as F
+from conftest import TINY, Identity
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.models.base import compose
 from dehazexl_cli.models.checkpoint import load
+from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.data import Recipe, Sampler, Scene, load_scenes, split
 from dehazexl_cli.training.loop import Lesson, TrainConfig, Trainer, train
-from dehazexl_cli.training.losses import Loss
+from dehazexl_cli.training.losses import Drafts, Loss
 from dehazexl_cli.training.validation import make_trials
 
 
@@ -210,7 +214,7 @@ def test_the_loss_counts_pixels_spectrum_and_seams() -> None:
     clear = torch.zeros(1, 3, 8, 8)
 
     def loss(frequency: float, seam: float, output: Tensor, patch: int = 4) -> float:
-        return Loss(frequency, seam, knee=0)(output, clear, patch).item()
+        return Loss(frequency, cells=0, seam=seam)(output, clear, patch).item()
 
     assert loss(0, 0, clear + 0.5) == pytest.approx(0.5)
     # A constant error is one Fourier coefficient, 0.5·sqrt(64), of the 8·5·2 real numbers of each band.
@@ -225,9 +229,48 @@ def test_the_loss_counts_pixels_spectrum_and_seams() -> None:
 def test_the_loss_weighs_images_by_their_share_of_error() -> None:
     clear = torch.zeros(2, 3, 8, 8)
     output = (clear + torch.tensor([0.001, 0.4]).view(2, 1, 1, 1)).requires_grad_()
-    Loss(0, knee=0.05)(output, clear, 8).backward()
+    Loss(0, cells=0, knee=0.05)(output, clear, 8).backward()
     assert output.grad is not None
     light, dense = output.grad.abs().sum((1, 2, 3)).tolist()
     assert light == pytest.approx(0.5 / 1.02)  # as it is, but for the knee's first bend
     assert dense == pytest.approx(0.5 / 9)
-    assert math.isfinite(Loss(1, 1)(clear, clear, 4).item())
+    assert math.isfinite(Loss(1, 1, seam=1)(clear, clear, 4).item())
+
+
+def test_the_loss_counts_mean_colours_beside_pixels() -> None:
+    clear = torch.zeros(1, 3, 64, 64)
+    output = clear.clone()
+    output[..., ::2] = 0.2
+    output[..., 1::2] = -0.2  # no change of any mean
+    loss = Loss(0, cells=1)
+    assert loss(output, clear, 64).item() == pytest.approx(0.2, abs=1e-4)
+    assert loss(clear + 0.2, clear, 64).item() == pytest.approx(0.2 + 0.2, abs=1e-4)
+
+
+def test_drafts_are_what_coarser_stages_make_by_themselves() -> None:
+    torch.manual_seed(0)
+    model = DehazeXL(TINY).train()
+    for head in model.decoder.ending.heads:  # type: ignore[union-attr]
+        torch.nn.init.normal_(head.affine.weight, std=0.01)
+    drafts = Drafts(model)
+    side = TINY.patch
+    hazy, clear = torch.rand(2, 2, 3, side, 2 * side)
+    compose(model, hazy)
+    error = drafts.error(hazy, clear, side)
+    error.backward()
+    finest = model.decoder.ending.heads[-1].affine.weight  # type: ignore[union-attr, index]
+    assert finest.grad is None
+    assert model.decoder.ending.heads[0].affine.weight.grad.abs().max() > 0  # type: ignore[union-attr, index]
+    assert model.mixer.layers[0].qkv.weight.grad.abs().max() > 0  # type: ignore[union-attr]
+
+    for head in model.decoder.ending.heads:  # type: ignore[union-attr]
+        torch.nn.init.zeros_(head.affine.weight)
+    compose(model, hazy)
+    untouched = F.avg_pool2d(hazy, 4) - F.avg_pool2d(clear, 4)
+    stages = len(TINY.decoder_heads) - 1
+    torch.testing.assert_close(drafts.error(hazy, clear, side), stages * untouched.abs().mean())
+
+
+def test_a_network_without_stages_makes_no_drafts() -> None:
+    hazy, clear = torch.rand(2, 1, 3, 64, 64)
+    assert Drafts(Identity()).error(hazy, clear, 16).item() == 0

@@ -44,6 +44,12 @@ def train(
     frequency_weight: Annotated[
         float, typer.Option("--frequency-weight", help="Of the spectrum's error in the loss.")
     ] = 0.05,
+    cell_weight: Annotated[
+        float, typer.Option("--cell-weight", help="Of the mean colours of 32 x 32 pixels in the loss.")
+    ] = 0.3,
+    draft_weight: Annotated[
+        float, typer.Option("--draft-weight", help="Of what coarser stages make by themselves in the loss.")
+    ] = 0.2,
     seam_weight: Annotated[
         float, typer.Option("--seam-weight", help="Of steps between patches in the loss.")
     ] = 0.0,
@@ -81,7 +87,7 @@ def train(
         start=None if start is None else str(start),
         lessons=curriculum,
         rate=rate,
-        loss=Loss(frequency_weight, seam_weight, knee),
+        loss=Loss(frequency_weight, cell_weight, draft_weight, seam_weight, knee),
         precision=precision.value,
         device=str(choose_device(device)),
         threads=threads,

@@ -23,6 +23,7 @@ from dehazexl_cli.models.swin import PatchMerging, hush, swin_blocks
 from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
+CODE_SHARE = 0.1  # of position codes, where it is learned, at first
 STEM = 4  # pixels per side of a cell of the finest feature map
 KERNEL_BYTES = 40 << 20  # measured
 TOKENS_AT_ONCE = 4096  # through those parts of the mixer that take each token by itself
@@ -47,6 +48,7 @@ class XLConfig:
     stem: Literal["patch", "conv"] = "patch"  # cells cut apart, or seen by convolutions that overlap
     quiet: bool = False  # blocks of the encoder add nothing at first, as in Swin V2's own code
     extremes: bool = False  # tokens are also told the darkest and brightest of what they stand for
+    scaled_code: bool = False  # position codes enter by a learned share, small at first
     ending: Literal["image", "affine"] = "image"  # a residual image, or local colour transforms
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # normalisation of the input
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -68,6 +70,7 @@ SMALL = XLConfig(
     stem="conv",
     quiet=True,
     extremes=True,
+    scaled_code=True,
     ending="affine",
     mean=(0.458, 0.476, 0.444),
     std=(0.169, 0.159, 0.155),
@@ -206,6 +209,10 @@ class Mixer(nn.Module):
     def __init__(self, config: XLConfig) -> None:
         super().__init__()
         self.input_proj = nn.Linear(config.token_dim, config.token_dim)
+        # As published, codes are as large as what tokens say, and the decoder has to tell both apart.
+        self.code_scale = (
+            nn.Parameter(torch.full((config.token_dim,), CODE_SHARE)) if config.scaled_code else None
+        )
         self.layers = nn.ModuleList(
             MixerBlock(config.token_dim, config.mixer_heads) for _ in range(config.mixer_depth)
         )
@@ -223,7 +230,10 @@ class Mixer(nn.Module):
 
     def _enter(self, tokens: Tensor, places: Tensor) -> Tensor:
         x = self.input_proj(tokens)
-        return x + position_code(places[0], x.shape[-1]).to(x.dtype)
+        code = position_code(places[0], x.shape[-1])
+        if self.code_scale is not None:
+            code = code * self.code_scale
+        return x + code.to(x.dtype)
 
 
 class MixerBlock(nn.Module):

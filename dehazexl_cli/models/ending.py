@@ -37,11 +37,31 @@ class AffineEnding(nn.Module):
     def forward(self, maps: Sequence[Tensor], pixels: Tensor) -> Tensor:
         """Maps [b, side, side, dim] and pixels [b, 3, patch, patch] -> pixels of the same shape, float32."""
         with torch.autocast(pixels.device.type, enabled=False):  # pixels stay float32, in training too
-            fields = pixels.new_zeros(())
-            for number, (head, seen) in enumerate(zip(self.heads, maps, strict=True)):
-                up = self.get_buffer(f"raise_{number}").float()  # several times faster than F.interpolate
-                fields = up @ (fields + head(seen)) @ up.mT
-            return self._dehazed(fields, pixels)
+            *_, finest = self._sums(maps)
+            return self._dehazed(self._raised(finest, len(maps) - 1), pixels)
+
+    def drafts(self, maps: Sequence[Tensor], pixels: Tensor) -> list[Tensor]:
+        """What the coarsest stage, the two coarsest, … would make of pixels by themselves, all but the last.
+
+        Pixels [b, 3, side, side] may be smaller than the patch that the maps are of; drafts are as large.
+        """
+        with torch.autocast(pixels.device.type, enabled=False):
+            *coarser, _ = self._sums(maps)
+            size = pixels.shape[2:]
+            return [self._dehazed(F.interpolate(fields, size, mode="bilinear"), pixels) for fields in coarser]
+
+    def _sums(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The transforms [b, 12, side, side] of each stage with those of all coarser ones, at its stride."""
+        sums: list[Tensor] = []
+        for number, (head, seen) in enumerate(zip(self.heads, maps, strict=True)):
+            written = head(seen)
+            sums.append(written + self._raised(sums[-1], number - 1) if sums else written)
+        return sums
+
+    def _raised(self, fields: Tensor, number: int) -> Tensor:
+        """The transforms of a stage at the next one's stride; of the last, for every pixel."""
+        up = self.get_buffer(f"raise_{number}").float()  # several times faster than F.interpolate
+        return up @ fields @ up.mT
 
     def _dehazed(self, fields: Tensor, pixels: Tensor) -> Tensor:
         distances = (pixels - self.airlight.float().view(1, COLOURS, 1, 1)).unbind(1)

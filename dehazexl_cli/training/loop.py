@@ -25,7 +25,7 @@ from dehazexl_cli.models.base import compose
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.training import ranks
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
-from dehazexl_cli.training.losses import Loss
+from dehazexl_cli.training.losses import Drafts, Loss
 from dehazexl_cli.training.validation import Trial, make_trials, mean_psnr
 
 FARTHEST = 320  # tokens from the origin up to which position codes are trained: 10240 pixels
@@ -120,6 +120,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = build(config.model).to(self.device).train()
         self.average = build(config.model).to(self.device).eval()
+        self.drafts = Drafts(self.model) if config.loss.drafts else None
         self.step = 0
         self.seconds = 0.0
         self.optimizer = torch.optim.AdamW(
@@ -161,6 +162,8 @@ class Trainer:
         with self._autocast():
             output = compose(self.model, hazy, origin=(down, right))
         loss = config.loss(output, clear, self.model.patch)
+        if self.drafts is not None:
+            loss = loss + config.loss.drafts * self.drafts.error(hazy, clear, self.model.patch)
         self.scaler.scale(loss).backward()
         ranks.average_gradients(self.model.parameters())  # torchrun
         self.scaler.unscale_(self.optimizer)
