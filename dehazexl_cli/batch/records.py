@@ -18,8 +18,6 @@ from dehazexl_cli.errors import OutputError
 
 FOLDER = ".dehazexl"  # in the folder of results
 NO_ROOM = "free some space, or name another place with --log and --reports"
-# They say where and in how much room a result is made, and not what it is.
-OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram", "threads", "tmp_dir"})
 TIFFS = frozenset({".tif", ".tiff"})
 
 
@@ -33,6 +31,8 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, model: str, weights_sha256: str, options: Mapping[str, Any]) -> Self:
         """Its options as JSON gives them back."""
+        from dehazexl_cli.engine.job import OF_THE_MACHINE
+
         kept = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
         return cls(model, weights_sha256, json.loads(json.dumps(kept)))
 
