@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from dehazexl_cli.batch.locks import hold
 from dehazexl_cli.batch.outcomes import Outcome, State
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.documents import write_whole
@@ -131,10 +132,7 @@ def append(path: Path, line: str) -> None:
     make_folder(path.parent)
     try:
         with path.open("ab", buffering=0) as file:
-            with contextlib.suppress(ImportError, OSError):  # a disk without locks: a short write is whole
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX)
+            hold(file.fileno())  # where that does nothing, a short write is whole
             file.write(line.encode())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})", NO_ROOM) from error
