@@ -33,7 +33,7 @@ from dehazexl_cli.engine.values import choose_groups
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import Plan, Setting, Wishes, choose, gigabytes
+from dehazexl_cli.plan import MemoryBudget, Plan, Setting, Wishes, choose, gigabytes
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
 from dehazexl_cli.raster.views import Part, Shared
 from dehazexl_cli.report import Report, peak_host_bytes
@@ -63,8 +63,7 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
         ground.within(target).moved(-ground.top, -ground.left),
     )
     budget = measure_budget(devices, options.max_ram, options.max_vram)
-    setting = setting_for(reader.info, model, options, devices)
-    setting = replace(setting, budget=budget)
+    setting = setting_for(reader.info, model, options, devices, budget)
     footprint = model.footprint(dtype).times(len(scene.groups))
     resorts = tuple(last_tiles(part.info, model, options.mode, overlap))
     plans = [
@@ -90,7 +89,11 @@ def free_disk_bytes(folder: str) -> int:
 
 
 def setting_for(
-    info: RasterInfo, model: Dehazer, options: Options, devices: Sequence[torch.device]
+    info: RasterInfo,
+    model: Dehazer,
+    options: Options,
+    devices: Sequence[torch.device],
+    budget: MemoryBudget,
 ) -> Setting:
     """What a scene's files and this process take in memory, whatever the plan."""
     result = (
@@ -105,6 +108,7 @@ def setting_for(
         cache_bytes=info.cache_bytes,
         held_bytes=result,
         replicas=len(devices),
+        budget=budget,
     )
 
 
