@@ -79,6 +79,16 @@ class Joints(NamedTuple):
         return [start for start in starts if start > 0]
 
 
+def fitting_overlap(height: int, width: int, patch: int, most: int) -> int:
+    """The overlap of three quarters of `most` or more that needs the fewest patches; of several the largest.
+
+    With a fixed one, a scene that is a little too large for its last patch pays for a whole row of them: at
+    4096 pixels 19 patches of 256 that share 32, but 18 that share 30.
+    """
+    overlaps = range(most, most * 3 // 4 - 1, -1)
+    return min(overlaps, key=lambda overlap: len(PatchGrid(height, width, patch, overlap=overlap)))
+
+
 @dataclass(frozen=True)
 class PatchGrid:
     """Square patches that cover a scene, row by row from its top left corner."""
