@@ -151,10 +151,14 @@ def compared(hazy: Path, clear: Path | None, model: str, folder: Path, go_on: bo
     ]
 
 
-def sky(hazy: Path) -> str:
-    """What `dehazexl synth` put over a scene, in words."""
+def sky(hazy: Path, clear: Path) -> str:
+    """What `dehazexl synth` put over a scene, in words, and the PSNR of the scene as it is then."""
     record = json.loads(hazy.with_name(f"{hazy.name}.json").read_text())
-    return f"level {record['level']}, {record['weather']}, features of {record['period']:.0f} pixels"
+    with rasterio.open(hazy) as before, rasterio.open(clear) as truth:
+        error = np.subtract(before.read(), truth.read(), dtype=np.float32)
+    psnr = 20 * np.log10(255) - 10 * np.log10(np.square(error).mean(dtype=np.float64))
+    where = f"level {record['level']}, {record['weather']}, features of {record['period']:.0f} pixels"
+    return f"{where}, {psnr:.2f} dB"
 
 
 def line(*cells: object) -> str:
@@ -198,7 +202,7 @@ def document(ways: list[Way], skies: dict[str, str], real: list[Way]) -> Iterato
     """The tables in Markdown."""
     yield f"# `python benchmarks/modes.py`, {date.today()}\n"
     yield f"Mosaics of {SIDE} x {SIDE} pixels of held-out places, seed {SEED}; drift in levels of 255.\n"
-    yield from (line(*row) for row in (("scene", "haze"), ("---", "---"), *skies.items()))
+    yield from (line(*row) for row in (("scene", "haze, and PSNR before"), ("---", "---"), *skies.items()))
     for model in dict.fromkeys(way["model"] for way in [*ways, *real]):
         mine, photographs = ([way for way in some if way["model"] == model] for some in (ways, real))
         sha = next(way["weights"] for way in [*mine, *photographs])
@@ -229,7 +233,7 @@ def main() -> None:
         folder = chosen.out / "compared" / Path(model).stem
         for name in chosen.scenes.split(","):
             hazy, clear = make_scene(name, chosen.data, chosen.out)
-            skies[name] = sky(hazy)
+            skies[name] = sky(hazy, clear)
             found = compared(hazy, clear, model, folder / name, chosen.go_on)
             ways += [{"scene": name, **way} for way in found]
         for name, file in REAL.items():
