@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,10 +73,10 @@ def dehaze_shared(
             DaskTeam(client, address, setup, source, loaded.sha256, folder) as team,
         ):
             computed = compute(opened, target, loaded, setup.recipe, overwrite, watch, team=team)
+            for warning in team.warnings:
+                computed.report.warn(warning)
     finally:
         opened.reader.close()
-    for warning in team.warnings:
-        computed.report.warn(warning)
     return finished(computed)
 
 
@@ -115,13 +115,13 @@ class DaskTeam:
         self.size = len(workers)
         self.warnings = surveyed(client, source, folder)
         share = most_on_a_host(workers)
-        self._task = Task(replace(setup, share=share), source, weights_sha256, uuid4().hex)
+        self._task = Task(replace(setup, share=share), source, weights_sha256)
         self._resources = resources_for(setup.recipe.options.device, workers)
         self._home: dict[int, str] = {}  # row -> who has its features
 
-    def over(self, brief: Brief, step: Step, bands: Sequence[range]) -> Iterator[Report | None]:
+    def over(self, brief: Brief, step: Step, bands: Sequence[range]) -> Generator[Report | None, None, None]:
         """See engine.team.Team."""
-        task = replace(self._task, setup=decided(self._task.setup, brief))
+        task = replace(self._task, setup=decided(self._task.setup, brief), run=uuid4().hex)
         coming: SimpleQueue[Future] = SimpleQueue()
         given = {self._submit(task, brief, step, band): band for band in bands}
         for future in given:
@@ -141,7 +141,7 @@ class DaskTeam:
                 yield report
         finally:
             if given:
-                self._abandon(list(given))
+                self._abandon(task.run, list(given))
 
     def _submit(self, task: Task, brief: Brief, step: Step, band: range) -> Future:
         home = self._home.get(band.start) if step == "decode" else None
@@ -181,14 +181,14 @@ class DaskTeam:
             raise DeviceError(f"all workers of {self._address} are gone", "start them and this again")
         return since
 
-    def _abandon(self, given: list[Future]) -> None:
+    def _abandon(self, run: str, given: list[Future]) -> None:
         """Have workers leave what they have begun, so that nobody writes any more."""
         from distributed import wait
 
         if self._client.status != "running":
             return
         with undisturbed(), suppress(TimeoutError):
-            self._client.run(abandon, self._task.run)
+            self._client.run(abandon, run)
             wait(given, timeout=PATIENCE_SECONDS)
 
     def __enter__(self) -> Self:
@@ -251,7 +251,7 @@ class Task:
     setup: Setup
     source: str
     weights_sha256: str
-    run: str  # a name for it
+    run: str = ""  # a name for the tasks that are given, and left, together
 
 
 def sight(source: str, folder: Path) -> dict[str, str]:
@@ -275,20 +275,19 @@ def do(task: Task, brief: Brief, step: Step, band: range) -> tuple[str, Report] 
     with ONE_AT_A_TIME:
         try:
             heed(task.run)
-            return get_worker().address, station(task, brief).do(step, band)
+            return get_worker().address, station(task, brief).do(step, band, partial(heed, task.run))
         except Abandoned:
             return None
 
 
-_STATIONS: dict[tuple[str, Path], Station] = {}
+_STATIONS: dict[Path, Station] = {}
 
 
 def station(task: Task, brief: Brief) -> Station:
     """What this worker keeps of a scene while it is worked on; only of the last."""
     from dehazexl_cli.engine.station import Station
 
-    key = task.run, brief.folder
-    if key not in _STATIONS:
+    if brief.folder not in _STATIONS:
         leave()
         loaded = kept(task.setup, modified(task.setup.weights))
         if loaded.sha256 != task.weights_sha256:
@@ -296,8 +295,8 @@ def station(task: Task, brief: Brief) -> Station:
                 f"{this_machine()} has other weights of {loaded.name}", "give all machines the same file"
             )
         opened = task.setup.open(task.source)
-        _STATIONS[key] = Station(brief, opened.reader, loaded.model, opened.options, partial(heed, task.run))
-    return _STATIONS[key]
+        _STATIONS[brief.folder] = Station(brief, opened.reader, loaded.model, opened.options)
+    return _STATIONS[brief.folder]
 
 
 def leave() -> None:

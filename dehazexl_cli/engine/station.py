@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from dehazexl_cli.engine import Options, setting_for
+from dehazexl_cli.engine import Options, processors, setting_for
 from dehazexl_cli.engine.canvas import Canvas
 from dehazexl_cli.engine.careful import Careful
 from dehazexl_cli.engine.crew import Crew
@@ -34,8 +34,7 @@ from dehazexl_cli.report import Report
 class Station:
     """What a worker keeps of a scene between its bands: source, model, and the features of rows it encoded.
 
-    `watch` is called between batches, and may raise to have the work left. Raises DeviceError where the
-    device is not there, or memory too small for batches of the size that was decided on.
+    Raises DeviceError where the device is not there, or memory too small for what was decided for all.
     """
 
     def __init__(
@@ -44,13 +43,12 @@ class Station:
         reader: RasterReader,
         model: Dehazer,
         options: Options,
-        watch: Callable[[], None],
     ) -> None:
         device = choose_device(brief.device)
         model.to(device=device, dtype=brief.dtype)
         self._folder, self._reader = brief.folder, reader
         self._scene = brief.scene(reader if brief.ground is None else Part(reader, brief.ground), device)
-        self._report = Report()
+        self._report, self._threads = Report(), options.threads
         plan = plan_here(brief, self._scene, model, options)
         folder = Path(options.tmp_dir) if options.tmp_dir else None
         errand = Errand(plan, [model], self._report, lambda phase, done, total: None, Journal(), folder)
@@ -59,14 +57,18 @@ class Station:
             Lane(self._scene, group, number, errand) for number, group in enumerate(self._scene.groups)
         ]
         self._crew = Crew([Careful(model, self._report)])
-        self._watch = watch
+        self._watch: Callable[[], None] = lambda: None
         self._knows_mixed = False
 
-    def do(self, step: Step, band: range) -> Report:
-        """Do a step for the rows of a band that are not done yet, and say how it went."""
+    def do(self, step: Step, band: range, watch: Callable[[], None]) -> Report:
+        """Do a step for the rows of a band that are not done yet, and say how it went.
+
+        `watch` is called between batches, and may raise to have the work left.
+        """
+        self._watch = watch
         done = (number for number in band if not (self._folder / name_of(step, number)).exists())
         rows = range(next(done, band.stop), band.stop)
-        with torch.inference_mode():
+        with processors(self._threads), torch.inference_mode():
             self._encode(rows) if step == "encode" else self._decode(rows)
         told = replace(self._report)
         self._report.busy_seconds, self._report.warnings = {}, []

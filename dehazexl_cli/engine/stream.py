@@ -201,10 +201,11 @@ def encode_all(lanes: list[Lane], crew: Crew[Careful], errand: Errand, team: Par
             tick(scene.grid.cols)
     rest = range(done, scene.grid.rows)
     if team is not None:
-        for number, absent, tokens in team.encoded(rest, tick):
-            for lane, each in zip(lanes, tokens, strict=True):
-                lane.restore(number, absent, each)
-                journal.keep_tokens(lane.number, number, each, absent)
+        with closing(team.encoded(rest, tick)) as encoded:
+            for number, absent, tokens in encoded:
+                for lane, each in zip(lanes, tokens, strict=True):
+                    lane.restore(number, absent, each)
+                    journal.keep_tokens(lane.number, number, each, absent)
         return
     summed = errand.models[0].gather == "sum"
     with closing(ahead(report.each_working("read", rows_to_encode(scene, summed, rest)))) as reading:

@@ -11,11 +11,12 @@ import io
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from uuid import uuid4
 
 import numpy as np
@@ -32,6 +33,7 @@ from dehazexl_cli.raster.base import Pixels, RasterReader
 from dehazexl_cli.report import Report
 
 Step = Literal["encode", "decode"]
+Found = dict[str, Any]  # in the file of a row
 Tick = Callable[[int], None]  # patches done since the last time
 
 # For each worker: of more bands, more rows are decoded twice; of fewer, some workers wait for others.
@@ -68,10 +70,11 @@ class Team(Protocol):
     folder: Path
     size: int
 
-    def over(self, brief: Brief, step: Step, bands: Sequence[range]) -> Iterator[Report | None]:
+    def over(self, brief: Brief, step: Step, bands: Sequence[range]) -> Generator[Report | None, None, None]:
         """Have a step done for bands of rows; ends when all are done, and raises what a worker raises.
 
-        Gives how a band went when it is done, and None every now and then.
+        Gives how a band went when it is done, and None every now and then. Closed early, it has workers
+        leave what they have begun.
         """
         ...
 
@@ -91,6 +94,14 @@ def for_team(options: Options, model: Dehazer) -> Options:
         )
     # No fallback to tiles, which see nothing of each other.
     return replace(options, mode=replace(options.mode, kind="global"))
+
+
+class Encoded(NamedTuple):
+    """What a row of patches says."""
+
+    number: int
+    absent: frozenset[int]  # patches that have no ground
+    tokens: list[Tensor | None]  # what `Lane.encode` gives, for each lane
 
 
 class Parts:
@@ -113,10 +124,11 @@ class Parts:
             team.size,
         )
 
-    def encoded(self, rows: range, tick: Tick) -> Iterator[tuple[int, frozenset[int], list[Tensor | None]]]:
-        """Rows of patches in order: (number, patches without ground, what `Lane.encode` gives, for each)."""
-        for number, found in self._each("encode", rows, tick):
-            yield number, frozenset(found["absent"]), found["tokens"]
+    def encoded(self, rows: range, tick: Tick) -> Generator[Encoded, None, None]:
+        """What the patches of rows say, row by row."""
+        with closing(self._each("encode", rows, tick)) as each:
+            for number, found in each:
+                yield Encoded(number, frozenset(found["absent"]), found["tokens"])
 
     def tell(self, mixed: Sequence[Tensor | None]) -> None:
         """Tell the team what the scene became when its patches saw each other."""
@@ -124,28 +136,31 @@ class Parts:
 
     def decoded(self, done: int, tick: Tick) -> Generator[Pixels, None, None]:
         """The result's rows, for each of the wanted rows of patches but those that are done."""
-        for _, found in self._each("decode", range(done, len(self._scene.wanted_rows())), tick):
-            yield found["rows"].numpy().view(found["dtype"]).reshape(found["shape"])
+        rows = range(done, len(self._scene.wanted_rows()))
+        with closing(self._each("decode", rows, tick)) as each:
+            for _, found in each:
+                yield found["rows"].numpy().view(found["dtype"]).reshape(found["shape"])
 
-    def _each(self, step: Step, rows: range, tick: Tick) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _each(self, step: Step, rows: range, tick: Tick) -> Generator[tuple[int, Found], None, None]:
         waiting, told = deque(rows), 0
         patches = len(self._scene.groups) * self._scene.grid.cols
-        for how_it_went in self._team.over(self._brief, step, bands_of(rows, self._team.size)):
-            if how_it_went is not None:
-                self._report.take_in(how_it_went)
-            there = {number for number in numbers_in(self._folder, step) if waiting and number >= waiting[0]}
-            done = len(rows) - len(waiting) + len(there)
-            tick(patches * max(0, done - told))
-            told = max(told, done)
-            while waiting and waiting[0] in there:
-                yield waiting[0], self._taken(step, waiting.popleft())
+        with closing(self._team.over(self._brief, step, bands_of(rows, self._team.size))) as news:
+            for how_it_went in news:
+                if how_it_went is not None:
+                    self._report.take_in(how_it_went)
+                there = numbers_in(self._folder, step).intersection(waiting)
+                done = len(rows) - len(waiting) + len(there)
+                tick(patches * (done - told))
+                told = done
+                while waiting and waiting[0] in there:
+                    yield waiting[0], self._taken(step, waiting.popleft())
         for number in waiting:
             yield number, self._taken(step, number)
         tick(patches * (len(rows) - told))
 
-    def _taken(self, step: Step, number: int) -> dict[str, Any]:
+    def _taken(self, step: Step, number: int) -> Found:
         path = self._folder / name_of(step, number)
-        found: dict[str, Any] = fetch(path)
+        found: Found = fetch(path)
         path.unlink(missing_ok=True)
         before = self._report.counts()
         self._report.set_counts({name: before[name] + found["counts"][name] for name in before})
@@ -164,13 +179,13 @@ def name_of(step: Step, number: int) -> str:
     return f"{step}-{number}"
 
 
-def numbers_in(folder: Path, step: Step) -> list[int]:
+def numbers_in(folder: Path, step: Step) -> set[int]:
     """The rows that have been through a step."""
     names = [name.partition("-") for name in os.listdir(folder)]
-    return [int(number) for before, _, number in names if before == step]
+    return {int(number) for before, _, number in names if before == step}
 
 
-def packed(rows: Pixels) -> dict[str, Any]:
+def packed(rows: Pixels) -> Found:
     """Rows as `decoded` unpacks them; not every type of theirs is one of torch's."""
     content = torch.from_numpy(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
     return {"rows": content, "dtype": rows.dtype.str, "shape": list(rows.shape)}
