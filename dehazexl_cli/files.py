@@ -48,7 +48,7 @@ class Recipe:
 
     def settings(self) -> dict[str, object]:
         """What was decided otherwise than by default, as a result's provenance has it."""
-        found = changed(self.options, self.selection)
+        found = changed(self.options, self.selection, self.storage)
         return {name: value for name, value in found.items() if name not in BESIDES}
 
     def resuming(self, opened: Opened, target: str, loaded: Loaded) -> Resume | None:

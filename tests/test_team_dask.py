@@ -51,9 +51,9 @@ def workers() -> Iterator[Any]:
 @pytest.fixture
 def hazy(tmp_path: Path) -> Path:
     """A scene with a border and a hole of nodata."""
-    array = scene(1100, 900, 3)
+    array = scene(600, 500, 3)
     array[:130] = array[400:500, 300:420] = 0
-    profile = {"driver": "GTiff", "height": 1100, "width": 900, "count": 3, "dtype": "uint8", "nodata": 0}
+    profile = {"driver": "GTiff", "height": 600, "width": 500, "count": 3, "dtype": "uint8", "nodata": 0}
     with rasterio.open(tmp_path / "in.tif", "w", **profile, crs="EPSG:32633") as file:
         file.write(array.transpose(2, 0, 1))
     return tmp_path / "in.tif"
@@ -71,7 +71,7 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     options = {
         "tokens": ("--weights", tiny_weights),
         "sum": ("--model", "mgbl-s"),
-        "cog": ("--weights", tiny_weights, "-f", "COG", "--window", "100,50,600,700", "--context", "scene"),
+        "cog": ("--weights", tiny_weights, "-f", "COG", "--window", "100,50,300,400", "--context", "scene"),
     }[way]
     assert dehazexl("run", hazy, tmp_path / "plain.tif", *FIXED, *options).code == 0
     address = workers.scheduler_address
@@ -107,7 +107,7 @@ def begun(folder: Path, step: str) -> bool:
 def test_the_rows_of_a_worker_that_is_killed_are_done_by_another(
     step: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
 ) -> None:
-    source = make_image(tmp_path / "in.tif", 1500, 1500)
+    source = make_image(tmp_path / "in.tif", 600, 500)
     options = (*FIXED, "--weights", tiny_weights)
     assert dehazexl("run", source, tmp_path / "plain.tif", *options).code == 0
     process = start(
@@ -128,7 +128,7 @@ def test_the_rows_of_a_worker_that_is_killed_are_done_by_another(
 def test_a_signal_has_the_workers_leave_their_rows(
     step: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
 ) -> None:
-    source = make_image(tmp_path / "in.tif", 1500, 1500)
+    source = make_image(tmp_path / "in.tif", 600, 500)
     command = (
         source,
         tmp_path / "shared.tif",
