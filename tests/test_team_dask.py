@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -182,7 +183,7 @@ def test_what_a_worker_lacks_is_said_before_any_work(tmp_path: Path) -> None:
     assert sight(image, tmp_path) == mine
     with pytest.raises(OutputError, match="that is the same as here") as elsewhere:
         sight(image, tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="is not on"):
+    with pytest.raises(InputError, match="does not see"):
         sight(str(tmp_path / "b.tif"), tmp_path)
     with pytest.raises(OutputError, match="worker b: there is no") as told:
         surveyed(Client(a=mine, b=elsewhere.value), image, tmp_path)  # type: ignore[arg-type]
@@ -218,8 +219,38 @@ def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
 def test_other_weights_on_a_worker_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
     task = Task(Setup(Recipe(), weights=tiny_weights), "a.tif", "0" * 64)
     brief = Brief(tmp_path, *[None] * 9)  # type: ignore[arg-type]
-    with pytest.raises(WeightsError, match="has other weights"):
+    with pytest.raises(WeightsError, match="other weights"):
         station(task, brief)
+
+
+@pytest.mark.slow
+def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
+    dehazexl: Command, hazy: Path, tmp_path: Path, tiny_weights: Path, workers: Any
+) -> None:
+    def forget() -> None:
+        import dehazexl_cli.batch.team as there
+        from dehazexl_cli.errors import WeightsError
+
+        def lacking(*arguments: object) -> None:
+            raise WeightsError("no such weights", "copy them")
+
+        there.kept, there.known = lacking, there.kept  # type: ignore[assignment,attr-defined]
+
+    def remember() -> None:
+        import dehazexl_cli.batch.team as there
+
+        there.kept = there.known  # type: ignore[attr-defined]
+
+    out = tmp_path / "out.tif"
+    with distributed.Client(workers) as client:
+        client.run(forget)
+        try:
+            address = workers.scheduler_address
+            result = dehazexl("run", hazy, out, *FIXED, "--weights", tiny_weights, "--dask", address)
+        finally:
+            client.run(remember)
+    assert result.code == 5 and f"no such weights (on {socket.gethostname()})" in result.err
+    assert left(tmp_path) == {"in.tif"}
 
 
 def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -258,18 +258,19 @@ def sight(source: str, folder: Path) -> dict[str, str]:
     """The versions of a worker that sees the folder and the source; else the DehazeError that fits."""
     if not folder.is_dir():
         raise OutputError(
-            f"there is no {folder.parent} on {this_machine()} that is the same as here",
+            f"there is no {folder.parent} that is the same as here",
             "name a --tmp-dir on a disk that all machines share",
         )
     if not is_gdal_name(source) and not os.path.exists(source):
-        raise InputError(
-            f"{source} is not on {this_machine()}", "put it where all machines see it by the same name"
-        )
+        raise InputError(f"it does not see {source}", "put it where all machines see it by the same name")
     return versions()
 
 
 def do(task: Task, brief: Brief, step: Step, band: range) -> tuple[str, Report] | None:
-    """Do a step for a band of rows on a worker, and say which that is; None if the run has ended before."""
+    """Do a step for a band of rows on a worker, and say which that is; None if the run has ended before.
+
+    Raises the DehazeError that fits, with the name of the machine.
+    """
     from distributed import get_worker
 
     with ONE_AT_A_TIME:
@@ -278,6 +279,8 @@ def do(task: Task, brief: Brief, step: Step, band: range) -> tuple[str, Report] 
             return get_worker().address, station(task, brief).do(step, band, partial(heed, task.run))
         except Abandoned:
             return None
+        except DehazeError as error:
+            raise type(error)(f"{error.message} (on {socket.gethostname()})", error.hint) from error
 
 
 _STATIONS: dict[Path, Station] = {}
@@ -291,9 +294,7 @@ def station(task: Task, brief: Brief) -> Station:
         leave()
         loaded = kept(task.setup, modified(task.setup.weights))
         if loaded.sha256 != task.weights_sha256:
-            raise WeightsError(
-                f"{this_machine()} has other weights of {loaded.name}", "give all machines the same file"
-            )
+            raise WeightsError(f"these are other weights of {loaded.name}", "give all machines the same file")
         opened = task.setup.open(task.source)
         _STATIONS[brief.folder] = Station(brief, opened.reader, loaded.model, opened.options)
     return _STATIONS[brief.folder]
@@ -312,8 +313,3 @@ def leave_unless_busy() -> None:
             leave()
         finally:
             ONE_AT_A_TIME.release()
-
-
-def this_machine() -> str:
-    """Its name."""
-    return socket.gethostname()

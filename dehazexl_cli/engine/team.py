@@ -180,8 +180,13 @@ def name_of(step: Step, number: int) -> str:
 
 
 def numbers_in(folder: Path, step: Step) -> set[int]:
-    """The rows that have been through a step."""
-    names = [name.partition("-") for name in os.listdir(folder)]
+    """The rows that have been through a step; OutputError if that cannot be seen."""
+    try:
+        names = [name.partition("-") for name in os.listdir(folder)]
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be looked into ({error.strerror})", "name another folder with --tmp-dir"
+        ) from error
     return {int(number) for before, _, number in names if before == step}
 
 
