@@ -36,14 +36,14 @@ class Setup:
         import torch
 
         from dehazexl_cli import load_model
-        from dehazexl_cli.engine import choose_overlap, precision_for
+        from dehazexl_cli.engine import precision_for, require_overlap
         from dehazexl_cli.engine.transfer import choose_devices
 
         if self.share > 1:
             torch.set_num_threads(max(1, processors() // self.share))
         loaded, options = load_model(self.model, self.weights, self.multiple), self.recipe.options
         precision_for(loaded.model, options.precision, choose_devices(options.device)[0])
-        choose_overlap(loaded.model, options.overlap)
+        require_overlap(loaded.model, options.overlap)
         options.mode.settled(loaded.model)
         return loaded
 

@@ -53,8 +53,8 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     reader = Shared(reader) if framed else reader
     # Patches lie over the ground, so that they lie alike whatever border is around it.
     part = reader if ground == whole else Part(reader, ground)
-    overlap = choose_overlap(model, options.overlap)
-    layout = lay_out(part.info, model, options.mode, overlap)
+    require_overlap(model, options.overlap)
+    layout = lay_out(part.info, model, options.mode, options.overlap)
     scene = Scene(
         part,
         layout.outer,
@@ -67,7 +67,7 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     budget = measure_budget(devices, options.max_ram, options.max_vram)
     setting = setting_for(reader.info, model, options, devices, budget)
     footprint = model.footprint(dtype).times(len(scene.groups))
-    resorts = tuple(last_tiles(part.info, model, options.mode, overlap))
+    resorts = tuple(last_tiles(part.info, model, options.mode, options.overlap))
     plans = [
         plan
         for each in (layout, *resorts)
@@ -125,19 +125,17 @@ def precision_for(model: Dehazer, wanted: str, device: torch.device) -> torch.dt
 
 def joints_of(info: RasterInfo, model: Dehazer, options: Options) -> Joints:
     """Where a run would leave seams, if it left any."""
-    return lay_out(info, model, options.mode, choose_overlap(model, options.overlap)).joints
+    require_overlap(model, options.overlap)
+    return lay_out(info, model, options.mode, options.overlap).joints
 
 
-def choose_overlap(model: Dehazer, wanted: int | None) -> int:
-    """The model's own overlap, or the one wanted; UsageError if the model cannot have it."""
-    if wanted is None:
-        return model.overlap
+def require_overlap(model: Dehazer, wanted: int | None) -> None:
+    """Raises UsageError if patches of this model cannot overlap as wanted; None leaves it to the model."""
     most = 0 if model.gather == "sum" or not model.streams else model.patch // 2
-    if not 0 <= wanted <= most:
+    if wanted is not None and not 0 <= wanted <= most:
         raise UsageError(
             f"--overlap {wanted} is not possible with this model", f"use 0 to {most} pixels, or auto"
         )
-    return wanted
 
 
 def run(
