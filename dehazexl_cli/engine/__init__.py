@@ -28,6 +28,7 @@ from dehazexl_cli.engine.memory import loading_bytes, measure_budget, process_by
 from dehazexl_cli.engine.modes import Layout, Mode, last_tiles, lay_out, plans_for, settle
 from dehazexl_cli.engine.resume import Resume, opened
 from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.team import Team, for_team
 from dehazexl_cli.engine.transfer import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.values import choose_groups
 from dehazexl_cli.errors import OutputError, UsageError
@@ -61,6 +62,7 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
         options.strength,
         devices[0],
         ground.within(target).moved(-ground.top, -ground.left),
+        None if ground == whole else ground,
     )
     budget = measure_budget(devices, options.max_ram, options.max_vram)
     setting = setting_for(reader.info, model, options, devices, budget)
@@ -143,14 +145,18 @@ def run(
     options: Options,
     watch: Watch | None = None,
     resume: Resume | None = None,
+    team: Team | None = None,
 ) -> Report:
     """Dehaze a raster into a new one and say how it went.
 
     `make_writer` is called once per attempt; the file appears when the last row is written. With `resume`,
-    what is done survives the process, and a later run goes on from there. Raises a DehazeError of the kind
+    what is done survives the process, and a later run goes on from there. With a `team`, its workers encode
+    and decode, to the same bytes, and this process mixes and writes. Raises a DehazeError of the kind
     that fits, and leaves no output, if anything goes wrong.
     """
     report = Report()
+    if team is not None:
+        options = for_team(options, model)
     with processors(options.threads):
         with report.timed("prepare"):
             job = prepare(reader, model, options)
@@ -160,9 +166,11 @@ def run(
             report.fallbacks.append(told_of_tiles(job))
         journal, plan = opened(resume, job, options, report)
         folder = Path(options.tmp_dir) if options.tmp_dir else None
-        errand = Errand(plan, models, report, watch or (lambda phase, done, total: None), journal, folder)
+        errand = Errand(
+            plan, models, report, watch or (lambda phase, done, total: None), journal, folder, team
+        )
         try:
-            run_by_plans(job, errand, make_writer, lambda plan: describe_plan(report, job, plan))
+            run_by_plans(job, errand, make_writer, lambda plan: describe_plan(report, job, plan, team))
         finally:
             journal.close()
         journal.discard()
@@ -220,10 +228,10 @@ def describe(report: Report, job: Job, options: Options) -> None:
         report.warn(note)
 
 
-def describe_plan(report: Report, job: Job, plan: Plan) -> None:
+def describe_plan(report: Report, job: Job, plan: Plan, team: Team | None = None) -> None:
     """Write into the report by which plan a scene is run."""
     layout = job.layout_of(plan)
-    report.plan = plan.to_dict() | layout.facts
+    report.plan = plan.to_dict() | layout.facts | ({} if team is None else {"workers": team.size})
     report.mode = layout.kind
     report.overlap = layout.inner.overlap
     report.joints = job.joints_of(plan)._asdict()
