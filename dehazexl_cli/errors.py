@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class DehazeError(Exception):
     """A failure the user can act on; the command line prints both lines and exits with `exit_code`."""
@@ -61,6 +63,11 @@ class Stopped(BaseException):
         self.message = f"stopped by {name}"
         self.hint = "nothing half done was left behind; run the same command again"
         self.exit_code = 128 + signal_number
+
+
+def stopping_signals() -> list[signal.Signals]:
+    """What asks a process to end, as far as the system knows it."""
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def reason(error: BaseException) -> str:

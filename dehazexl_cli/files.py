@@ -24,6 +24,7 @@ from dehazexl_cli.raster.views import Part
 from dehazexl_cli.report import Report
 
 if TYPE_CHECKING:
+    from dehazexl_cli.engine.team import Team
     from dehazexl_cli.models.checkpoint import Loaded
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
@@ -47,7 +48,7 @@ class Recipe:
 
     def settings(self) -> dict[str, object]:
         """What was decided otherwise than by default, as a result's provenance has it."""
-        found = changed(self.options, self.selection)
+        found = changed(self.options, self.selection, self.storage)
         return {name: value for name, value in found.items() if name not in BESIDES}
 
     def resuming(self, opened: Opened, target: str, loaded: Loaded) -> Resume | None:
@@ -164,10 +165,12 @@ def compute(
     overwrite: bool = False,
     watch: Watch | None = None,
     pending: list[Pending] | None = None,
+    team: Team | None = None,
 ) -> Computed:
     """Dehaze an open scene; raises the DehazeError that fits.
 
     With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
+    With a `team`, its workers encode and decode.
     """
     made = Provenance(
         __version__, loaded.name, loaded.sha256, recipe.settings(), opened.source, datetime.now(UTC)
@@ -184,7 +187,7 @@ def compute(
         return writer
 
     resume = recipe.resuming(opened, target, loaded)
-    report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume)
+    report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, team)
     return Computed(report, writers[-1], made, target)
 
 

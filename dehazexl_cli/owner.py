@@ -52,7 +52,7 @@ class Owner(NamedTuple):
 
 
 def remove_what_the_dead_left(folder: Path) -> list[Path]:
-    """Remove temporary files of processes that have ended; those that could not be removed stay out of it.
+    """Remove temporary files and folders of processes that have ended; what could not be removed is left out.
 
     Never one of a live process, nor of another machine or container, where nobody can look from here.
     """
@@ -65,11 +65,20 @@ def remove_what_the_dead_left(folder: Path) -> list[Path]:
         owner = Owner.of(name)
         if owner is not None and owner.is_dead():
             try:
-                os.unlink(folder / name)
+                remove(folder / name)
             except OSError:  # another process was first, or it may not be
                 continue
             removed.append(folder / name)
     return removed
+
+
+def remove(path: Path) -> None:
+    """A file, or a folder with all that is in it; OSError if that fails."""
+    if path.is_symlink() or not path.is_dir():
+        return path.unlink()
+    import shutil  # late, as every start of the command line loads this module
+
+    shutil.rmtree(path)
 
 
 @cache

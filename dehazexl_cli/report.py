@@ -6,13 +6,14 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+COUNTED = ("invalid_pixels", "outside_range", "clipped_values", "redone_batches")  # row by row
 _COUNTING = threading.Lock()
 
 
@@ -87,6 +88,22 @@ class Report:
         """One more batch was done again; several threads may say so."""
         with _COUNTING:
             self.redone_batches += 1
+
+    def counts(self) -> dict[str, int]:
+        """What has been counted so far."""
+        return {name: getattr(self, name) for name in COUNTED}
+
+    def set_counts(self, counts: Mapping[str, int]) -> None:
+        """Set what has been counted."""
+        for name in COUNTED:
+            setattr(self, name, counts[name])
+
+    def take_in(self, other: Report) -> None:
+        """Add what another process says of how its part went."""
+        for stage, seconds in other.busy_seconds.items():
+            self.busy_seconds[stage] = self.busy_seconds.get(stage, 0.0) + seconds
+        for warning in other.warnings:
+            self.warn(warning)
 
     def warn(self, message: str) -> None:
         """Note something the user should know, once."""

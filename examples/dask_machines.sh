@@ -1,7 +1,8 @@
 #!/bin/bash
-# A folder of scenes on several machines that share a disk, by Dask.
+# A folder of scenes, or one huge scene, on several machines that share a disk, by Dask.
 #
 #   examples/dask_machines.sh hazy clear node1 node2
+#   examples/dask_machines.sh huge.tif clear.tif node1 node2
 #
 # Each machine runs a worker of its own; a name "local" runs one here without ssh. If a worker is lost, its scene
 # is done by another. With GPUs, start workers with `--resources GPU=1` and a CUDA_VISIBLE_DEVICES each.
@@ -21,5 +22,6 @@ for host in "$@"; do
   if [ "$host" = local ]; then "${worker[@]}" & else ssh "$host" "${worker[@]}" & fi
 done
 
+if [ -d "$in" ]; then do=(batch --skip-existing); else do=(run); fi
 # shellcheck disable=SC2086
-dehazexl batch "$in" "$out" --skip-existing --dask "$scheduler" ${OPTIONS:-}
+dehazexl "${do[@]}" "$in" "$out" --dask "$scheduler" ${OPTIONS:-}

@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from batches import NAMES, make_image
 from torch import Tensor
@@ -45,6 +46,18 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no reference data at {SHARED}; set DEHAZEXL_SHARED")
     return SHARED
+
+
+@pytest.fixture
+def small_scene(tmp_path: Path) -> Path:
+    """A GeoTIFF of 70 x 90 pixels."""
+    path = tmp_path / "in.tif"
+    shape = {"count": 3, "height": 70, "width": 90, "dtype": "uint8", "crs": "EPSG:32633"}
+    with rasterio.open(
+        path, "w", driver="GTiff", transform=rasterio.Affine(2, 0, 5e5, 0, -2, 4e6), **shape
+    ) as f:
+        f.write(np.random.default_rng(0).integers(50, 200, (3, 70, 90), dtype=np.uint8))
+    return path
 
 
 def formula(name: str, shape: list[int]) -> Tensor:

@@ -149,6 +149,26 @@ def test_results_made_in_another_way_are_made_again_on_request_only(
     assert batch("--skip-existing", *arguments).code == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [(("--co", "COMPRESS=LZW"), "creation"), (("--overviews",), "overviews"), (("-f", "COG"), "format")],
+)
+@pytest.mark.parametrize("known_from", ["report", "tags"])
+def test_results_stored_in_another_way_are_made_in_another_way(
+    batch: Command, folder: Path, tmp_path: Path, arguments: tuple[str, ...], word: str, known_from: str
+) -> None:
+    image = (folder / "a.tif",)
+    assert batch(sources=image).code == 0
+    if known_from == "tags":
+        shutil.rmtree(tmp_path / "out" / ".dehazexl" / "reports")
+    result = batch("--skip-existing", *arguments, sources=image)
+    assert result.code == 7 and f"other options ({word})" in result.err
+    assert batch("--redo-changed", *arguments, sources=image).code == 0
+    assert states(tmp_path / "out")[-1] == "done"
+    assert batch("--skip-existing", *arguments, "--tmp-dir", tmp_path, sources=image).code == 0
+    assert states(tmp_path / "out")[-1] == "skipped"
+
+
 def test_a_scene_that_another_batch_is_at_is_left_to_it(batch: Command, tmp_path: Path) -> None:
     with Locks(tmp_path / "out" / ".dehazexl" / "locks") as other:
         assert other.take("sub/b.tif") is None

@@ -94,6 +94,8 @@ def test_dask_workers_are_started_and_ended(folder: Path, tmp_path: Path, tiny_w
     options = {"PORT": port, "OPTIONS": f"--weights {tiny_weights}"}
     run(EXAMPLES / "dask_machines.sh", folder, tmp_path / "out", "local", "local", **options)
     assert files(tmp_path / "out") == set(NAMES)
+    run(EXAMPLES / "dask_machines.sh", folder / "a.tif", tmp_path / "a.tif", "local", "local", **options)
+    assert (tmp_path / "a.tif").exists()
     with socket.socket() as gone:
         assert gone.connect_ex((socket.gethostname(), int(port))) != 0, "the scheduler is still there"
 

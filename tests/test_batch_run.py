@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import dehazexl_cli.files
 from dehazexl_cli.batch.conveyor import Conveyor, Setup
 from dehazexl_cli.batch.outcomes import Job, Outcome
 from dehazexl_cli.batch.scenes import Scene
-from dehazexl_cli.engine import Options
+from dehazexl_cli.engine import Options, memory
 from dehazexl_cli.files import Recipe
 
 Command = Callable[..., Result]
@@ -129,3 +130,17 @@ def test_processes_share_the_memory(tmp_path: Path, tiny_weights: Path) -> None:
     assert free.options.max_ram and alone.options.max_ram is None
     for opened in (given, free, alone):
         opened.reader.close()
+
+
+def test_memory_that_a_process_holds_is_part_of_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_host_bytes", lambda: 8000)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 1000)
+    assert memory.share_of_host(4) == int(memory.FREE_SHARE * 3000)
+    assert memory.share_of_host() == int(memory.FREE_SHARE * 9000)
+
+
+def test_a_batch_takes_several_devices(batch: Command, tmp_path: Path) -> None:
+    assert batch("--device", "cpu,cpu").code == 0
+    report = json.loads((tmp_path / "out" / ".dehazexl" / "reports" / "a.tif.json").read_text())
+    assert report["device"] == "cpu,cpu"
+    assert batch("--device", "cpu,gpu", "--overwrite").code == 2

@@ -165,6 +165,34 @@ def test_preview_shows_before_and_after_and_touches_nothing_else(
     assert again.code == 4 and "--overwrite" in again.err
 
 
+@pytest.mark.parametrize("overviews", [False, True])
+def test_preview_does_not_take_what_alpha_hides_for_ground(
+    dehazexl: Command, tmp_path: Path, tiny_weights: Path, overviews: bool
+) -> None:
+    profile = {"driver": "GTiff", "height": 400, "width": 600, "count": 4, "dtype": "uint8", "tiled": True}
+    scene = np.random.default_rng(0).integers(90, 200, (4, 400, 600), dtype=np.uint8)
+    scene[3] = 255
+    scene[3, :, :200] = 0
+    looks = []
+    for hidden in (0, 250):
+        scene[:3, :, :200] = hidden
+        path, picture = tmp_path / f"{hidden}.tif", tmp_path / f"{hidden}.png"
+        with rasterio.open(path, "w", **profile, photometric="RGB", alpha="yes") as file:
+            file.write(scene)
+        if overviews:
+            with rasterio.open(path, "r+") as file:
+                file.build_overviews([2, 4], rasterio.enums.Resampling.average)
+        arguments = ("preview", path, picture, "--weights", tiny_weights, "--side", "150")
+        assert dehazexl(*arguments).code == 0
+        with rasterio.open(picture) as file:
+            looks.append(file.read())
+    for look in looks:
+        assert np.array_equal(look[:, :, :49], look[:, :, 158 : 158 + 49])  # what is hidden
+    before, black, white = looks[0][:, :, 51:150], looks[0][:, :, 158 + 51 :], looks[1][:, :, 158 + 51 :]
+    assert np.array_equal(black, white)
+    assert not np.array_equal(black, before)
+
+
 def test_preview_reads_overviews_where_a_file_has_some(tmp_path: Path) -> None:
     from dehazexl_cli.raster import open_reader
     from dehazexl_cli.raster.thumbnail import thumbnail

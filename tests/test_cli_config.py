@@ -34,17 +34,6 @@ def without_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    path = tmp_path / "in.tif"
-    shape = {"count": 3, "height": 70, "width": 90, "dtype": "uint8", "crs": "EPSG:32633"}
-    with rasterio.open(
-        path, "w", driver="GTiff", transform=rasterio.Affine(2, 0, 5e5, 0, -2, 4e6), **shape
-    ) as f:
-        f.write(np.random.default_rng(0).integers(50, 200, (3, 70, 90), dtype=np.uint8))
-    return path
-
-
 def write(folder: Path, text: str) -> Path:
     path = folder / "settings.toml"
     path.write_text(text)
@@ -106,7 +95,7 @@ def test_the_command_line_goes_before_variables_before_a_file_before_defaults(
 @pytest.mark.parametrize("place", ["before", "after", "variable"])
 def test_a_run_heeds_the_file_wherever_it_is_named(
     dehazexl: Command,
-    scene: Path,
+    small_scene: Path,
     tiny_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -121,11 +110,11 @@ def test_a_run_heeds_the_file_wherever_it_is_named(
     if place == "variable":
         monkeypatch.setenv("DEHAZEXL_CONFIG", str(file))
     before, after = [["--config", file], []] if place == "before" else [[], ["--config", file]]
-    result = dehazexl(*before, "run", scene, out, *(after if place == "after" else []))
+    result = dehazexl(*before, "run", small_scene, out, *(after if place == "after" else []))
     assert (result.code, result.err) == (0, "")
     report = json.loads(result.out)
     assert (report["bands"], report["strength"]) == ([3, 2, 1], 0.0)
-    with rasterio.open(scene) as given, rasterio.open(out) as made:
+    with rasterio.open(small_scene) as given, rasterio.open(out) as made:
         assert np.array_equal(given.read(), made.read())
         assert (made.compression.value, made.profile["tiled"]) == ("ZSTD", False)
 
@@ -198,10 +187,10 @@ def test_all_that_is_set_is_listed_for_people(
     ],
 )  # fmt: skip
 def test_what_a_file_may_not_say_is_refused_before_anything_is_done(
-    dehazexl: Command, scene: Path, tmp_path: Path, text: str, what: str, remedy: str
+    dehazexl: Command, small_scene: Path, tmp_path: Path, text: str, what: str, remedy: str
 ) -> None:
     file = write(tmp_path, text)
-    result = dehazexl("run", scene, tmp_path / "out.tif", "--config", file)
+    result = dehazexl("run", small_scene, tmp_path / "out.tif", "--config", file)
     first, second = result.err.splitlines()
     assert (result.code, result.out) == (2, "")
     assert first.startswith(f"error: {file}: {what}") and remedy in second
@@ -243,11 +232,13 @@ def test_config_show_says_what_command_is_meant(dehazexl: Command) -> None:
 
 
 def test_what_compare_runs_heeds_only_what_compare_was_told(
-    dehazexl: Command, scene: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dehazexl: Command, small_scene: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEHAZEXL_RUN_STRENGTH", "0")
     out = tmp_path / "compared"
-    result = dehazexl("compare", scene, "--out", out, "--models", tiny_weights, "--modes", "global", "-q")
+    result = dehazexl(
+        "compare", small_scene, "--out", out, "--models", tiny_weights, "--modes", "global", "-q"
+    )
     assert result.code == 0, result.err
     (candidate,) = json.loads((out / "compare.json").read_text())["candidates"]
     assert candidate["report"]["strength"] == 1.0

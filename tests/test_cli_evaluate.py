@@ -183,6 +183,14 @@ def test_identical_images_are_inf_for_people_and_null_in_json(evaluate: Evaluate
     assert math.isinf(float(line["output_psnr"]))
 
 
+def test_several_devices_share_each_image(evaluate: Evaluate) -> None:
+    result = evaluate("--device", "cpu,cpu", "--limit", "1", "--json")
+    alone = evaluate("--limit", "1", "--json")
+    found, expected = json.loads(result.out), json.loads(alone.out)
+    assert (found.pop("device"), expected.pop("device")) == ("cpu,cpu", "cpu")
+    assert found == expected
+
+
 def test_seams_of_tiles_are_measured_where_tiles_meet(evaluate: Evaluate, data: Path) -> None:
     rng = np.random.default_rng(0)
     for folder in ("clear", "cloud_L1"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dehazexl_cli.grid import Box, PatchGrid, mirrored
+from dehazexl_cli.grid import Box, PatchGrid, fitting_overlap, mirrored
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
@@ -57,6 +57,24 @@ def test_no_patch_is_needless() -> None:
     for size in range(1, 120):
         grid = PatchGrid(size, 1, patch=16, overlap=5)
         assert grid.rows == 1 or grid.box(grid.rows - 2).bottom < size <= grid.box(grid.rows - 1).bottom
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(512, 32), (2048, 32), (4096, 28), (10240, 28), (3000, 24)])
+def test_patches_share_as_much_as_costs_no_further_row(size: int, overlap: int) -> None:
+    assert fitting_overlap(size, size, 256, 32) == overlap
+    counts = {shared: len(PatchGrid(size, size, 256, overlap=shared)) for shared in (24, 28, 32)}
+    assert counts[overlap] == min(counts.values())
+    assert all(count > counts[overlap] for shared, count in counts.items() if shared > overlap)
+
+
+@pytest.mark.parametrize("size", [4096, 10240, 32768])
+def test_overlap_takes_at_most_a_third_more_patches_in_large_scenes(size: int) -> None:
+    fitting = PatchGrid(size, size, 256, overlap=fitting_overlap(size, size, 256, 32))
+    assert len(fitting) <= 1.3 * len(PatchGrid(size, size, 256))
+
+
+def test_patches_that_meet_edge_to_edge_still_do() -> None:
+    assert fitting_overlap(100, 1000, 16, 0) == 0
 
 
 def test_impossible_grids_are_refused() -> None:

@@ -107,7 +107,7 @@ def test_either_side_shows_any_picture(opened: Browser) -> None:
 def test_crops_switch_and_move_together(opened: Browser) -> None:
     names = opened.run("[...places.children].map(button => button.textContent)")
     assert names[0] == "at 380, 120"
-    assert any("tile: seam of" in name for name in names)
+    assert any("tile: jump of" in name for name in names)
     panes = "[...document.querySelectorAll('.pane')].map(pane => pane.style.backgroundImage)"
     first = opened.run(panes)
     assert len(first) == 4

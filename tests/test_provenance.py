@@ -46,7 +46,8 @@ def test_a_tiff_says_what_it_was_made_with(
     assert found["DEHAZEXL_MODEL"] == "dehazexl-s"
     assert found["DEHAZEXL_WEIGHTS_SHA256"] == report["weights_sha256"]
     assert found["DEHAZEXL_SOURCE"] == str(source)
-    assert json.loads(found["DEHAZEXL_OPTIONS"]) == {"strength": 0.5, "window": [0, 0, 60, 80]}
+    decided = {"strength": 0.5, "window": [0, 0, 60, 80], "format": format}
+    assert json.loads(found["DEHAZEXL_OPTIONS"]) == decided
     assert report["processing:datetime"] == found["DEHAZEXL_DATETIME"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["DEHAZEXL_DATETIME"])
     assert report["processing:software"] == {"dehazexl": __version__}

@@ -8,24 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import rasterio
 
 from dehazexl_cli.cli import main_of_rio
 
 RIO = Path(sys.executable).with_name("rio")
-
-
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    path = tmp_path / "in.tif"
-    shape = {"count": 3, "height": 70, "width": 90, "dtype": "uint8", "crs": "EPSG:32633"}
-    with rasterio.open(
-        path, "w", driver="GTiff", transform=rasterio.Affine(2, 0, 5e5, 0, -2, 4e6), **shape
-    ) as f:
-        f.write(np.random.default_rng(0).integers(50, 200, (3, 70, 90), dtype=np.uint8))
-    return path
 
 
 def rio(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -42,12 +29,12 @@ def test_rio_lists_the_command_and_helps_with_it() -> None:
         assert "--all-bands" in help.stdout
 
 
-def test_it_does_what_run_does(scene: Path, tiny_weights: Path, tmp_path: Path) -> None:
+def test_it_does_what_run_does(small_scene: Path, tiny_weights: Path, tmp_path: Path) -> None:
     common = ["--weights", tiny_weights, "--no-provenance", "-b", "3,2,1", "--co", "COMPRESS=LZW"]
-    done = rio("dehaze", scene, tmp_path / "by_rio.tif", *common)
+    done = rio("dehaze", small_scene, tmp_path / "by_rio.tif", *common)
     assert (done.returncode, done.stdout) == (0, "")
     assert "90 x 70 pixels" in done.stderr
-    command = [sys.executable, "-m", "dehazexl_cli", "run", scene, tmp_path / "by_run.tif", *common]
+    command = [sys.executable, "-m", "dehazexl_cli", "run", small_scene, tmp_path / "by_run.tif", *common]
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "by_rio.tif").read_bytes() == (tmp_path / "by_run.tif").read_bytes()
 
@@ -64,9 +51,9 @@ def test_it_does_what_run_does(scene: Path, tiny_weights: Path, tmp_path: Path) 
     ],
 )
 def test_what_goes_wrong_has_the_exit_code_of_run(
-    scene: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, word: str
+    small_scene: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, word: str
 ) -> None:
-    monkeypatch.chdir(scene.parent)
+    monkeypatch.chdir(small_scene.parent)
     done = rio("dehaze", *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert word in done.stderr
@@ -75,13 +62,13 @@ def test_what_goes_wrong_has_the_exit_code_of_run(
 
 
 def test_settings_of_run_are_heeded(
-    scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_text("[run]\ndry-run = true\nmodel = 'mgbl-s'\n[plan]\nmodel = 'dehazexl-s'")
     monkeypatch.setenv("DEHAZEXL_RUN_MAX_RAM", "3G")
     with pytest.raises(SystemExit) as stop:
-        main_of_rio([str(scene), str(tmp_path / "out.tif"), "--config", str(settings)])
+        main_of_rio([str(small_scene), str(tmp_path / "out.tif"), "--config", str(settings)])
     said = capfd.readouterr()
     assert (stop.value.code, said.err) == (0, "")
     assert "mgbl-s" in said.out and "3.00 GB allowed" in said.out

@@ -66,6 +66,19 @@ def test_streamed_equals_whole_with_overlap_too(height: int, width: int, overlap
     assert (difference == 0).mean() > 0.99
 
 
+def test_left_to_the_model_patches_share_what_fits_the_scene() -> None:
+    class Sharing(Toy):
+        overlap = 8
+
+    array = scene(58, 58)  # 7 x 7 patches that share 8, 6 x 6 that share 7
+    output, report = streamed(array, Sharing(), Options(**FP32))
+    assert report.overlap == 7 and report.joints["overlap"] == 7
+    assert abs(output.astype(int) - whole(array, Toy(), 7).astype(int)).max() <= 1
+    wanted, report = streamed(array, Sharing(), Options(**FP32, overlap=8))
+    assert report.overlap == 8
+    assert not np.array_equal(wanted, output)
+
+
 def test_overlap_smooths_what_patches_disagree_about() -> None:
     class Moody(Identity):
         """Each patch is brightened by its number."""

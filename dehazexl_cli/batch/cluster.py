@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ AHEAD = 2  # scenes for each worker that are given to the scheduler at a time
 
 
 class Cluster:
-    """Dehazes scenes on the workers of a scheduler, "tcp://HOST:8786", or of one made here, "local".
+    """Dehazes scenes on the workers of a scheduler, "tcp://HOST:8786", or of one made here, "local:4".
 
     The setup must name files as workers find them; see `named_in_full`.
     """
@@ -79,11 +79,8 @@ class Cluster:
     def _submitter(self, client: Client) -> Callable[[Job], Future]:
         """How a job is given to the scheduler: to workers with GPUs if there are any."""
         workers = workers_of(client)
-        device = self._setup.recipe.options.device
-        with_gpu = any(worker.get("resources", {}).get(GPU) for worker in workers)
-        resources = {GPU: 1} if with_gpu and device != "cpu" else None
-        hosts = Counter(worker.get("host") for worker in workers)
-        setup = replace(self._setup, share=max(hosts.values(), default=1))
+        resources = resources_for(self._setup.recipe.options.device, workers)
+        setup = replace(self._setup, share=most_on_a_host(workers))
 
         def submit(job: Job) -> Future:
             scene = job.scene
@@ -167,11 +164,14 @@ def connected(address: str, jobs: int | None) -> Iterator[Client]:
             "--dask needs Dask, which is not installed", "pip install 'dehazexl[dask]'"
         ) from error
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    if address == LOCAL:
+    here, _, count = address.partition(":")
+    if here == LOCAL:
+        if count and not (count.isdecimal() and int(count)):
+            raise UsageError(f"--dask {address} is no number of workers", "write it like local:4")
         # What a scene may take is decided by its plan, so Dask is not to watch the memory.
         with (
             LocalCluster(
-                n_workers=jobs or processors(),
+                n_workers=jobs or int(count or processors()),
                 threads_per_worker=1,
                 memory_limit=0,
                 dashboard_address=None,
@@ -192,19 +192,37 @@ def connected(address: str, jobs: int | None) -> Iterator[Client]:
         yield client
 
 
-def workers_of(client: Client) -> list[dict[str, Any]]:
-    """What the scheduler knows of its workers."""
-    return list(client.scheduler_info(n_workers=-1)["workers"].values())
+def resources_for(device: str, workers: Mapping[str, Any]) -> dict[str, float] | None:
+    """What of a worker a task takes: a GPU, if any worker has some."""
+    with_gpu = any(worker.get("resources", {}).get(GPU) for worker in workers.values())
+    return {GPU: 1} if with_gpu and device != "cpu" else None
+
+
+def most_on_a_host(workers: Mapping[str, Any]) -> int:
+    """Of how many workers on one machine each is one, at most."""
+    return max(Counter(worker.get("host") for worker in workers.values()).values(), default=1)
+
+
+def workers_of(client: Client) -> dict[str, Any]:
+    """What the scheduler knows of its workers, by their addresses."""
+    found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
+    return found
 
 
 # On a worker.
 
-_ONE_AT_A_TIME = threading.Lock()  # a worker with several threads would share a model between scenes
+ONE_AT_A_TIME = threading.Lock()  # a worker with several threads would share a model between scenes
 _ABANDONED: set[str] = set()  # batches that are not to go on
 
 
 class Abandoned(Exception):
     """The batch has ended."""
+
+
+def heed(batch: str) -> None:
+    """Raise Abandoned if a batch is not to go on."""
+    if batch in _ABANDONED:
+        raise Abandoned
 
 
 def dehaze(setup: Setup, job: Job, batch: str) -> Outcome | None:
@@ -214,10 +232,9 @@ def dehaze(setup: Setup, job: Job, batch: str) -> Outcome | None:
     """
 
     def watch(phase: str, done: int, total: int) -> None:
-        if batch in _ABANDONED:
-            raise Abandoned
+        heed(batch)
 
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         loaded = kept(setup, modified(setup.weights))
         try:
             watch("open", 0, 1)

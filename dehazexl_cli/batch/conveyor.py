@@ -36,27 +36,27 @@ class Setup:
         import torch
 
         from dehazexl_cli import load_model
-        from dehazexl_cli.engine import choose_overlap, precision_for
-        from dehazexl_cli.engine.transfer import choose_device
+        from dehazexl_cli.engine import precision_for, require_overlap
+        from dehazexl_cli.engine.transfer import choose_devices
 
         if self.share > 1:
             torch.set_num_threads(max(1, processors() // self.share))
         loaded, options = load_model(self.model, self.weights, self.multiple), self.recipe.options
-        precision_for(loaded.model, options.precision, choose_device(options.device))
-        choose_overlap(loaded.model, options.overlap)
+        precision_for(loaded.model, options.precision, choose_devices(options.device)[0])
+        require_overlap(loaded.model, options.overlap)
         options.mode.settled(loaded.model)
         return loaded
 
     def open(self, source: str) -> Opened:
         """Open a scene, to be run in this process's share of the memory."""
-        from dehazexl_cli.engine.memory import FREE_SHARE, free_host_bytes
+        from dehazexl_cli.engine.memory import share_of_host
         from dehazexl_cli.files import open_scene
 
         opened = open_scene(source, self.recipe)
         if self.share == 1:
             return opened
-        most = self.recipe.options.max_ram or int(FREE_SHARE * free_host_bytes())
-        return replace(opened, options=replace(opened.options, max_ram=most // self.share))
+        mine = share_of_host(self.share, self.recipe.options.max_ram)
+        return replace(opened, options=replace(opened.options, max_ram=mine))
 
 
 @dataclass(frozen=True)

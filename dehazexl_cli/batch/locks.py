@@ -9,7 +9,6 @@ touched it for long.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -150,8 +149,7 @@ class Locks:
         """Keep others from burying meanwhile; the system lets go for a process that is killed."""
         folder = os.open(self._folder, os.O_RDONLY)
         try:
-            with contextlib.suppress(OSError):  # a file system without such locks
-                fcntl.flock(folder, fcntl.LOCK_EX)
+            hold(folder)
             yield
         finally:
             os.close(folder)
@@ -179,3 +177,14 @@ class Locks:
             for path in tuple(self._held):
                 with contextlib.suppress(OSError):
                     os.utime(path)
+
+
+def hold(descriptor: int) -> None:
+    """Wait until no other process holds an open file, and hold it until it is closed.
+
+    Nothing happens where the system or the disk knows no such locks.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -189,7 +189,7 @@ def shared_out(setup: Setup, jobs: int, gpus: Sequence[int]) -> list[Setup]:
 
     Raises DeviceError for a GPU that is not there, UsageError for processes that would share one.
     """
-    from dehazexl_cli.engine.transfer import choose_device
+    from dehazexl_cli.engine.transfer import choose_device, choose_devices
 
     device = setup.recipe.options.device
     if gpus:
@@ -200,6 +200,6 @@ def shared_out(setup: Setup, jobs: int, gpus: Sequence[int]) -> list[Setup]:
             options = replace(setup.recipe.options, device=str(choose_device(f"cuda:{gpu}")))
             found.append(replace(setup, recipe=replace(setup.recipe, options=options), share=len(gpus)))
         return found
-    if jobs > 1 and choose_device(device).type != "cpu":
+    if jobs > 1 and choose_devices(device)[0].type != "cpu":
         raise UsageError("--jobs is for the CPU, and a GPU is here", "use --gpus, or add --device cpu")
     return [replace(setup, share=jobs)] * jobs

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from dehazexl_cli.batch.locks import hold
 from dehazexl_cli.batch.outcomes import Outcome, State
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.documents import write_whole
@@ -18,8 +19,6 @@ from dehazexl_cli.errors import OutputError
 
 FOLDER = ".dehazexl"  # in the folder of results
 NO_ROOM = "free some space, or name another place with --log and --reports"
-# They say where and in how much room a result is made, and not what it is.
-OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram", "threads", "tmp_dir"})
 TIFFS = frozenset({".tif", ".tiff"})
 
 
@@ -33,6 +32,8 @@ class Origin(NamedTuple):
     @classmethod
     def of(cls, model: str, weights_sha256: str, options: Mapping[str, Any]) -> Self:
         """Its options as JSON gives them back."""
+        from dehazexl_cli.engine.job import OF_THE_MACHINE
+
         kept = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
         return cls(model, weights_sha256, json.loads(json.dumps(kept)))
 
@@ -131,10 +132,7 @@ def append(path: Path, line: str) -> None:
     make_folder(path.parent)
     try:
         with path.open("ab", buffering=0) as file:
-            with contextlib.suppress(ImportError, OSError):  # a disk without locks: a short write is whole
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX)
+            hold(file.fileno())  # where that does nothing, a short write is whole
             file.write(line.encode())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})", NO_ROOM) from error

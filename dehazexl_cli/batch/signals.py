@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+from dehazexl_cli.errors import stopping_signals
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def undisturbed() -> Iterator[None]:
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    before = {number: signal.signal(number, note) for number in ENDING}
+    before = {number: signal.signal(number, note) for number in stopping_signals()}
     try:
         yield
     finally:

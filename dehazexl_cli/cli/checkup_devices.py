@@ -151,7 +151,9 @@ def check_processors() -> Iterator[Finding]:
 
 def allowed_processors() -> float:
     """Processors this process may use: by affinity, or less by its control group's quota."""
-    allowed = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    from dehazexl_cli.batch.conveyor import processors
+
+    allowed = float(processors())
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():
         share, _, period = quota.read_text().partition(" ")

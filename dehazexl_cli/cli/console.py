@@ -15,7 +15,7 @@ from enum import StrEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from dehazexl_cli.errors import DehazeError, Stopped, UsageError
+from dehazexl_cli.errors import DehazeError, Stopped, UsageError, stopping_signals
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -111,11 +111,6 @@ def signals() -> Iterator[None]:
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def stopping_signals() -> list[signal.Signals]:
-    """What asks a process to end, as far as the system knows it."""
-    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 def ignore_signals() -> None:

@@ -170,13 +170,13 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     """The model and how it is run; what no pair could be run with fails here, before the first."""
     from dehazexl_cli import __version__
     from dehazexl_cli.engine import precision_for
-    from dehazexl_cli.engine.transfer import choose_device, precision_name
+    from dehazexl_cli.engine.transfer import choose_devices, precision_name
     from dehazexl_cli.evaluation import require_limits
     from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing
 
     require_limits(chosen.input_range)
-    device = choose_device(chosen.device)
-    precision = precision_for(loaded.model, chosen.precision, device)
+    devices = choose_devices(chosen.device)
+    precision = precision_for(loaded.model, chosen.precision, devices[0])
     about = {
         "model": loaded.name,
         "weights_sha256": loaded.sha256,
@@ -184,7 +184,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
         "mode": chosen.mode.settled(loaded.model),
         "mixing": mixing.value,
         "strength": chosen.strength,
-        "device": str(device),
+        "device": ",".join(map(str, devices)),
         "precision": precision_name(precision),
     }
     unmixed = {Mixing.patch: MixingPatches, Mixing.none: WithoutMixing}

@@ -190,7 +190,7 @@ def maps_of(
 ) -> tuple[Plan, list[Attribution]]:
     """Maps of the ground for every window, within the memory there is, and the plan that held."""
     from dehazexl_cli.attribution import Network, attribute
-    from dehazexl_cli.engine.attempts import OutOfMemory, noticing_lack_of_memory, release
+    from dehazexl_cli.engine import OutOfMemory, noticing_lack_of_memory, release
 
     detectors = [detector_of(window, question.detector, job, valid) for window in question.windows]
     plans = plans_for(job, model, question, clear is not None)

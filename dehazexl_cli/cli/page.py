@@ -74,7 +74,7 @@ def named_places(spots: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
 
 
 def worst_places(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """The middles of the highest seams of each way, no two near each other."""
+    """The middles of the highest jumps at each way's lines, no two near each other."""
     found: list[dict[str, Any]] = []
     for candidate in candidates:
         taken = 0
@@ -83,7 +83,7 @@ def worst_places(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
             column = seam.box.left + seam.box.width // 2
             if any(abs(p["row"] - row) + abs(p["column"] - column) < CROP_SIDE // 2 for p in found):
                 continue
-            name = f"{candidate.label}: seam of {seam.height:.1f} levels"
+            name = f"{candidate.label}: jump of {seam.height:.1f} levels"
             found.append({"name": name, "row": row, "column": column})
             taken += 1
             if taken == max(1, WORST // len(candidates)):

@@ -94,12 +94,15 @@ def dehazed_small(
     from dehazexl_cli.engine import run
     from dehazexl_cli.engine.values import choose_bands
     from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
-    from dehazexl_cli.raster.thumbnail import thumbnail
+    from dehazexl_cli.raster.thumbnail import thumbnail, thumbnail_ground
+    from dehazexl_cli.raster.views import Masked
 
-    bands = choose_bands(reader.info, chosen.bands)
-    small = ArrayReader(
-        thumbnail(reader, bands, side), channels_first=True, nodata=reader.info.nodata, name=reader.info.name
-    )
+    info = reader.info
+    bands = choose_bands(info, chosen.bands)
+    pixels, ground = thumbnail(reader, bands, side), thumbnail_ground(reader, side)
+    small: RasterReader = ArrayReader(pixels, channels_first=True, nodata=info.nodata, name=info.name)
+    if ground is not None:  # alpha and masks, too, say what the model is not to see
+        small = Masked(small, mask=ArrayReader(ground.astype("uint8")))
     writers: list[ArrayWriter] = []
 
     def make_writer() -> ArrayWriter:

@@ -16,6 +16,7 @@ from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from dehazexl_cli.batch.conveyor import Setup
     from dehazexl_cli.report import Report
 
 
@@ -56,6 +57,12 @@ def run(
     context: options.Context = options.ContextKind.window,
     threads: options.Threads = None,
     resume: options.Resume = False,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask", metavar="ADDRESS", help="By the workers of tcp://HOST:8786 together; or local:N."
+        ),
+    ] = None,
     no_provenance: options.NoProvenance = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
@@ -77,6 +84,9 @@ def run(
     Example: dehazexl run hazy.tif clear.tif
     """
     console.configure_logging(verbose, quiet)
+    from dehazexl_cli.batch.conveyor import Setup
+    from dehazexl_cli.files import Recipe
+
     display = Display(progress, quiet, as_json, print_paths)
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
     chosen = replace(
@@ -89,10 +99,10 @@ def run(
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
+    recipe = Recipe(chosen, selection, storage, not no_provenance, resume)
+    setup = Setup(recipe, model, weights, multiple)
     if is_folder(target) or len(sources) > 1:
-        from dehazexl_cli.batch.conveyor import Setup
         from dehazexl_cli.cli.batch import dehaze_some
-        from dehazexl_cli.files import Recipe
 
         if report_file is not None:
             raise UsageError(
@@ -102,7 +112,8 @@ def run(
             raise UsageError(
                 "--resume is for one image", "dehazexl batch --skip-existing goes on with a folder of results"
             )
-        setup = Setup(Recipe(chosen, selection, storage, not no_provenance), model, weights, multiple)
+        if dask is not None:
+            raise UsageError("--dask is for one image here", "dehazexl batch --dask takes several")
         return dehaze_some(sources, Path(target), setup, overwrite, display, dry_run)
     source = sources[0]
     if dry_run:
@@ -110,21 +121,13 @@ def run(
 
         return print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
 
-    from dehazexl_cli import dehaze_file, load_model
-
     with console.progress(progress, quiet) as shown:
-        report = dehaze_file(
-            source,
-            target,
-            model=load_model(model, weights, multiple),
-            options=chosen,
-            selection=selection,
-            provenance=not no_provenance,
-            storage=storage,
-            overwrite=overwrite,
-            resume=resume,
-            watch=shown,
-        )
+        if dask is not None:
+            from dehazexl_cli.batch.team import dehaze_shared
+
+            report = dehaze_shared(source, target, setup, dask, overwrite, shown)
+        else:
+            report = dehaze_here(source, target, setup, overwrite, shown)
     if report_file is not None:
         write_report(report, report_file)
     if as_json:
@@ -133,6 +136,25 @@ def run(
         typer.echo(target)
     if not quiet:
         summarise(report)
+
+
+def dehaze_here(source: str, target: str, setup: Setup, overwrite: bool, shown: console.Progress) -> Report:
+    """Dehaze one image in this process."""
+    from dehazexl_cli import dehaze_file, load_model
+
+    recipe = setup.recipe
+    return dehaze_file(
+        source,
+        target,
+        model=load_model(setup.model, setup.weights, setup.multiple),
+        options=recipe.options,
+        selection=recipe.selection,
+        provenance=recipe.provenance,
+        storage=recipe.storage,
+        overwrite=overwrite,
+        resume=recipe.resume,
+        watch=shown,
+    )
 
 
 def is_folder(target: str) -> bool:

@@ -28,12 +28,13 @@ from dehazexl_cli.engine.memory import loading_bytes, measure_budget, process_by
 from dehazexl_cli.engine.modes import Layout, Mode, last_tiles, lay_out, plans_for, settle
 from dehazexl_cli.engine.resume import Resume, opened
 from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.team import Team, for_team
 from dehazexl_cli.engine.transfer import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.values import choose_groups
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import Plan, Setting, Wishes, choose, gigabytes
+from dehazexl_cli.plan import MemoryBudget, Plan, Setting, Wishes, choose, gigabytes
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
 from dehazexl_cli.raster.views import Part, Shared
 from dehazexl_cli.report import Report, peak_host_bytes
@@ -52,8 +53,8 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     reader = Shared(reader) if framed else reader
     # Patches lie over the ground, so that they lie alike whatever border is around it.
     part = reader if ground == whole else Part(reader, ground)
-    overlap = choose_overlap(model, options.overlap)
-    layout = lay_out(part.info, model, options.mode, overlap)
+    require_overlap(model, options.overlap)
+    layout = lay_out(part.info, model, options.mode, options.overlap)
     scene = Scene(
         part,
         layout.outer,
@@ -61,12 +62,12 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
         options.strength,
         devices[0],
         ground.within(target).moved(-ground.top, -ground.left),
+        None if ground == whole else ground,
     )
     budget = measure_budget(devices, options.max_ram, options.max_vram)
-    setting = setting_for(reader.info, model, options, devices)
-    setting = replace(setting, budget=budget)
+    setting = setting_for(reader.info, model, options, devices, budget)
     footprint = model.footprint(dtype).times(len(scene.groups))
-    resorts = tuple(last_tiles(part.info, model, options.mode, overlap))
+    resorts = tuple(last_tiles(part.info, model, options.mode, options.overlap))
     plans = [
         plan
         for each in (layout, *resorts)
@@ -90,7 +91,11 @@ def free_disk_bytes(folder: str) -> int:
 
 
 def setting_for(
-    info: RasterInfo, model: Dehazer, options: Options, devices: Sequence[torch.device]
+    info: RasterInfo,
+    model: Dehazer,
+    options: Options,
+    devices: Sequence[torch.device],
+    budget: MemoryBudget,
 ) -> Setting:
     """What a scene's files and this process take in memory, whatever the plan."""
     result = (
@@ -105,6 +110,7 @@ def setting_for(
         cache_bytes=info.cache_bytes,
         held_bytes=result,
         replicas=len(devices),
+        budget=budget,
     )
 
 
@@ -119,19 +125,17 @@ def precision_for(model: Dehazer, wanted: str, device: torch.device) -> torch.dt
 
 def joints_of(info: RasterInfo, model: Dehazer, options: Options) -> Joints:
     """Where a run would leave seams, if it left any."""
-    return lay_out(info, model, options.mode, choose_overlap(model, options.overlap)).joints
+    require_overlap(model, options.overlap)
+    return lay_out(info, model, options.mode, options.overlap).joints
 
 
-def choose_overlap(model: Dehazer, wanted: int | None) -> int:
-    """The model's own overlap, or the one wanted; UsageError if the model cannot have it."""
-    if wanted is None:
-        return model.overlap
+def require_overlap(model: Dehazer, wanted: int | None) -> None:
+    """Raises UsageError if patches of this model cannot overlap as wanted; None leaves it to the model."""
     most = 0 if model.gather == "sum" or not model.streams else model.patch // 2
-    if not 0 <= wanted <= most:
+    if wanted is not None and not 0 <= wanted <= most:
         raise UsageError(
             f"--overlap {wanted} is not possible with this model", f"use 0 to {most} pixels, or auto"
         )
-    return wanted
 
 
 def run(
@@ -141,14 +145,18 @@ def run(
     options: Options,
     watch: Watch | None = None,
     resume: Resume | None = None,
+    team: Team | None = None,
 ) -> Report:
     """Dehaze a raster into a new one and say how it went.
 
     `make_writer` is called once per attempt; the file appears when the last row is written. With `resume`,
-    what is done survives the process, and a later run goes on from there. Raises a DehazeError of the kind
+    what is done survives the process, and a later run goes on from there. With a `team`, its workers encode
+    and decode, to the same bytes, and this process mixes and writes. Raises a DehazeError of the kind
     that fits, and leaves no output, if anything goes wrong.
     """
     report = Report()
+    if team is not None:
+        options = for_team(options, model)
     with processors(options.threads):
         with report.timed("prepare"):
             job = prepare(reader, model, options)
@@ -158,9 +166,11 @@ def run(
             report.fallbacks.append(told_of_tiles(job))
         journal, plan = opened(resume, job, options, report)
         folder = Path(options.tmp_dir) if options.tmp_dir else None
-        errand = Errand(plan, models, report, watch or (lambda phase, done, total: None), journal, folder)
+        errand = Errand(
+            plan, models, report, watch or (lambda phase, done, total: None), journal, folder, team
+        )
         try:
-            run_by_plans(job, errand, make_writer, lambda plan: describe_plan(report, job, plan))
+            run_by_plans(job, errand, make_writer, lambda plan: describe_plan(report, job, plan, team))
         finally:
             journal.close()
         journal.discard()
@@ -218,10 +228,10 @@ def describe(report: Report, job: Job, options: Options) -> None:
         report.warn(note)
 
 
-def describe_plan(report: Report, job: Job, plan: Plan) -> None:
+def describe_plan(report: Report, job: Job, plan: Plan, team: Team | None = None) -> None:
     """Write into the report by which plan a scene is run."""
     layout = job.layout_of(plan)
-    report.plan = plan.to_dict() | layout.facts
+    report.plan = plan.to_dict() | layout.facts | ({} if team is None else {"workers": team.size})
     report.mode = layout.kind
     report.overlap = layout.inner.overlap
     report.joints = job.joints_of(plan)._asdict()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dehazexl_cli.engine.journal import Journal
+from dehazexl_cli.engine.team import Team, Tick
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.report import Report
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
-Tick = Callable[[int], None]  # patches done since the last time
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Errand:
     watch: Watch
     journal: Journal
     folder: Path | None = None  # where what finds no room in memory may be put
+    team: Team | None = None  # who encodes and decodes, if not this process
+
+
+__all__ = ["Errand", "Tick", "Watch", "counting"]
 
 
 def counting(phase: str, total: int, watch: Watch) -> Tick:

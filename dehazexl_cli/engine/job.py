@@ -14,6 +14,9 @@ from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.plan import MemoryBudget, Plan, Wishes
 
+# Options that say where, how fast and in how much room a result is made, and not what it is.
+OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram", "threads", "tmp_dir"})
+
 
 @dataclass(frozen=True)
 class Options:

@@ -42,11 +42,11 @@ class Journal:
         return {}
 
     def tokens(self, record: Record) -> Tensor:
-        """The tokens of a row, or the sum up to it."""
+        """The tokens of a row, or their sum."""
         raise NotImplementedError
 
     def keep_tokens(self, lane: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
-        """Note that a lane has encoded a row of patches: its tokens or the sum so far, or None."""
+        """Note that a lane has encoded a row of patches: its tokens or their sum, or None."""
 
     def has_mixed(self, lane: int) -> bool:
         """Whether `mixed` need not compute."""

@@ -33,11 +33,21 @@ def measure_budget(
     devices: Sequence[torch.device], host_bytes: int | None, device_bytes: int | None
 ) -> MemoryBudget:
     """What the user allows, or a share of what is free now; of several devices, of the fullest."""
-    host = host_bytes or int(FREE_SHARE * (free_host_bytes() + resident_bytes()))
+    host = host_bytes or share_of_host()
     if devices[0].type != "cuda":
         return MemoryBudget(host, None)
     vram = device_bytes or int(FREE_SHARE * min(torch.cuda.mem_get_info(device)[0] for device in devices))
     return MemoryBudget(host, vram)
+
+
+def share_of_host(processes: int = 1, allowed: int | None = None) -> int:
+    """What each of so many processes on this machine may use: of what is allowed, or of what is free.
+
+    What is not free because this process holds it, is its own.
+    """
+    if allowed is not None:
+        return allowed // processes
+    return int(FREE_SHARE * (free_host_bytes() // processes + resident_bytes()))
 
 
 def process_bytes(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from dehazexl_cli.errors import UsageError
-from dehazexl_cli.grid import Box, Joints, PatchGrid
+from dehazexl_cli.grid import Box, Joints, PatchGrid, fitting_overlap
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.plan import Footprint, Plan, Setting, Wishes, ladder
 from dehazexl_cli.raster.base import RasterInfo
@@ -88,21 +88,28 @@ class Layout(NamedTuple):
     upsampling: Upsampling = "guided"
 
 
-def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> Layout:
-    """The grids of a scene; `overlap` is that of the patches. UsageError for what cannot be."""
+def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
+    """The grids of a scene; patches share `overlap`, None what suits both. UsageError for what cannot be."""
     kind = mode.settled(model)
     if kind == "tile":
         return tiles(info, model, mode, overlap)
     if kind == "downsample":
         return smaller(info, model, mode, overlap)
-    grid = PatchGrid(info.height, info.width, model.patch, model.halo, overlap)
+    grid = patches(info.height, info.width, model, overlap)
     joints = Joints(grid.stride, grid.overlap, PITCH)
     if kind == "global":
         return Layout(kind, grid, grid, joints, {})
     return Layout(kind, bands(info), grid, joints, {})
 
 
-def tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> Layout:
+def patches(height: int, width: int, model: Dehazer, overlap: int | None) -> PatchGrid:
+    """The patches of what goes through the network as one scene; overlap None is the model's, made to fit."""
+    if overlap is None:
+        overlap = fitting_overlap(height, width, model.patch, model.overlap)
+    return PatchGrid(height, width, model.patch, model.halo, overlap)
+
+
+def tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
     """Tiles that know nothing of each other."""
     side = mode.tile or model.tile or TILE
     shared = side // SHARED_PART if mode.tile_overlap is None else mode.tile_overlap
@@ -112,16 +119,16 @@ def tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> Layout:
         )
     blend = mode.blend or "feather"
     outer = PatchGrid(info.height, info.width, side, 0, shared, hard=blend == "hard")
-    inner = PatchGrid(min(side, info.height), min(side, info.width), model.patch, model.halo, overlap)
+    inner = patches(min(side, info.height), min(side, info.width), model, overlap)
     facts = {"tile": side, "tile_overlap": shared, "blend": blend, "tiles": [outer.rows, outer.cols]}
     return Layout("tile", outer, inner, Joints(outer.stride, shared, PITCH, outer.hard), facts)
 
 
-def smaller(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> Layout:
+def smaller(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
     """A smaller picture of the scene, and back."""
     scale = max(1.0, max(info.height, info.width) / (mode.long_side or LONG_SIDE))
     height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
-    inner = PatchGrid(height, width, model.patch, model.halo, overlap)
+    inner = patches(height, width, model, overlap)
     joints = Joints(inner.stride * scale, inner.overlap * scale, PITCH * scale)
     upsampling = mode.upsampling or "guided"
     facts = {"picture": [height, width], "upsampling": upsampling}
@@ -176,7 +183,7 @@ def whole_column(box: Box) -> Box:
     return Box(-FAR, box.left, 2 * FAR if box.pixels else 0, box.width)
 
 
-def last_tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int) -> list[Layout]:
+def last_tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> list[Layout]:
     """Tiles for a scene that finds no room as one, the largest first; none where the mode was chosen."""
     if mode.kind is not None or not model.streams:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 
 import torch
@@ -150,17 +151,18 @@ def reduced(scene: Scene, height: int, width: int, errand: Errand) -> list[Tenso
     """Each group in [0, 1] on the device, averaged down to [1, 3, height, width]; its gaps are filled."""
     grid = scene.grid
     totals = [torch.zeros(len(group.bands), height, width, device=scene.device) for group in scene.groups]
-    for row in ahead(errand.report.each_working("read", rows_to_encode(scene, summed=True))):
-        band = grid.band(row.number)
-        rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
-        for group, total in zip(scene.groups, totals, strict=True):
-            source = torch.from_numpy(rows[scene.place(group)]).to(scene.device)
-            pixels = to_unit(source, group.levels(scene.device))
-            if (height, width) == (grid.height, grid.width):
-                total[:, band.top : band.bottom] = pixels
-            else:
-                add_rows(total, narrowed(pixels, width), band.top, grid.height)
-        errand.watch("encode", row.number + 1, grid.rows)
+    with closing(ahead(errand.report.each_working("read", rows_to_encode(scene, summed=True)))) as reading:
+        for row in reading:
+            band = grid.band(row.number)
+            rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
+            for group, total in zip(scene.groups, totals, strict=True):
+                source = torch.from_numpy(rows[scene.place(group)]).to(scene.device)
+                pixels = to_unit(source, group.levels(scene.device))
+                if (height, width) == (grid.height, grid.width):
+                    total[:, band.top : band.bottom] = pixels
+                else:
+                    add_rows(total, narrowed(pixels, width), band.top, grid.height)
+            errand.watch("encode", row.number + 1, grid.rows)
     return [total.expand(3, -1, -1)[None] for total in totals]
 
 

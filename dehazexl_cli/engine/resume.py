@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 
-from dehazexl_cli.engine.job import Job, Options
+from dehazexl_cli.engine.job import OF_THE_MACHINE, Job, Options
 from dehazexl_cli.engine.journal import FolderJournal, Journal
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.report import Report
-
-# Of the options, those that say where and how fast, and not what comes out.
-BESIDES = {"max_ram", "max_vram", "tmp_dir", "device", "threads"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def opened(resume: Resume | None, job: Job, options: Options, report: Report) ->
 
 def identity_of(resume: Resume, job: Job, options: Options) -> dict[str, Any]:
     """Everything a result is made of, by names that a message can use."""
-    chosen = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in BESIDES}
+    chosen = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in OF_THE_MACHINE}
     return {
         **resume.identity,
         "the options": repr(chosen),

@@ -13,6 +13,8 @@ from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels
 
+EVERY = slice(None)
+
 
 class Row(NamedTuple):
     """One row of patches as read."""
@@ -31,14 +33,14 @@ class Finish(NamedTuple):
     valid: Bools | None  # [height, width]; None where all pixels are ground
 
 
-def rows_to_encode(scene: Scene, summed: bool, first: int = 0) -> Iterator[Row]:
-    """All rows of patches from top to bottom, or those from the first that is not done yet.
+def rows_to_encode(scene: Scene, summed: bool, numbers: range | None = None) -> Iterator[Row]:
+    """All rows of patches from top to bottom, or those of these numbers.
 
     Where a model sums up its patches, `summed`, one without ground must not leave a dark hole in the sum:
     none is absent then, and all are filled.
     """
     grid, reader = scene.grid, scene.reader
-    for number in range(first, grid.rows):
+    for number in range(grid.rows) if numbers is None else numbers:
         box = seen_rows(scene, number)
         valid = reader.valid(box)
         absent = frozenset() if summed else absent_patches(grid, number, valid)
@@ -49,13 +51,13 @@ def rows_to_encode(scene: Scene, summed: bool, first: int = 0) -> Iterator[Row]:
         yield Row(number, view, box.top, absent)
 
 
-def rows_to_decode(scene: Scene, first: int = 0) -> Iterator[tuple[Row, Finish]]:
+def rows_to_decode(scene: Scene, turns: slice = EVERY) -> Iterator[tuple[Row, Finish]]:
     """The rows of patches that reach into the wanted part, with what the output starts from.
 
-    `first` counts among these.
+    `turns` counts among these.
     """
     grid, reader = scene.grid, scene.reader
-    for number in scene.wanted_rows()[first:]:
+    for number in scene.wanted_rows()[turns]:
         box = seen_rows(scene, number)
         valid = reader.valid(box)
         absent = absent_patches(grid, number, valid)

@@ -49,6 +49,7 @@ class Scene:
     strength: float  # 0 leaves the scene as it is, 1 applies all of the model's change
     device: torch.device
     wanted: Box  # the part of the scene that is written; all of it is looked at
+    ground: Box | None = None  # where the scene lies in its raster; None: it is all of it
 
     @property
     def bands(self) -> tuple[int, ...]:

@@ -35,6 +35,7 @@ class TokenStore:
         self._room = patches if kept is None else kept
         self._shelf = make_shelf(skips, folder)
         self._tokens: Tensor | None = None
+        self._row: Tensor | None = None  # the sum of the row of patches in work
         self._present: list[int] = []
 
     def put(self, ids: tuple[int, ...], tokens: Tensor, skips: Skips | None) -> None:
@@ -42,7 +43,7 @@ class TokenStore:
         self._present += ids
         if self.gather == "sum":
             total = tokens.sum(0, keepdim=True)
-            self._tokens = total if self._tokens is None else self._tokens.add_(total)
+            self._row = total if self._row is None else self._row.add_(total)
         else:
             if self._tokens is None:
                 self._tokens = tokens.new_empty((1, self.patches, *tokens.shape[1:]))
@@ -51,19 +52,25 @@ class TokenStore:
             self._room -= len(ids)
             self._shelf.put(ids, skips)
 
-    def tokens_of(self, ids: Sequence[int]) -> Tensor | None:
-        """Tokens of patches that were put, [n, …], or the sum of all so far; None of none."""
-        if not ids or self._tokens is None:
-            return None
-        return self._tokens if self.gather == "sum" else self._tokens[0, list(ids)]
+    def end_row(self, ids: Sequence[int]) -> Tensor | None:
+        """Tokens of a row's patches, which were put, [n, …], or their sum [1, …]; None of none.
+
+        Sums are added up row by row, so that it does not matter to a bit who has computed a row.
+        """
+        if self.gather == "stack":
+            return self._tokens[0, list(ids)] if ids and self._tokens is not None else None
+        row, self._row = self._row, None
+        if row is not None:
+            self._tokens = row if self._tokens is None else self._tokens + row
+        return row
 
     def put_back(self, ids: Sequence[int], tokens: Tensor) -> None:
-        """Take what `tokens_of` gave an earlier run: to be called in the order of the patches."""
-        if self.gather == "sum":
-            self._present += ids
-            self._tokens = tokens
-        else:
-            self.put(tuple(ids), tokens, None)
+        """Take what `end_row` gave elsewhere; rows in their order."""
+        if self.gather == "stack":
+            return self.put(tuple(ids), tokens, None)
+        self._present += ids
+        self._row = tokens
+        self.end_row(ids)
 
     def tokens(self) -> Tensor | None:
         """Tokens of the patches that were put, [1, patches, …] or their sum [1, …]; None if none were.

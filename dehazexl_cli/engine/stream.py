@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,23 +21,25 @@ from dehazexl_cli.engine.pipes import Behind, ahead
 from dehazexl_cli.engine.rows import Finish, Row, cut, rows_to_decode, rows_to_encode
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
+from dehazexl_cli.engine.team import Parts
 from dehazexl_cli.engine.transfer import to_unit
 from dehazexl_cli.models.base import Batch, Skips
 from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
 Change = tuple[Group, Tensor]  # what a group's bands become more or less
-COUNTED = ("invalid_pixels", "outside_range", "clipped_values", "redone_batches")  # in a report, row by row
 
 
 def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
     """Dehaze the wanted part of a scene into the writer; raises what reading, computing or writing raises."""
     report, watch = errand.report, errand.watch
+    dtype = next(errand.models[0].parameters()).dtype
+    team = None if errand.team is None else Parts(errand.team, scene, errand.plan, dtype, report)
     crew = Crew([Careful(model, report) for model in errand.models])
     lanes = [Lane(scene, group, number, errand) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
         with report.timed("encode"):
-            encode_all(scene, lanes, crew, errand)
+            encode_all(lanes, crew, errand, team)
             trim()
         with report.timed("mix"):
             for number, lane in enumerate(lanes):
@@ -46,17 +49,23 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
             watch("mix", len(lanes), len(lanes))
         tick = counting("decode", len(lanes) * len(scene.wanted_rows()) * scene.grid.cols, watch)
 
-        def lay(row: Row, finish: Finish) -> list[Change]:
-            for lane in lanes:
-                lane.decode(row, crew, tick)
-            return [(lane.group, lane.canvas.finish(row.number, finish.box)) for lane in lanes]
-
         with report.timed("decode"):
-            decode_rows(scene, errand, writer, lay)
+            if team is None:
+                decode_rows(scene, errand, writer, partial(lay, lanes, crew, tick))
+            else:
+                team.tell([lane.mixed for lane in lanes])
+                write_rows(errand, writer, lambda done: team.decoded(done, tick))
     with report.timed("finish"):
         watch("finish", 0, 1)
         writer.commit()
         watch("finish", 1, 1)
+
+
+def lay(lanes: Sequence[Lane], crew: Crew[Careful], tick: Tick, row: Row, finish: Finish) -> list[Change]:
+    """Rewrite a row of patches, all lanes of it."""
+    for lane in lanes:
+        lane.decode(row, crew, tick)
+    return [(lane.group, lane.canvas.finish(row.number, finish.box)) for lane in lanes]
 
 
 class Piece(NamedTuple):
@@ -79,26 +88,22 @@ class Lane:
         self._absent: frozenset[int] = frozenset()
         self._mixed: dict[torch.device, Tensor] = {}
 
-    def encode(self, row: Row, crew: Crew[Careful], tick: Tick) -> None:
-        """Let every patch of a row that has ground say what it sees."""
+    def encode(self, row: Row, crew: Crew[Careful], tick: Tick) -> Tensor | None:
+        """Let every patch of a row that has ground say what it sees: their tokens, or the sum of these."""
         for ids, tokens, skips in crew.over(self._encoded, self._pieces(row)):
             wanted = skips if self.scene.wants(ids) else None
             self.store.put(ids, tokens.to(self.scene.device), wanted)
             tick(len(ids))
         self._absent |= row.absent
-        if self._journal.keeps:
-            kept = self.store.tokens_of(self._present(row.number, row.absent))
-            self._journal.keep_tokens(self.number, row.number, kept, row.absent)
         tick(len(row.absent))
+        return self.store.end_row(self._present(row.number, row.absent))
 
-    def restore(self, row: int, last: bool) -> None:
-        """Take a row of tokens from the journal; of sums only the last counts."""
-        record = self._journal.encoded(self.number)[row]
-        absent = frozenset(record["absent"])
+    def restore(self, row: int, absent: frozenset[int], tokens: Tensor | None) -> None:
+        """Take what `encode` gave elsewhere, row by row."""
         self._absent |= absent
         present = self._present(row, absent)
-        if present and (last or self._gather == "stack"):
-            self.store.put_back(present, self._journal.tokens(record).to(self.scene.device))
+        if present and tokens is not None:
+            self.store.put_back(present, tokens.to(self.scene.device))
 
     def _present(self, row: int, absent: frozenset[int]) -> list[int]:
         return [id for id in self.scene.grid.ids_of_row(row) if id not in absent]
@@ -122,6 +127,15 @@ class Lane:
 
         device = self.scene.device
         self._mixed[device] = self._journal.mixed(self.number, mix, device)
+
+    @property
+    def mixed(self) -> Tensor | None:
+        """What patches became when they saw each other; None if there are none."""
+        return self._mixed.get(self.scene.device)
+
+    @mixed.setter
+    def mixed(self, mixed: Tensor | None) -> None:
+        self._mixed = {} if mixed is None else {self.scene.device: mixed.to(self.scene.device)}
 
     def decode(self, row: Row, crew: Crew[Careful], tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
@@ -172,9 +186,9 @@ def shown(scene: Scene, group: Group, piece: Piece, device: torch.device) -> Bat
     return Batch(piece.ids, scene.grid, pixels.expand(-1, 3, -1, -1))
 
 
-def encode_all(scene: Scene, lanes: list[Lane], crew: Crew[Careful], errand: Errand) -> None:
+def encode_all(lanes: list[Lane], crew: Crew[Careful], errand: Errand, team: Parts | None) -> None:
     """First reading: every patch says what it sees, unless an earlier run has kept it."""
-    journal, report = errand.journal, errand.report
+    scene, journal, report = lanes[0].scene, errand.journal, errand.report
     tick = counting("encode", len(lanes) * len(scene.grid), errand.watch)
     if all(journal.has_mixed(lane.number) for lane in lanes):
         return tick(len(lanes) * len(scene.grid))
@@ -182,30 +196,56 @@ def encode_all(scene: Scene, lanes: list[Lane], crew: Crew[Careful], errand: Err
     done = next(row for row in range(scene.grid.rows + 1) if any(row not in rows for rows in known))
     for number in range(done):
         for lane in lanes:
-            lane.restore(number, number == done - 1)
+            record = known[lane.number][number]
+            lane.restore(number, frozenset(record["absent"]), journal.tokens(record))
             tick(scene.grid.cols)
+    rest = range(done, scene.grid.rows)
+    if team is not None:
+        with closing(team.encoded(rest, tick)) as encoded:
+            for number, absent, tokens in encoded:
+                for lane, each in zip(lanes, tokens, strict=True):
+                    lane.restore(number, absent, each)
+                    journal.keep_tokens(lane.number, number, each, absent)
+        return
     summed = errand.models[0].gather == "sum"
-    with closing(ahead(report.each_working("read", rows_to_encode(scene, summed, done)))) as reading:
+    with closing(ahead(report.each_working("read", rows_to_encode(scene, summed, rest)))) as reading:
         for row in reading:
             for lane in lanes:
-                lane.encode(row, crew, tick)
+                journal.keep_tokens(lane.number, row.number, lane.encode(row, crew, tick), row.absent)
 
 
-def decode_rows(
-    scene: Scene, errand: Errand, writer: RasterWriter, lay: Callable[[Row, Finish], list[Change]]
-) -> None:
+Lay = Callable[[Row, Finish], list[Change]]
+Made = Generator[Pixels, None, None]  # rows of the result
+
+
+def decode_rows(scene: Scene, errand: Errand, writer: RasterWriter, lay: Lay) -> None:
     """Second reading: every row is rewritten by `lay`, unless an earlier run has kept it."""
-    report, done = errand.report, len(errand.journal.finished())
-    # What the last row that is done leaves to the next is not kept: it is laid again.
-    first = max(0, done - 1)
+    write_rows(errand, writer, lambda done: rewritten(scene, errand.report, lay, slice(done, None)))
+
+
+def write_rows(errand: Errand, writer: RasterWriter, made: Callable[[int], Made]) -> None:
+    """Write what an earlier run has kept of the result, and the rows that are `made` after so many."""
+    report, journal = errand.report, errand.journal
     with Behind(writer, report) as behind:
-        replay(errand.journal, behind, report)
-        with closing(ahead(report.each_working("read", rows_to_decode(scene, first)))) as reading:
-            for number, (row, finish) in enumerate(reading, start=first):
-                changes = lay(row, finish)
-                if number >= done:
-                    save(scene, finish, changes, behind, errand)
-                del changes  # else the next row is laid while this one is still kept
+        replay(journal, behind, report)
+        with closing(made(len(journal.finished()))) as making:
+            for rows in making:
+                journal.keep_rows(rows, report.counts())
+                if rows.size:
+                    behind.save(rows)
+
+
+def rewritten(scene: Scene, report: Report, lay: Lay, turns: slice) -> Made:
+    """The result's rows, for each of some rows of patches; `turns` counts among those that are wanted."""
+    # What the row before leaves to the first is not known: it is laid once more.
+    first = max(0, turns.start - 1) if scene.grid.overlap else turns.start
+    reading = ahead(report.each_working("read", rows_to_decode(scene, slice(first, turns.stop))))
+    with closing(reading):
+        for number, (row, finish) in enumerate(reading, start=first):
+            changes = lay(row, finish)
+            if number >= turns.start:
+                yield finished(scene, finish, changes, report)
+            del changes  # else the next row is laid while this one is still kept
 
 
 def replay(journal: Journal, behind: Behind, report: Report) -> None:
@@ -214,21 +254,18 @@ def replay(journal: Journal, behind: Behind, report: Report) -> None:
         rows = journal.rows(record)
         if rows.size:
             behind.save(rows)
-        for name in COUNTED:
-            setattr(report, name, record["counts"][name])
+        report.set_counts(record["counts"])
 
 
-def save(scene: Scene, finish: Finish, changes: Sequence[Change], behind: Behind, errand: Errand) -> None:
-    """Hand the rows on, changed, if any are wanted, and count what is no ground."""
-    report, rows = errand.report, finish.source[:, :0]
+def finished(scene: Scene, finish: Finish, changes: Sequence[Change], report: Report) -> Pixels:
+    """The rows, changed, if any are wanted; counts what is no ground."""
+    rows = finish.source[:, :0]
     if finish.source.size:
         with report.working("convert"):
             rows = finished_rows(scene, finish, changes, report)
     if finish.valid is not None:
         report.invalid_pixels += int((~finish.valid).sum())
-    errand.journal.keep_rows(rows, {name: getattr(report, name) for name in COUNTED})
-    if rows.size:
-        behind.save(rows)
+    return rows
 
 
 __all__ = ["Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "shown"]

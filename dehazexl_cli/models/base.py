@@ -34,7 +34,7 @@ class Dehazer(nn.Module):
 
     patch: int  # side of a patch, pixels
     halo: int = 0  # pixels seen around a patch beside it
-    overlap: int = 0  # pixels that neighbouring patches share unless the user says otherwise
+    overlap: int = 0  # pixels, at most, that neighbouring patches share unless the user says otherwise
     gather: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
     streams: bool = True  # whether it has the three steps, or `forward` alone
     queries: int | None = None  # tokens that attend at once in exact attention, where memory is short

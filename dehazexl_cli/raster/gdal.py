@@ -112,6 +112,15 @@ class GdalReader:
         with self._gdal():
             return list(self._dataset.files)
 
+    def thinned_ground(self, height: int, width: int) -> Pixels | None:
+        """Which pixels of the scene, thinned to that size, are ground [height, width]; None where all are.
+
+        From overviews where there are some. Raises InputError if the file is damaged.
+        """
+        with self._reading("a thinned view"):
+            ground = self._ground(Window(0, 0, self.info.width, self.info.height), (height, width))
+        return None if ground is None or ground.all() else ground
+
     def close(self) -> None:
         """Let go of the file; may be called twice. Waits for what is being read."""
         with self._using, self._gdal():

@@ -7,7 +7,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.base import Pixels, RasterReader
+from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader
 from dehazexl_cli.raster.gdal import GdalReader, open_dataset
 from dehazexl_cli.raster.pixels import thinned
 from dehazexl_cli.raster.session import GdalSession
@@ -20,8 +20,7 @@ def thumbnail(reader: RasterReader, bands: tuple[int, ...], side: int) -> Pixels
     all of it. Raises InputError where the file is damaged.
     """
     info = reader.info
-    scale = max(1.0, max(info.height, info.width) / side)
-    height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
+    height, width = smaller(info, side)
     if isinstance(reader, GdalReader):
         with open_dataset(reader.path, GdalSession()) as dataset:
             if dataset.overviews(bands[0]):
@@ -38,3 +37,27 @@ def thumbnail(reader: RasterReader, bands: tuple[int, ...], side: int) -> Pixels
         for row in thinned(info.height, height)
     ]
     return np.concatenate(rows, axis=1)
+
+
+def thumbnail_ground(reader: RasterReader, side: int) -> Pixels | None:
+    """Which pixels of a thumbnail are ground [height, width] bool; None where all are.
+
+    Raises InputError where the file is damaged.
+    """
+    info = reader.info
+    height, width = smaller(info, side)
+    if isinstance(reader, GdalReader):
+        return reader.thinned_ground(height, width)
+    cols = thinned(info.width, width)
+    ground = np.ones((height, width), bool)
+    for place, row in enumerate(thinned(info.height, height)):
+        valid = reader.valid(Box(int(row), 0, 1, info.width))
+        if valid is not None:
+            ground[place] = valid[0, cols]
+    return None if ground.all() else ground
+
+
+def smaller(info: RasterInfo, side: int) -> tuple[int, int]:
+    """Height and width of a thumbnail whose longer side is at most `side` pixels."""
+    scale = max(1.0, max(info.height, info.width) / side)
+    return max(1, round(info.height / scale)), max(1, round(info.width / scale))

@@ -1,0 +1,123 @@
+"""A worker's side of a scene that is shared: it encodes and decodes the rows it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dehazexl_cli.engine import Options, processors, setting_for
+from dehazexl_cli.engine.canvas import Canvas
+from dehazexl_cli.engine.careful import Careful
+from dehazexl_cli.engine.crew import Crew
+from dehazexl_cli.engine.errand import Errand
+from dehazexl_cli.engine.journal import Journal
+from dehazexl_cli.engine.memory import measure_budget
+from dehazexl_cli.engine.modes import row_bytes
+from dehazexl_cli.engine.pipes import ahead
+from dehazexl_cli.engine.rows import rows_to_encode
+from dehazexl_cli.engine.scene import Scene
+from dehazexl_cli.engine.stream import Lane, lay, rewritten
+from dehazexl_cli.engine.team import MIXED, Brief, Step, fetch, keep, name_of, packed
+from dehazexl_cli.engine.transfer import choose_device
+from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.plan import Plan, Wishes, choose, ladder
+from dehazexl_cli.raster.base import RasterReader
+from dehazexl_cli.raster.views import Part
+from dehazexl_cli.report import Report
+
+
+class Station:
+    """What a worker keeps of a scene between its bands: source, model, and the features of rows it encoded.
+
+    Raises DeviceError where the device is not there, or memory too small for what was decided for all.
+    """
+
+    def __init__(
+        self,
+        brief: Brief,
+        reader: RasterReader,
+        model: Dehazer,
+        options: Options,
+    ) -> None:
+        device = choose_device(brief.device)
+        model.to(device=device, dtype=brief.dtype)
+        self._folder, self._reader = brief.folder, reader
+        self._scene = brief.scene(reader if brief.ground is None else Part(reader, brief.ground), device)
+        self._report, self._threads = Report(), options.threads
+        plan = plan_here(brief, self._scene, model, options)
+        folder = Path(options.tmp_dir) if options.tmp_dir else None
+        errand = Errand(plan, [model], self._report, lambda phase, done, total: None, Journal(), folder)
+        self._summed = model.gather == "sum"
+        self._lanes = [
+            Lane(self._scene, group, number, errand) for number, group in enumerate(self._scene.groups)
+        ]
+        self._crew = Crew([Careful(model, self._report)])
+        self._watch: Callable[[], None] = lambda: None
+        self._knows_mixed = False
+
+    def do(self, step: Step, band: range, watch: Callable[[], None]) -> Report:
+        """Do a step for the rows of a band that are not done yet, and say how it went.
+
+        `watch` is called between batches, and may raise to have the work left.
+        """
+        self._watch = watch
+        done = (number for number in band if not (self._folder / name_of(step, number)).exists())
+        rows = range(next(done, band.stop), band.stop)
+        with processors(self._threads), torch.inference_mode():
+            self._encode(rows) if step == "encode" else self._decode(rows)
+        told = replace(self._report)
+        self._report.busy_seconds, self._report.warnings = {}, []
+        return told
+
+    def close(self) -> None:
+        """Let go of the source."""
+        self._reader.close()
+
+    def _encode(self, rows: range) -> None:
+        source = rows_to_encode(self._scene, self._summed, rows)
+        with closing(ahead(self._report.each_working("read", source))) as reading:
+            for row in reading:
+                tokens = [lane.encode(row, self._crew, self._tick) for lane in self._lanes]
+                on_host = [None if each is None else each.cpu() for each in tokens]
+                self._keep("encode", row.number, {"absent": sorted(row.absent), "tokens": on_host})
+
+    def _decode(self, rows: range) -> None:
+        if not self._knows_mixed:
+            for lane, mixed in zip(self._lanes, fetch(self._folder / MIXED), strict=True):
+                lane.mixed = mixed
+            self._knows_mixed = True
+        for lane in self._lanes:
+            lane.canvas = Canvas(self._scene, lane.group)
+        laying = partial(lay, self._lanes, self._crew, self._tick)
+        with closing(rewritten(self._scene, self._report, laying, slice(rows.start, rows.stop))) as making:
+            for number, made in zip(rows, making, strict=True):
+                self._keep("decode", number, packed(made))
+
+    def _keep(self, step: Step, number: int, what: dict[str, object]) -> None:
+        keep(self._folder / name_of(step, number), what | {"counts": self._report.counts()})
+        self._report.set_counts(dict.fromkeys(self._report.counts(), 0))
+
+    def _tick(self, count: int) -> None:
+        self._watch()
+
+
+def plan_here(brief: Brief, scene: Scene, model: Dehazer, options: Options) -> Plan:
+    """The plan of the team, with as many features kept here as there is room for: that changes no bit."""
+    plan, grid, info = brief.plan, scene.grid, scene.reader.info
+    budget = measure_budget([scene.device], options.max_ram, options.max_vram)
+    setting = replace(
+        setting_for(info, model, options, [scene.device], budget),
+        band_bytes=(grid.patch + 2 * grid.halo) * row_bytes(info),
+        wanted=(-(-grid.rows // brief.size), grid.cols),
+    )
+    wishes = Wishes(options.wishes.skips, plan.batch, plan.seed is None, plan.seed or 0)
+    footprint = model.footprint(brief.dtype).times(len(scene.groups))
+    # The leader mixes.
+    footprint = replace(footprint, mix_bytes=0, mix_part_bytes=0, mix_fixed_bytes=0)
+    plans = [each for each in ladder(footprint, grid, setting, wishes) if each.queries == plan.queries]
+    return plans[choose(plans, budget)]

@@ -1,0 +1,291 @@
+"""`dehazexl run --dask`: one scene on the workers of a cluster, with the bytes of one process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rasterio
+from batches import ROOT, finish, make_image, wait_for
+from conftest import Result, as_from_a_terminal
+from test_stream import scene
+
+from dehazexl_cli.batch import team
+from dehazexl_cli.batch.conveyor import Setup
+from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
+from dehazexl_cli.engine.team import Brief
+from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
+from dehazexl_cli.files import Recipe
+from dehazexl_cli.owner import Owner
+
+distributed = pytest.importorskip("distributed")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+Command = Callable[..., Result]
+FIXED = ("--no-provenance", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Any]:
+    """A cluster of two worker processes."""
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        memory_limit=0,
+        dashboard_address=None,
+        silence_logs=logging.ERROR,
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def hazy(tmp_path: Path) -> Path:
+    """A scene with a border and a hole of nodata."""
+    array = scene(600, 500, 3)
+    array[:130] = array[400:500, 300:420] = 0
+    profile = {"driver": "GTiff", "height": 600, "width": 500, "count": 3, "dtype": "uint8", "nodata": 0}
+    with rasterio.open(tmp_path / "in.tif", "w", **profile, crs="EPSG:32633") as file:
+        file.write(array.transpose(2, 0, 1))
+    return tmp_path / "in.tif"
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["tokens", "sum", "cog"])
+def test_a_cluster_gives_the_bytes_of_one_process(
+    way: str, dehazexl: Command, hazy: Path, tmp_path: Path, tiny_weights: Path, workers: Any
+) -> None:
+    options = {
+        "tokens": ("--weights", tiny_weights),
+        "sum": ("--model", "mgbl-s"),
+        "cog": ("--weights", tiny_weights, "-f", "COG", "--window", "100,50,300,400", "--context", "scene"),
+    }[way]
+    assert dehazexl("run", hazy, tmp_path / "plain.tif", *FIXED, *options).code == 0
+    address = workers.scheduler_address
+    done = dehazexl(
+        "run", hazy, tmp_path / "shared.tif", *FIXED, *options, "--dask", address, "--progress", "json"
+    )
+    assert done.code == 0, done.err
+    assert (tmp_path / "shared.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
+    assert left(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
+    phases = [phase for phase in ("encode", "mix", "decode", "finish") if f'"{phase}"' in done.err]
+    assert phases == ["encode", "mix", "decode", "finish"]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dehazexl_cli", "run", *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=as_from_a_terminal,
+    )
+
+
+def begun(folder: Path, step: str) -> bool:
+    """Whether a row has been through a step, and its file is still there."""
+    return bool(list(folder.glob(f".shared.*team/*/{step}-*")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_the_rows_of_a_worker_that_is_killed_are_done_by_another(
+    step: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
+) -> None:
+    source = make_image(tmp_path / "in.tif", 600, 500)
+    options = (*FIXED, "--weights", tiny_weights)
+    assert dehazexl("run", source, tmp_path / "plain.tif", *options).code == 0
+    process = start(
+        source, tmp_path / "shared.tif", *options, "--dask", workers.scheduler_address, "--progress", "never"
+    )
+    wait_for(f"a row to {step}", process, lambda: begun(tmp_path, step))
+    busy = [worker for worker in workers.scheduler.workers.values() if worker.processing]
+    nanny = next(nanny for nanny in workers.workers.values() if nanny.worker_address == busy[0].address)
+    os.kill(nanny.pid, signal.SIGKILL)
+    code, told = finish(process)
+    assert code == 0, told
+    assert (tmp_path / "shared.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
+    assert left(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["encode", "decode"])
+def test_a_signal_has_the_workers_leave_their_rows(
+    step: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
+) -> None:
+    source = make_image(tmp_path / "in.tif", 600, 500)
+    command = (
+        source,
+        tmp_path / "shared.tif",
+        "--weights",
+        tiny_weights,
+        "--dask",
+        workers.scheduler_address,
+    )
+    process = start(*command)
+    wait_for(f"a row to {step}", process, lambda: begun(tmp_path, step))
+    process.send_signal(signal.SIGINT)
+    code, told = finish(process)
+    assert code == 130 and "stopped by Ctrl-C" in told
+    assert left(tmp_path) == {"in.tif"}
+    until = time.monotonic() + 20
+    while any(worker.processing for worker in workers.scheduler.workers.values()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert left(tmp_path) == {"in.tif"}
+    assert dehazexl("run", *command).code == 0  # the workers are as good as before
+
+
+@pytest.mark.slow
+def test_a_cluster_for_one_scene_is_made_here(
+    dehazexl: Command, small_scene: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    out = tmp_path / "out.tif"
+    done = dehazexl("run", small_scene, out, "--weights", tiny_weights, "--dask", "local:2", "--resume")
+    assert done.code == 0, done.err
+    assert left(tmp_path) == {small_scene.name, "out.tif"}
+
+
+class Client:
+    """Stands in for a client whose workers say this of themselves."""
+
+    def __init__(self, **says: object) -> None:
+        self.says = says
+
+    def run(self, function: object, *arguments: object, on_error: str) -> dict[str, object]:
+        return self.says
+
+    def wait_for_workers(self, count: int, timeout: float) -> None:
+        raise TimeoutError
+
+    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+        return {"workers": {}}
+
+
+def test_what_a_worker_lacks_is_said_before_any_work(tmp_path: Path) -> None:
+    image, mine = str(make_image(tmp_path / "a.tif")), team.versions()
+    assert sight(image, tmp_path) == mine
+    with pytest.raises(OutputError, match="that is the same as here") as elsewhere:
+        sight(image, tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="does not see"):
+        sight(str(tmp_path / "b.tif"), tmp_path)
+    with pytest.raises(OutputError, match="worker b: there is no") as told:
+        surveyed(Client(a=mine, b=elsewhere.value), image, tmp_path)  # type: ignore[arg-type]
+    assert "--tmp-dir" in told.value.hint
+    with pytest.raises(DeviceError, match="worker a cannot take part") as told:  # type: ignore[assignment]
+        surveyed(Client(a=ModuleNotFoundError("no dehazexl_cli")), image, tmp_path)  # type: ignore[arg-type]
+    assert "install the same dehazexl" in told.value.hint
+
+
+def test_a_worker_of_another_version_is_a_warning(tmp_path: Path) -> None:
+    mine = team.versions()
+    (warning,) = surveyed(Client(a=mine, b=mine | {"torch": "1.0"}), "a.tif", tmp_path)  # type: ignore[arg-type]
+    assert warning.startswith("worker b has torch 1.0, here ")
+
+
+def test_a_scheduler_without_workers_is_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DeviceError, match="has no workers") as told:
+        arrived(Client(), "tcp://x:1")  # type: ignore[arg-type]
+    assert "dask worker tcp://x:1" in told.value.hint
+
+
+def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(team, "arrived", lambda client, address: {})
+    alone = DaskTeam(Client(), "tcp://x:1", Setup(Recipe()), "a.tif", "0", tmp_path)  # type: ignore[arg-type]
+    since = alone._lonely(None)
+    monkeypatch.setattr(team, "CONNECT_SECONDS", 0.0)
+    with pytest.raises(DeviceError, match="are gone"):
+        alone._lonely(since)
+
+
+def test_other_weights_on_a_worker_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
+    task = Task(Setup(Recipe(), weights=tiny_weights), "a.tif", "0" * 64)
+    brief = Brief(tmp_path, *[None] * 9)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match="other weights"):
+        station(task, brief)
+
+
+@pytest.mark.slow
+def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
+    dehazexl: Command, hazy: Path, tmp_path: Path, tiny_weights: Path, workers: Any
+) -> None:
+    def forget() -> None:
+        import dehazexl_cli.batch.team as there
+        from dehazexl_cli.errors import WeightsError
+
+        def lacking(*arguments: object) -> None:
+            raise WeightsError("no such weights", "copy them")
+
+        there.kept, there.known = lacking, there.kept  # type: ignore[assignment,attr-defined]
+
+    def remember() -> None:
+        import dehazexl_cli.batch.team as there
+
+        there.kept = there.known  # type: ignore[attr-defined]
+
+    out = tmp_path / "out.tif"
+    with distributed.Client(workers) as client:
+        client.run(forget)
+        try:
+            address = workers.scheduler_address
+            result = dehazexl("run", hazy, out, *FIXED, "--weights", tiny_weights, "--dask", address)
+        finally:
+            client.run(remember)
+    assert result.code == 5 and f"no such weights (on {socket.gethostname()})" in result.err
+    assert left(tmp_path) == {"in.tif"}
+
+
+def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mark = Owner.this()._replace(pid=ended.pid, born=1).mark()
+    (tmp_path / f".out{mark}team" / "attempt").mkdir(parents=True)
+    (tmp_path / f".out{mark}team" / "attempt" / "encode-1").touch()
+    with shared_folder(str(tmp_path / "out.tif"), None) as folder:
+        assert left(tmp_path) == {folder.name}
+    assert not left(tmp_path)
+
+
+def test_a_cluster_shares_one_image_only(dehazexl: Command, folder: Path, tmp_path: Path) -> None:
+    result = dehazexl("run", folder / "a.tif", folder / "sub" / "b.tif", tmp_path, "--dask", "local")
+    assert result.code == 2 and "dehazexl batch --dask" in result.err
+
+
+@pytest.mark.parametrize("address", ["local:0", "local:x"])
+def test_a_number_of_workers_is_a_number(
+    dehazexl: Command, small_scene: Path, tmp_path: Path, tiny_weights: Path, address: str
+) -> None:
+    out = tmp_path / "out.tif"
+    result = dehazexl("run", small_scene, out, "--weights", tiny_weights, "--dask", address)
+    assert result.code == 2 and "local:4" in result.err
+    assert left(tmp_path) == {small_scene.name}
+
+
+def test_without_dask_a_scene_is_done_by_nobody(
+    dehazexl: Command,
+    small_scene: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    result = dehazexl("run", small_scene, tmp_path / "o.tif", "--weights", tiny_weights, "--dask", "local:2")
+    assert result.code == 2 and "pip install 'dehazexl[dask]'" in result.err
