@@ -18,7 +18,7 @@ import torch
 from conftest import Identity, Result, Toy, save_tiny_weights
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import Mode, Options, Resume, Wishes, run
+from dehazexl_cli.engine import Mode, Options, Resume, Wishes, journal, run
 from dehazexl_cli.engine.journal import FolderJournal
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
@@ -146,6 +146,15 @@ def test_whatever_makes_a_result_another_one_starts_anew_and_says_so(tmp_path: P
         assert report is not None and np.array_equal(output, expected)  # type: ignore[arg-type]
         (warning,) = report.warnings
         assert warning.startswith(words) and warning.endswith(ANEW)
+
+
+def test_what_an_older_version_kept_is_not_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resume = Resume(str(tmp_path / "journal"), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "FORM", journal.FORM - 1)
+        attempt(Mortal("decode", 4), resume)
+    _, report = attempt(Toy(), resume)
+    assert report is not None and report.warnings[0].startswith("what is kept of a scene changed")
 
 
 def test_where_and_how_fast_do_not_count_as_changes(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from dehazexl_cli.raster.base import Pixels
 
 STATE, LOG = "state.json", "log"
 PLAN = "the plan"
+KEPT = "what is kept of a scene"
+FORM = 2  # to be raised with the meaning of anything that is kept, so that older folders are not misread
 CHECKED_AT_ONCE = 1 << 24  # bytes
 Record = dict[str, Any]
 
@@ -89,7 +91,7 @@ class FolderJournal(Journal):
         self._files: dict[str, IO[bytes]] = {}
         self._ends: dict[str, int] = {}
         self._records: list[Record] = []
-        self._identity = json.loads(json.dumps({**identity, PLAN: dict(plan)}))
+        self._identity = json.loads(json.dumps({KEPT: FORM, **identity, PLAN: dict(plan)}))
         try:
             folder.mkdir(exist_ok=True)
             self._claim()
