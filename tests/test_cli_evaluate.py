@@ -269,7 +269,7 @@ def test_a_model_that_mixes_no_scenes_sees_only_the_patch() -> None:
 def test_a_scene_of_one_patch_is_mixed_alike_alone() -> None:
     torch.manual_seed(0)
     model = DehazeXL(TINY).eval()
-    torch.nn.init.normal_(model.decoder.ending.affine.weight)  # type: ignore[union-attr]
+    torch.nn.init.normal_(model.decoder.ending.heads[0].affine.weight)  # type: ignore[union-attr, index]
     image = torch.rand(2, 3, TINY.patch, TINY.patch)
     with torch.inference_mode():
         assert torch.equal(MixingPatches(model)(image), model(image))

@@ -49,8 +49,8 @@ class Recipe:
     smallest_scale: float = 0.8
     level_share: float = 0.5  # hazy samples under a sky of one of the LEVELS; others under Haze.draw's
     level_odds: tuple[float, ...] = (0.15, 0.25, 0.35, 0.25)  # of those levels, the densest last
-    exposure: float = 0.25  # largest change of gamma and gain in brightness, in natural logarithms
-    darkening: float = 0.3  # largest loss in brightness: ground seen from space is darker than from a drone
+    exposure: float = 0.2  # largest change of gamma and gain in brightness, in natural logarithms
+    darkening: float = 0.2  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
     even_share: float = 0.15  # samples with water, sand or other even ground drawn in
     # Of those that show nothing else, without haze: a lake alone cannot be told from a veil, and is to stay.
