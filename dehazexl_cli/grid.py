@@ -137,6 +137,15 @@ class PatchGrid:
         row, col = divmod(id, self.cols)
         return Box(row * self.stride, col * self.stride, self.patch, self.patch)
 
+    def reaching(self, box: Box) -> tuple[int, int]:
+        """How many rows and columns of patches reach into a box within the scene."""
+        if not box.pixels:
+            return 0, 0
+        first = [max(0, (start - self.patch) // self.stride + 1) for start in (box.top, box.left)]
+        rows = min(self.rows, -(-box.bottom // self.stride)) - first[0]
+        cols = min(self.cols, -(-box.right // self.stride)) - first[1]
+        return rows, cols
+
     def band(self, row: int) -> Box:
         """The part of the scene that is finished once this row of patches is done."""
         top = row * self.stride

@@ -82,3 +82,24 @@ def test_impossible_grids_are_refused() -> None:
         PatchGrid(0, 10, patch=16)
     with pytest.raises(ValueError, match="cannot overlap"):
         PatchGrid(10, 10, patch=16, overlap=9)
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 8])
+def test_patches_that_reach_into_a_box_are_counted_without_looking_at_each(overlap: int) -> None:
+    rng = np.random.default_rng(0)
+    grid = PatchGrid(90, 130, 16, overlap=overlap)
+    for _ in range(200):
+        top, left = int(rng.integers(90)), int(rng.integers(130))
+        box = Box(top, left, int(rng.integers(1, 91 - top)), int(rng.integers(1, 131 - left)))
+        rows = sum(
+            1
+            for row in range(grid.rows)
+            if grid.box(row * grid.cols).within(box._replace(left=0, width=130)).pixels
+        )
+        cols = sum(
+            1 for col in range(grid.cols) if grid.box(col).within(box._replace(top=0, height=90)).pixels
+        )
+        assert grid.reaching(box) == (rows, cols)
+    assert grid.reaching(Box(5, 5, 0, 10)) == (0, 0)
+    endless = PatchGrid(2**31 - 1, 2**31 - 1, 256, overlap=overlap)
+    assert endless.reaching(Box(0, 0, 2**31 - 1, 2**31 - 1)) == (endless.rows, endless.cols)

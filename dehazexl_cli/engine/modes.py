@@ -26,7 +26,6 @@ LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because m
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
 BAND_ROWS = 256  # read and written at a time where nothing else decides
-FAR = 1 << 40  # pixels: beyond any raster
 PITCH = 32  # pixels from token to token in the networks of this family
 # What an image in one pass takes as pixels: itself, its patches before and after, their sum, the change.
 PASS_BYTES = 7 * 3 * 4  # per pixel
@@ -167,20 +166,8 @@ def row_bytes(info: RasterInfo) -> int:
 def settle(layout: Layout, info: RasterInfo, setting: Setting, wanted: Box) -> Setting:
     """A setting for a layout's rows, and for the patches of it that reach into what is written."""
     outer = layout.outer
-    rows = sum(1 for row in range(outer.rows) if outer.box(row * outer.cols).within(whole_row(wanted)).pixels)
-    cols = sum(1 for col in range(outer.cols) if outer.box(col).within(whole_column(wanted)).pixels)
-    reached = (rows, cols) if layout.kind == "global" else None
+    reached = outer.reaching(wanted) if layout.kind == "global" else None
     return replace(setting, band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info), wanted=reached)
-
-
-def whole_row(box: Box) -> Box:
-    """A box stretched over whatever is beside it."""
-    return Box(box.top, -FAR, box.height, 2 * FAR if box.pixels else 0)
-
-
-def whole_column(box: Box) -> Box:
-    """A box stretched over whatever is above and below it."""
-    return Box(-FAR, box.left, 2 * FAR if box.pixels else 0, box.width)
 
 
 def last_tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> list[Layout]:
