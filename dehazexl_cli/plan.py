@@ -17,7 +17,7 @@ GPU_BATCHES = (32, 16, 8, 4, 2, 1)
 CPU_BATCHES = (8, 4, 2, 1)
 # Exact attention grows with the square of the tokens. On a CPU it is kept to where it costs no more than
 # the patches themselves; GPUs take 102,400 tokens exactly in about a second.
-EXACT_PATCHES_ON_CPU = 160
+EXACT_PATCHES_ON_CPU = 400
 # That attend at once where memory is short: enough to keep every core busy, few enough to need nothing.
 QUERIES = 2048
 # Where fewer would be kept, keeping some features and computing the others again is not worth its trouble.
