@@ -10,7 +10,7 @@ import signal
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Before torch is loaded: on a shared machine its threads are not to spin for each other.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -58,6 +58,20 @@ def small_scene(tmp_path: Path) -> Path:
     ) as f:
         f.write(np.random.default_rng(0).integers(50, 200, (3, 70, 90), dtype=np.uint8))
     return path
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Any]:
+    """A Dask cluster of two worker processes, with no thread to spare."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        memory_limit=0,
+        dashboard_address=None,
+        silence_logs=logging.ERROR,
+    ) as made:
+        yield made
 
 
 def formula(name: str, shape: list[int]) -> Tensor:

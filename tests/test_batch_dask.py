@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +24,11 @@ from dehazexl_cli.files import Recipe
 from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster.selection import Selection
 
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Any]:
-    """A cluster of two worker processes, with no thread to spare."""
-    with distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        memory_limit=0,
-        dashboard_address=None,
-        silence_logs=logging.ERROR,
-    ) as made:
-        yield made
 
 
 def images(folder: Path, count: int, side: int = 500) -> Path:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +33,6 @@ pytestmark = [
 ]
 Command = Callable[..., Result]
 FIXED = ("--no-provenance", "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Any]:
-    """A cluster of two worker processes."""
-    with distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        memory_limit=0,
-        dashboard_address=None,
-        silence_logs=logging.ERROR,
-    ) as made:
-        yield made
 
 
 @pytest.fixture
