@@ -47,14 +47,17 @@ def compare(
         str | None, typer.Option("--reference", metavar="CLEAR", help="The same scene without haze.")
     ] = None,
     modes: Annotated[
-        str, typer.Option("--modes", metavar="MODE,…", help=f"Of: {', '.join(MODES)} (global, edge to edge).")
+        str,
+        typer.Option(
+            "--modes", metavar="MODE,…", help=f"Of: {', '.join(MODES)}; paper is global, edge to edge."
+        ),
     ] = "global,tile,downsample",
     models: Annotated[
         str, typer.Option("--models", metavar="NAME,…", help="Models, and weight files of any.")
     ] = "dehazexl-s",
     places: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="X,Y", help="A place to show at full size; repeatable."),
+        typer.Option("--at", metavar="COL,ROW", help="A place to show at full size, in pixels; repeatable."),
     ] = None,
     device: options.Device = "auto",
     precision: options.PrecisionName = options.Precision.auto,

@@ -99,8 +99,8 @@ def convert(
 ) -> None:
     """Write published or trained weights as a file that says what it is.
 
-    Understood are .pth files of both published revisions of DehazeXL and checkpoints of
-    `dehazexl train`, of which the averaged weights are taken.
+    Understood are .pth files of both published revisions of DehazeXL and of the published bilateral
+    network, and checkpoints of `dehazexl train`, of which the averaged weights are taken.
 
     Example: dehazexl weights convert DehazeXL.pth dehazexl-paper.safetensors --about card.json
     """
