@@ -46,7 +46,7 @@ def list_weights(as_json: options.Json = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
-        typer.echo(f"{row['name']}  {size(row['size_bytes'])}  {row['sha256']}  {row['path']}")
+        typer.echo(f"{row['name']:14}  {size(row['size_bytes']):>8}  {row['sha256']}  {row['path']}")
     if not rows:
         console.say("no weights come with this installation; name a file with --weights when you run")
 
