@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +350,23 @@ def test_an_unsupported_output_is_refused_before_anything_is_made(tmp_path: Path
             open_writer(tmp_path / name, reader)
         assert ".tif" in caught.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_that_open_files_at_once_print_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.zeros((1, 8, 8), np.uint8)
+    with warnings.catch_warnings(action="ignore"):
+        plain = make(tmp_path / "plain.tif", pixels, crs=None, transform=None)
+    said: list[str] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: said.append(str(message)))
+
+    def open_often(_: int) -> None:
+        for _ in range(30):
+            open_reader(plain).close()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(open_often, range(8)))
+    assert said == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning
 
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.raster.base import RasterInfo
 from dehazexl_cli.raster.pixels import PIXEL_TYPES
-from dehazexl_cli.raster.session import GdalSession
+from dehazexl_cli.raster.session import GdalSession, unwarned
 
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 # A tile of more bytes per pixel than this would be read for one band and hold all of them.
@@ -202,8 +200,7 @@ def create_tiff(path: Path, info: RasterInfo, options: dict[str, str], gdal: Gda
     """An open, empty GeoTIFF."""
     threads = {} if gdal.threads_are_set or "NUM_THREADS" in options else {"NUM_THREADS": "ALL_CPUS"}
     shape = {"height": info.height, "width": info.width, "count": info.count, "dtype": info.dtype}
-    with gdal(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with gdal(), unwarned():
         return rasterio.open(path, "w", driver="GTiff", **shape, **options, **threads)
 
 

@@ -60,8 +60,7 @@ class GdalSession:
 
     def open(self, path: str, mode: str = "r", **options: Any) -> Any:
         """A dataset of its own, never shared; scenes without a georeference are nothing to warn of."""
-        with self(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with self(), unwarned():
             return rasterio.open(path, mode, **options)
 
 
@@ -69,6 +68,17 @@ def cache_bytes() -> int:
     """What GDAL's block cache grows to while it is called here."""
     set_now: int = get_gdal_config("GDAL_CACHEMAX")
     return set_now if _is_set_by_user("GDAL_CACHEMAX") else min(set_now, CACHE_BYTES)
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Nothing is said of files without a georeference.
+
+    One thread at a time: filters belong to the process, and one that leaves would undo what another needs.
+    """
+    with _UNWARNED, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
 
 
 class _SmallCache:
@@ -97,6 +107,7 @@ class _SmallCache:
                 set_gdal_config("GDAL_CACHEMAX", self._bytes_before)
 
 
+_UNWARNED = threading.Lock()
 _CACHE = _SmallCache()  # one per process, as GDAL's cache is
 
 
