@@ -69,6 +69,7 @@ def workers() -> Iterator[Any]:
         threads_per_worker=1,
         memory_limit=0,
         dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "localhost:0"},
         silence_logs=logging.ERROR,
     ) as made:
         yield made

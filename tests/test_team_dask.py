@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,18 @@ def test_a_signal_has_the_workers_leave_their_rows(
 
 
 @pytest.mark.slow
-def test_a_cluster_for_one_scene_is_made_here(
-    dehazexl: Command, small_scene: Path, tmp_path: Path, tiny_weights: Path
+def test_a_cluster_for_one_scene_is_made_here_and_says_nothing(
+    small_scene: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
     out = tmp_path / "out.tif"
-    done = dehazexl("run", small_scene, out, "--weights", tiny_weights, "--dask", "local:2", "--resume")
-    assert done.code == 0, done.err
+    with socket.socket() as other:
+        with suppress(OSError):  # a cluster that runs here already has this port
+            other.bind(("127.0.0.1", 8787))
+            other.listen()
+        code, told = finish(
+            start(small_scene, out, "--weights", tiny_weights, "--dask", "local:2", "--resume", "-q")
+        )
+    assert (code, told) == (0, "")
     assert left(tmp_path) == {small_scene.name, "out.tif"}
 
 
