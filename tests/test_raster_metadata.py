@@ -167,6 +167,16 @@ def test_a_real_scene_says_the_same_before_and_after(
     assert len(before) > 8
 
 
+def test_a_mask_is_written_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_NUM_THREADS", "4")
+    source = make(tmp_path / "in.tif", FIELDS["internal mask"], "uint16")
+    for number in range(20):
+        rewrite(source, tmp_path / f"{number}.tif")
+    assert capfd.readouterr().err == ""
+
+
 def test_pixels_of_another_kind_get_the_place_and_nothing_else(tmp_path: Path) -> None:
     with rasterio.open(
         tmp_path / "in.tif", "w", driver="GTiff", count=2, height=6, width=5, dtype="uint8", nodata=7,

@@ -156,9 +156,10 @@ class GdalWriter:
         self._require_room()
         where = Window(0, top, rows.shape[2], rows.shape[1])
         mask = self._mask_of_source(where) if self._masked else None
-        self._dataset.write(rows, window=where)
         if mask is not None:
+            # Before the rows: else GDAL's threads pack these while the file is told of a mask, and complain.
             self._dataset.write_mask(mask, window=where)
+        self._dataset.write(rows, window=where)
         self._proof.note(where, rows, mask)
 
     def _mask_of_source(self, where: Window) -> Pixels:
