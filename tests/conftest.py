@@ -189,6 +189,11 @@ def save_tiny_weights(path: Path) -> Path:
     return path
 
 
+def names(folder: Path) -> set[str]:
+    """What is in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
 class Result(NamedTuple):
     """What a command did."""
 

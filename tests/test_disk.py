@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOISE = np.random.default_rng(0).integers(0, 255, (3, 800, 700)).astype(np.uint8)
 TARGETS = {
     "GTiff": "out.tif", "COG": "out.tif", "PNG": "out.png", "JPEG": "out.jpg", "JP2OpenJPEG": "out.jp2",
-    "WEBP": "out.webp",
+    "WEBP": "out.webp", "VRT": "out.vrt",
 }  # fmt: skip
 
 

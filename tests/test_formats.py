@@ -74,6 +74,7 @@ def names(folder: Path) -> set[str]:
         ("a", "GTiff", "GTiff"),
         ("a.img", "PNG", "PNG"),
         ("a.jp2", "JPEG2000", "JP2OpenJPEG"),
+        ("a.vrt", None, "VRT"),
     ],
 )
 def test_the_suffix_or_the_name_tells_the_format(name: str, wanted: str | None, driver: str) -> None:
@@ -88,6 +89,7 @@ def test_the_suffix_or_the_name_tells_the_format(name: str, wanted: str | None, 
         ("a.tif", "GIF", UsageError, "none that can be written"),
         ("a.png", "COG", OutputError, "no suffix of a COG"),
         ("a.tif", "PNG", OutputError, "no suffix of a PNG"),
+        ("a.vrt", "GTiff", OutputError, "no suffix of a GeoTIFF"),
     ],
 )
 def test_a_format_that_is_none_or_another_is_refused(

@@ -78,7 +78,7 @@ def check_other_formats(folder: Path, name: str, dtype: str, formats: list[str])
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_survives_in_other_formats(tmp_path: Path, name: str) -> None:
-    check_other_formats(tmp_path, name, "uint8", ["COG", "PNG"])
+    check_other_formats(tmp_path, name, "uint8", ["COG", "VRT", "PNG"])
 
 
 @pytest.mark.slow
