@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import Result
+from conftest import Result, names
 
 from dehazexl_cli.errors import DehazeError, OutputError, UsageError
 from dehazexl_cli.grid import Box
@@ -55,10 +55,6 @@ def read(path: Path) -> np.ndarray:
 
 def halved(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(3, HEIGHT // 2, 2, WIDTH // 2, 2).mean((2, 4))
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(

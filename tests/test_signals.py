@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import Result, as_from_a_terminal
+from conftest import Result, as_from_a_terminal, names
 
 from dehazexl_cli.engine.pipes import Behind
 from dehazexl_cli.owner import Owner
@@ -83,10 +83,6 @@ def scene(tmp_path: Path) -> Path:
         f.write(np.random.default_rng(0).integers(50, 200, (3, 200, 210), dtype=np.uint8))
         f.update_tags(ns="IMD", satId="QB02")
     return path
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 @contextmanager

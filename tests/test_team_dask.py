@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import rasterio
 from batches import ROOT, finish, make_image, wait_for
-from conftest import Result, as_from_a_terminal
+from conftest import Result, as_from_a_terminal, names
 from test_stream import scene
 
 from dehazexl_cli.batch import team
@@ -47,10 +47,6 @@ def hazy(tmp_path: Path) -> Path:
     return tmp_path / "in.tif"
 
 
-def left(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["tokens", "sum", "cog"])
 def test_a_cluster_gives_the_bytes_of_one_process(
@@ -68,7 +64,7 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     )
     assert done.code == 0, done.err
     assert (tmp_path / "shared.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
-    assert left(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
+    assert names(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
     phases = [phase for phase in ("encode", "mix", "decode", "finish") if f'"{phase}"' in done.err]
     assert phases == ["encode", "mix", "decode", "finish"]
 
@@ -108,7 +104,7 @@ def test_the_rows_of_a_worker_that_is_killed_are_done_by_another(
     code, told = finish(process)
     assert code == 0, told
     assert (tmp_path / "shared.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
-    assert left(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
+    assert names(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
 
 
 @pytest.mark.slow
@@ -130,12 +126,12 @@ def test_a_signal_has_the_workers_leave_their_rows(
     process.send_signal(signal.SIGINT)
     code, told = finish(process)
     assert code == 130 and "stopped by Ctrl-C" in told
-    assert left(tmp_path) == {"in.tif"}
+    assert names(tmp_path) == {"in.tif"}
     until = time.monotonic() + 20
     while any(worker.processing for worker in workers.scheduler.workers.values()):
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert left(tmp_path) == {"in.tif"}
+    assert names(tmp_path) == {"in.tif"}
     assert dehazexl("run", *command).code == 0  # the workers are as good as before
 
 
@@ -152,7 +148,7 @@ def test_a_cluster_for_one_scene_is_made_here_and_says_nothing(
             start(small_scene, out, "--weights", tiny_weights, "--dask", "local:2", "--resume", "-q")
         )
     assert (code, told) == (0, "")
-    assert left(tmp_path) == {small_scene.name, "out.tif"}
+    assert names(tmp_path) == {small_scene.name, "out.tif"}
 
 
 class Client:
@@ -243,7 +239,7 @@ def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
         finally:
             client.run(remember)
     assert result.code == 5 and f"no such weights (on {socket.gethostname()})" in result.err
-    assert left(tmp_path) == {"in.tif"}
+    assert names(tmp_path) == {"in.tif"}
 
 
 def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Path) -> None:
@@ -253,8 +249,8 @@ def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Pat
     (tmp_path / f".out{mark}team" / "attempt").mkdir(parents=True)
     (tmp_path / f".out{mark}team" / "attempt" / "encode-1").touch()
     with shared_folder(str(tmp_path / "out.tif"), None) as folder:
-        assert left(tmp_path) == {folder.name}
-    assert not left(tmp_path)
+        assert names(tmp_path) == {folder.name}
+    assert not names(tmp_path)
 
 
 def test_a_cluster_shares_one_image_only(dehazexl: Command, folder: Path, tmp_path: Path) -> None:
@@ -269,7 +265,7 @@ def test_a_number_of_workers_is_a_number(
     out = tmp_path / "out.tif"
     result = dehazexl("run", small_scene, out, "--weights", tiny_weights, "--dask", address)
     assert result.code == 2 and "local:4" in result.err
-    assert left(tmp_path) == {small_scene.name}
+    assert names(tmp_path) == {small_scene.name}
 
 
 def test_without_dask_a_scene_is_done_by_nobody(
