@@ -43,7 +43,7 @@ def load(*arguments):
 
 def replace(source, target):
     # The last renaming is that of the result; its side files have their names by then.
-    if str(target).endswith("out.tif"):
+    if str(target).endswith(("out.tif", "out.vrt")):
         stay()
     rename(source, target)
 
@@ -107,8 +107,8 @@ def staying(
         process.communicate()
 
 
-def run_words(scene: Path, weights: Path) -> list[object]:
-    return ["run", scene, scene.with_name("out.tif"), "--weights", weights, "--progress", "never"]
+def run_words(scene: Path, weights: Path, out: str = "out.tif") -> list[object]:
+    return ["run", scene, scene.with_name(out), "--weights", weights, "--progress", "never"]
 
 
 # Each takes seconds, so only some of all pairs are tried every time.
@@ -137,6 +137,17 @@ def test_a_signal_in_any_phase_is_one_message_and_leaves_nothing(
         f"error: stopped by {SIGNALS[number]}",
         "  try: nothing half done was left behind; run the same command again",
     ]
+    assert names(scene.parent) == before
+
+
+@pytest.mark.parametrize("phase", [in_few("decode"), "rename"])
+def test_a_signal_leaves_no_parts_of_a_scene(scene: Path, tiny_weights: Path, phase: str) -> None:
+    before = names(scene.parent)
+    with staying(phase, *run_words(scene, tiny_weights, "out.vrt")) as process:
+        assert ("out.parts" in names(scene.parent)) == (phase == "rename")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 143
     assert names(scene.parent) == before
 
 

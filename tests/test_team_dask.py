@@ -17,6 +17,8 @@ import pytest
 import rasterio
 from batches import ROOT, finish, make_image, wait_for
 from conftest import Result, as_from_a_terminal, names
+from metadata_table import POINTS
+from test_mosaic import check_equal
 from test_stream import scene
 
 from dehazexl_cli.batch import team
@@ -26,6 +28,7 @@ from dehazexl_cli.engine.team import Brief
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
 from dehazexl_cli.files import Recipe
 from dehazexl_cli.owner import Owner
+from dehazexl_cli.raster import mosaic
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [
@@ -69,6 +72,45 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     assert phases == ["encode", "mix", "decode", "finish"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["tokens", "sum"])
+def test_a_cluster_leaves_a_scene_in_parts_that_give_what_one_file_would(
+    way: str,
+    dehazexl: Command,
+    hazy: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    workers: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mosaic, "PART_BYTES", 1)
+    options = {"tokens": ("--weights", tiny_weights), "sum": ("--model", "mgbl-s")}[way]
+    if way == "sum":
+        hazy = with_points_and_alpha(hazy)
+    assert dehazexl("run", hazy, tmp_path / "plain.tif", *FIXED, *options).code == 0
+    command = ("run", hazy, tmp_path / "shared.vrt", *FIXED, *options, "--dask", workers.scheduler_address)
+    for more in ((), ("--overwrite", "--overviews")):
+        done = dehazexl(*command, *more)
+        assert done.code == 0, done.err
+        check_equal(tmp_path / "plain.tif", tmp_path / "shared.vrt")
+        assert len(list(tmp_path.glob("shared.parts/*/*.tif"))) == 3
+    assert names(tmp_path) == {hazy.name, "plain.tif", "shared.vrt", "shared.parts", "shared.vrt.ovr"}
+    again = dehazexl(*command)
+    assert again.code == 4 and "exists already" in again.err
+
+
+def with_points_and_alpha(path: Path) -> Path:
+    """The same scene with what is no ground in an alpha band, placed by ground control points."""
+    with rasterio.open(path) as file:
+        pixels, alpha = file.read(), file.dataset_mask()
+    profile = {"driver": "GTiff", "height": 600, "width": 500, "count": 4, "dtype": "uint8"}
+    with rasterio.open(path, "w", **profile, photometric="RGB", alpha="YES") as file:
+        file.gcps = (POINTS, "EPSG:4326")
+        file.write(pixels, [1, 2, 3])
+        file.write(alpha, 4)
+    return path
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "dehazexl_cli", "run", *map(str, arguments)]
     return subprocess.Popen(
@@ -108,19 +150,14 @@ def test_the_rows_of_a_worker_that_is_killed_are_done_by_another(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["encode", "decode"])
+@pytest.mark.parametrize(
+    ("step", "out"), [("encode", "shared.tif"), ("decode", "shared.tif"), ("decode", "shared.vrt")]
+)
 def test_a_signal_has_the_workers_leave_their_rows(
-    step: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
+    step: str, out: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
 ) -> None:
     source = make_image(tmp_path / "in.tif", 600, 500)
-    command = (
-        source,
-        tmp_path / "shared.tif",
-        "--weights",
-        tiny_weights,
-        "--dask",
-        workers.scheduler_address,
-    )
+    command = (source, tmp_path / out, "--weights", tiny_weights, "--dask", workers.scheduler_address)
     process = start(*command)
     wait_for(f"a row to {step}", process, lambda: begun(tmp_path, step))
     process.send_signal(signal.SIGINT)
