@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from affine import Affine
 from compare_metadata import said_by
 from conftest import Result, names
 from metadata_table import POINTS, RPCS, XMP
+from test_signals import in_few, run_words, staying
 
 from dehazexl_cli.batch.scenes import Naming, collect
 from dehazexl_cli.errors import InputError, OutputError, UsageError
@@ -328,3 +330,14 @@ def test_a_run_writes_a_vrt_with_the_pixels_of_a_geotiff(
     assert len(parts_of(tmp_path / "out.vrt")) == 3
     again = dehazexl("run", source, source, tmp_path / "more.vrt", *options)
     assert again.code == 2 and "cannot all become" in again.err
+
+
+@pytest.mark.parametrize("phase", [in_few("decode"), "rename"])
+def test_a_signal_leaves_no_parts_of_a_scene(tmp_path: Path, tiny_weights: Path, phase: str) -> None:
+    source = make(tmp_path / "in.tif")
+    with staying(phase, *run_words(source, tiny_weights, "out.vrt")) as process:
+        assert ("out.parts" in names(tmp_path)) == (phase == "rename")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert names(tmp_path) == {"in.tif"}

@@ -140,17 +140,6 @@ def test_a_signal_in_any_phase_is_one_message_and_leaves_nothing(
     assert names(scene.parent) == before
 
 
-@pytest.mark.parametrize("phase", [in_few("decode"), "rename"])
-def test_a_signal_leaves_no_parts_of_a_scene(scene: Path, tiny_weights: Path, phase: str) -> None:
-    before = names(scene.parent)
-    with staying(phase, *run_words(scene, tiny_weights, "out.vrt")) as process:
-        assert ("out.parts" in names(scene.parent)) == (phase == "rename")
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert names(scene.parent) == before
-
-
 @pytest.mark.parametrize(
     "phase", [in_few("encode"), in_few("mix"), in_few("finish"), "load", "decode", "rename"]
 )
