@@ -24,20 +24,21 @@ def tokens(n: int, spread: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
 
 def two_pass(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     """The published form: own block and samples attended apart, merged by their log-sum-exp."""
-    heads, n, d = q.shape
+    n, d = q.shape[1:]
     rng = torch.Generator().manual_seed(seed)
     planes = torch.randn(d, attention.PROJECTIONS, generator=rng)
     orders = [attention.angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k)]
     q, k, v = (
         attention.take(t, o) for t, o in zip((q, k, v), (orders[0], orders[1], orders[1]), strict=True)
     )
-    picks = torch.randint(n, (SAMPLES,), generator=rng)
+    pilot = q[:, :: -(-n // attention.PILOT)]
+    drawn, crowd = attention.draw_keys(attention.heard(pilot, k), rng)
     out = torch.empty_like(q)
-    for head in range(heads):
+    for head, picks in enumerate(drawn):
         for start in range(0, n, BLOCK):
             block = slice(start, min(n, start + BLOCK))
             near = q[head, block] @ k[head, block].T / math.sqrt(d)
-            far = q[head, block] @ k[head, picks].T / math.sqrt(d) + math.log(n / SAMPLES)
+            far = q[head, block] @ k[head, picks].T / math.sqrt(d) + crowd[head].log()
             far[:, picks // BLOCK == start // BLOCK] = -torch.inf
             weights = torch.stack([near.logsumexp(1), far.logsumexp(1)]).softmax(0)[..., None]
             out[head, block] = weights[0] * (near.softmax(1) @ v[head, block]) + weights[1] * (
@@ -69,6 +70,33 @@ def test_sampled_comes_near_exact_attention() -> None:
     # Values are noise of deviation 1: ignoring the scene beyond the block would err by about 1/16.
     assert (exact - sampled).square().mean().sqrt() < 0.08
     assert (exact - sampled).mean().abs() < 0.02
+
+
+def test_the_few_keys_that_all_listen_to_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (t[None] for t in tokens(2 * EXACT_TOKENS, spread=0.5))
+    q[..., 0] = 8.0
+    k[:, :, ::1000, 0] = 4.0  # nine tokens are heard e^8 times as loud as others
+    exact, drawn = attend(q, k, v, None), attend(q, k, v, 0)
+    monkeypatch.setattr(attention, "EVEN_SHARE", 1.0)
+    evenly = attend(q, k, v, 0)  # finds each of them with odds of 1 in 32, and lets it stand for 32
+    error, even_error = ((exact - other).square().mean().sqrt() for other in (drawn, evenly))
+    assert error < 0.3 * even_error
+
+
+def test_samples_stand_for_all_tokens_together() -> None:
+    n = 3 * SAMPLES
+    share = torch.rand(2, n, generator=torch.Generator().manual_seed(0)) ** 4
+    share /= share.sum(1, keepdim=True)
+    share[1] = 0  # whom nobody was asked about is drawn too
+    share[1, 7] = 1
+    stood_for = torch.zeros(2, n)
+    for seed in range(2000):
+        picks, crowd = attention.draw_keys(share, torch.Generator().manual_seed(seed))
+        assert picks.shape == crowd.shape == (2, SAMPLES)
+        stood_for.scatter_add_(1, picks, crowd / 2000)
+    assert torch.allclose(stood_for.mean(1), torch.ones(2), atol=0.02)  # no key counts too much or too little
+    assert stood_for.std(1).max() < 0.1
+    assert abs(float(stood_for[1, 7]) - 1) < 0.01
 
 
 def test_places_follow_the_rectangle_and_its_origin() -> None:

@@ -2,8 +2,10 @@
 
 The published system (Chen et al., CVPR 2025, section 3.3) attends exactly below 4,096 tokens and from there
 approximates as HyperAttention does (Han et al., ICLR 2024): tokens are sorted by an angular hash, attend
-exactly to their own block of 256 neighbours in that order, and to 256 tokens drawn evenly from the whole
-scene, which stand for all others. The published code draws anew at each call; here a seed decides.
+exactly to their own block of 256 neighbours in that order, and to 256 tokens drawn from the whole scene,
+which stand for all others. The published code draws evenly, and anew at each call. Here a seed decides, and
+tokens are drawn in proportion to how much a pilot of queries hears of them: a few have most of the say, and
+one of them that is missed, or stands for hundreds that say something else, shows in the picture.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from torch import Tensor
 EXACT_TOKENS = 4096  # up to here the sampled form is exact attention, as published
 BLOCK = 256
 SAMPLES = 256
+PILOT = 128  # queries that tell how much each key is heard
+EVEN_SHARE = 0.3  # of the odds of being drawn, the same for all keys: the pilot does not ask for everybody
+PILOT_LOGITS = 2**23  # how many are in memory at a time
 PROJECTIONS = 7
 BLOCKS_AT_ONCE = 32  # bounds what is gathered beside the tokens themselves
 
@@ -50,15 +55,15 @@ def attend_in_parts(
 def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     """Each query [heads, n, d] attends to its block in hash order and to shared samples, in one softmax.
 
-    A sample carries log(n / SAMPLES) on its logit, since it stands for that many tokens. That is the same as
+    A sample carries the logarithm of the number of tokens it stands for on its logit. That is the same as
     merging the two softmaxes by their log-sum-exp. A sample that lies in the query's own block is masked.
     """
     heads, n, d = q.shape
     rng = torch.Generator().manual_seed(seed)
     planes = torch.randn(d, PROJECTIONS, generator=rng).to(q)
     q_order, k_order = (angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k))
-    picks = torch.randint(n, (SAMPLES,), generator=rng).to(q.device)
-    k_far, v_far = (take(t, k_order[:, picks]) for t in (k, v))  # [heads, SAMPLES, d]
+    picks, crowd = draw_keys(heard(take(q, q_order[:, :: -(-n // PILOT)]), k).gather(1, k_order), rng)
+    k_far, v_far = (take(t, k_order.gather(1, picks)) for t in (k, v))  # [heads, SAMPLES, d]
     result = q.new_empty(n, heads, d).transpose(0, 1)  # so that heads side by side need no copy
     for first in range(0, -(-n // BLOCK), BLOCKS_AT_ONCE):
         part = slice(first * BLOCK, min(n, (first + BLOCKS_AT_ONCE) * BLOCK))
@@ -69,7 +74,7 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
             torch.cat([own, far.expand(len(own), -1, -1, -1)], dim=2)
             for own, far in ((own_k, k_far), (own_v, v_far))
         )
-        bias = sample_bias(n, first, len(own_q), picks, q.dtype)
+        bias = sample_bias(n, first, len(own_q), picks, crowd.log().to(q.dtype))
         out = F.scaled_dot_product_attention(own_q, keys, values, attn_mask=bias)
         out = out.transpose(0, 1).reshape(heads, -1, d)[:, : part.stop - part.start]
         result[torch.arange(heads, device=q.device)[:, None], q_order[:, part]] = out
@@ -82,14 +87,39 @@ def blocks_of(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 0, -n % BLOCK)).view(heads, -1, BLOCK, d).transpose(0, 1)
 
 
-def sample_bias(n: int, first: int, count: int, picks: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the logits of [own block, samples]: [count, 1, BLOCK, BLOCK + SAMPLES]."""
-    numbers = torch.arange(first, first + count, device=picks.device)[:, None]
+def heard(pilot: Tensor, k: Tensor) -> Tensor:
+    """Share of the attention of pilot queries [heads, m, d] that each key [heads, n, d] gets: [heads, n]."""
+    share = torch.zeros(k.shape[:2], device=k.device)
+    for asking, keys, total in zip(pilot, k, share, strict=True):
+        keys = keys.contiguous()
+        for part in asking.split(max(1, PILOT_LOGITS // len(keys))):
+            logits = (part @ keys.T).float() / math.sqrt(keys.shape[1])
+            total += logits.softmax(dim=1).sum(dim=0)
+    return share / pilot.shape[1]
+
+
+def draw_keys(share: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """SAMPLES places in [heads, n] drawn about in proportion to it, and how many tokens each stands for.
+
+    Draws lie at even steps of the sum of odds, so that hash order spreads them over unlike tokens, and a key
+    that is due several draws gets them: together they stand for that one key.
+    """
+    n = share.shape[1]
+    odds = (1 - EVEN_SHARE) * share + EVEN_SHARE / n
+    sums = odds.double().cumsum(dim=1)
+    steps = torch.arange(SAMPLES) + torch.rand(len(share), 1, generator=rng, dtype=torch.float64)
+    picks = torch.searchsorted(sums, steps.to(share.device) / SAMPLES * sums[:, -1:]).clamp(max=n - 1)
+    return picks, 1 / (SAMPLES * odds.gather(1, picks))
+
+
+def sample_bias(n: int, first: int, count: int, picks: Tensor, weight: Tensor) -> Tensor:
+    """What is added to the logits of [own block, samples]: [count, heads, BLOCK, BLOCK + SAMPLES]."""
+    numbers = torch.arange(first, first + count, device=picks.device)[:, None, None]
     absent = (numbers * BLOCK + torch.arange(BLOCK, device=picks.device)) >= n
-    bias = torch.full((count, BLOCK + SAMPLES), math.log(n / SAMPLES), device=picks.device, dtype=dtype)
-    bias[:, :BLOCK] = 0
-    bias.masked_fill_(torch.cat([absent, picks[None] // BLOCK == numbers], dim=1), torch.finfo(dtype).min)
-    return bias[:, None, None].expand(-1, -1, BLOCK, -1)
+    own = absent.expand(-1, len(picks), -1)
+    bias = torch.cat([torch.zeros_like(own, dtype=weight.dtype), weight.expand(count, -1, -1)], dim=2)
+    bias.masked_fill_(torch.cat([own, picks // BLOCK == numbers], dim=2), torch.finfo(bias.dtype).min)
+    return bias[:, :, None].expand(-1, -1, BLOCK, -1)
 
 
 def angular_hash(x: Tensor, planes: Tensor) -> Tensor:
