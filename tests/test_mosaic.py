@@ -24,6 +24,7 @@ from dehazexl_cli.batch.scenes import Naming, collect
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import mosaic, open_reader, open_writer
+from dehazexl_cli.raster.base import RasterInfo
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.views import Part
 
@@ -178,10 +179,16 @@ def test_parts_are_stored_as_the_options_for_a_geotiff_say(tmp_path: Path) -> No
     check_equal(tmp_path / "lossy.tif", tmp_path / "lossy.vrt")
 
 
-def test_few_large_parts_are_made_of_a_small_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mosaic, "PART_BYTES", 600 * WIDTH * 3)
-    store(make(tmp_path / "in.tif"), tmp_path / "out.vrt")
-    assert [path.name for path in parts_of(tmp_path / "out.vrt")] == ["000.tif", "512.tif"]
+@pytest.mark.parametrize(
+    ("height", "tops"), [(700, [0]), (1, [0]), (1024, [0, 512]), (1025, [0, 768]), (1800, [0, 768, 1536])]
+)
+def test_few_large_parts_are_made_evenly(
+    monkeypatch: pytest.MonkeyPatch, height: int, tops: list[int]
+) -> None:
+    monkeypatch.setattr(mosaic, "PART_BYTES", 800 * WIDTH * 3)  # three rows of blocks
+    found = mosaic.parts_of(RasterInfo("", "GTiff", height, WIDTH, 3, "uint8"), {})
+    assert [part.top for part in found] == tops
+    assert [part.bottom for part in found] == [*tops[1:], height]
 
 
 @pytest.mark.parametrize("name", ["out.vrt", "a&b 'é'.x.vrt"])

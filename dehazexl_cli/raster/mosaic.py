@@ -30,7 +30,7 @@ from dehazexl_cli.raster.rows import RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, is_set_by_user, reason
 from dehazexl_cli.raster.staging import Staging
 
-PART_BYTES = 256 << 20  # of a part's pixels, before they are packed
+PART_BYTES = 256 << 20  # of a part's pixels at most, before they are packed
 _BLOCK_ROWS = 256
 _PARTS = ".parts"  # what the folder is called, behind the stem of the VRT
 _RUN = re.compile("[0-9a-f]{8}")  # what the folder in it is called, for the parts of a run
@@ -192,11 +192,12 @@ class MosaicWriter:
 
 
 def parts_of(info: RasterInfo, options: Mapping[str, str]) -> list[Part]:
-    """Parts of about PART_BYTES each, cut between rows of blocks."""
+    """Even parts of at most PART_BYTES, or a row of blocks, cut between rows of blocks."""
     said = options.get("BLOCKYSIZE", "")  # what is no number is for GDAL to refuse
     block_rows = int(said) if said.isdecimal() and int(said) else _BLOCK_ROWS
     row_bytes = info.width * info.count * np.dtype(info.dtype).itemsize
-    height = max(1, PART_BYTES // (row_bytes * block_rows)) * block_rows
+    rows, most = -(-info.height // block_rows), max(1, PART_BYTES // (row_bytes * block_rows))
+    height = -(-rows // -(-rows // most)) * block_rows
     digits = len(str(info.height))
     return [
         Part(f"{top:0{digits}}.tif", top, min(height, info.height - top))
