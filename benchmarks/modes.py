@@ -148,6 +148,7 @@ def compared(hazy: Path, clear: Path | None, model: str, folder: Path, go_on: bo
             "weights": way["report"]["weights_sha256"],
         }
         for way in facts
+        if way["report"]  # else it is the input, whose line `sky` makes
     ]
 
 

@@ -32,6 +32,14 @@ from dehazexl_cli.plan import Footprint
 SHARED = Path(os.environ.get("DEHAZEXL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
+def pytest_configure() -> None:
+    """Undo nohup, and a shell's `&`: processes that tests start would ignore the signals they are sent."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            back = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, back)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What is remembered of the machine is remembered for one session of tests."""

@@ -13,7 +13,9 @@ import rasterio
 from conftest import Result
 from test_cli_evaluate import write
 
-from dehazexl_cli.cli.compare import list_candidates
+from dehazexl_cli.cli import measuring
+from dehazexl_cli.cli.compare import input_row, list_candidates
+from dehazexl_cli.cli.measuring import View
 
 Command = Callable[..., Result]
 
@@ -69,6 +71,26 @@ def test_what_is_in_the_folder_is_not_overwritten(
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_the_input_is_measured_without_what_only_a_run_has(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, with_reference: bool
+) -> None:
+    monkeypatch.setattr(measuring, "DRIFT_SIDE", 64)
+    row = input_row(str(pair[0]), str(pair[1]) if with_reference else None, View((1, 2, 3), 0, 255))
+    nothing = {key for key, value in row.items() if value is None}
+    of_a_run = {"seconds", "peak_gigabytes", "seam_score", "seam_broad", "seam_error", "report"}
+    assert nothing == of_a_run | (set() if with_reference else {"psnr", "ssim", "drift"})
+    with rasterio.open(pair[0]) as before, rasterio.open(pair[1]) as truth:
+        hazy, clear = before.read() / 255, truth.read() / 255
+    grey = hazy.mean(axis=0)[:192, :256].reshape(3, 64, 4, 64)
+    assert row["contrast"] == pytest.approx(grey.std(axis=(1, 3)).mean(), abs=1e-4)
+    darkest = hazy.min(axis=0)[:192, :288].reshape(12, 16, 18, 16)
+    assert row["dark_channel"] == pytest.approx(darkest.min(axis=(1, 3)).mean(), abs=2e-3)
+    if with_reference:
+        assert row["psnr"] == pytest.approx(-10 * np.log10(np.square(hazy - clear).mean()), abs=1e-3)
+        assert 0 < row["ssim"] < 1 and row["drift"] > 0
+
+
 def test_models_times_modes_are_what_is_run() -> None:
     found = list_candidates("dehazexl-s,net.pt2", "paper,tile", [], {"tile": ["--tile", "512"]}, 8)
     assert [candidate.label for candidate in found] == [
@@ -112,9 +134,10 @@ def test_compare_leaves_outputs_numbers_and_a_page(
         "--json",
     )
     assert result.code == 0
-    ways = json.loads(result.out)["candidates"]
+    assert json.loads((out / "compare.json").read_text()) == json.loads(result.out)
+    before, *ways = json.loads(result.out)["candidates"]
+    assert before["label"] == "input" and before["psnr"] > 5 and before["seconds"] is None
     assert [way["label"] for way in ways] == ["global", "paper", "tile", "downsample", "whole"]
-    assert json.loads((out / "compare.json").read_text())["candidates"] == ways
     assert (out / "report.html").stat().st_size > 100_000
     by_label: dict[str, Any] = {way["label"]: way for way in ways}
     assert by_label["paper"]["report"]["overlap"] == 0
@@ -143,7 +166,7 @@ def test_a_way_that_fails_is_said_and_the_others_are_shown(
     )
     assert result.code == 7
     assert "failed: missing global" in result.err and "exit code 5" in result.err
-    assert "tiny global" in result.out
+    assert "tiny global" in result.out and "input" in result.out
     assert (tmp_path / "out" / "report.html").exists()
 
 

@@ -240,7 +240,7 @@ def test_what_compare_runs_heeds_only_what_compare_was_told(
         "compare", small_scene, "--out", out, "--models", tiny_weights, "--modes", "global", "-q"
     )
     assert result.code == 0, result.err
-    (candidate,) = json.loads((out / "compare.json").read_text())["candidates"]
+    _, candidate = json.loads((out / "compare.json").read_text())["candidates"]
     assert candidate["report"]["strength"] == 1.0
 
 

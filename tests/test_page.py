@@ -11,7 +11,7 @@ from browser import Browser, find_browser
 from test_cli_evaluate import write
 
 from dehazexl_cli import dehaze_file, load_model
-from dehazexl_cli.cli.compare import Candidate
+from dehazexl_cli.cli.compare import Candidate, input_row
 from dehazexl_cli.cli.measuring import View, measure
 from dehazexl_cli.cli.page import comparison_page, worst_places
 from dehazexl_cli.engine import Mode, Options
@@ -47,7 +47,8 @@ def page(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
     source, reference = folder / "hazy <!--.png", folder / "clear.png"
     ways = candidates(source, reference, folder, tiny_weights)
     path = folder / "report.html"
-    path.write_text(comparison_page(str(source), str(reference), ways, [(380, 120)]), encoding="utf-8")
+    rows = [input_row(str(source), str(reference), ways[0].view), *(way.to_dict() for way in ways)]
+    path.write_text(comparison_page(str(source), str(reference), ways, rows, [(380, 120)]), encoding="utf-8")
     return path
 
 
@@ -136,9 +137,21 @@ def test_the_page_is_light_or_dark_as_the_system_or_the_reader_asks(opened: Brow
 
 def test_table_maps_histograms_and_plans_are_there(opened: Browser) -> None:
     table = opened.run("[...document.querySelectorAll('#table tr')].map(row => row.innerText)")
-    assert len(table) == 3 and "seam score" in table[0] and table[2].startswith("tile")
+    assert len(table) == 4 and "seam score" in table[0] and table[3].startswith("tile")
     assert opened.run("[...document.querySelectorAll('#histograms polyline')].length") == 12
     assert '"joints"' in opened.run("document.querySelector('#plans').textContent")
+
+
+def test_the_first_row_is_the_input_without_what_only_a_run_has(opened: Browser) -> None:
+    rows = (
+        "[...document.querySelectorAll('#table tr')].map(row => [...row.cells].map(cell => cell.innerText))"
+    )
+    titles, before, *_ = opened.run(rows)
+    shown = dict(zip(titles, before, strict=True))
+    assert before[0] == "input"
+    run_alone = ("seconds", "peak GB", "seam score", "broad seam", "seam error")
+    assert [shown[title] for title in run_alone] == [""] * 5
+    assert all(float(shown[title]) > 0 for title in ("PSNR dB", "SSIM", "contrast", "dark channel"))
 
 
 def test_the_worst_seams_of_each_way_are_places_and_none_twice() -> None:

@@ -14,7 +14,7 @@ import typer
 
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.configuration import PREFIX
-from dehazexl_cli.cli.measuring import Measures, View, measure
+from dehazexl_cli.cli.measuring import Measures, View, measure, measure_input
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError, Stopped, UsageError
 from dehazexl_cli.owner import remove_what_the_dead_left
@@ -47,14 +47,17 @@ def compare(
         str | None, typer.Option("--reference", metavar="CLEAR", help="The same scene without haze.")
     ] = None,
     modes: Annotated[
-        str, typer.Option("--modes", metavar="MODE,…", help=f"Of: {', '.join(MODES)} (global, edge to edge).")
+        str,
+        typer.Option(
+            "--modes", metavar="MODE,…", help=f"Of: {', '.join(MODES)}; paper is global, edge to edge."
+        ),
     ] = "global,tile,downsample",
     models: Annotated[
         str, typer.Option("--models", metavar="NAME,…", help="Models, and weight files of any.")
     ] = "dehazexl-s",
     places: Annotated[
         list[str] | None,
-        typer.Option("--at", metavar="X,Y", help="A place to show at full size; repeatable."),
+        typer.Option("--at", metavar="COL,ROW", help="A place to show at full size, in pixels; repeatable."),
     ] = None,
     device: options.Device = "auto",
     precision: options.PrecisionName = options.Precision.auto,
@@ -74,9 +77,10 @@ def compare(
 ) -> None:
     """Dehaze IN in several modes and measure how the outputs differ; write a report that opens in a browser.
 
-    DIR gets the outputs, compare.json and report.html, which needs no network. Seam scores: 1.00 is
-    perfect. Drift: how much neighbouring squares of 512 pixels differ in the colour of their error (without
-    --reference: of their change, which holds the haze's own unevenness).
+    DIR gets the outputs, compare.json and report.html, which needs no network. The first row is IN itself,
+    to see what was gained. Seam scores: 1.00 is perfect. Drift: how much neighbouring squares of 512 pixels
+    differ in the colour of their error (without --reference: of their change, which holds the haze's own
+    unevenness).
 
     Example: dehazexl compare hazy.tif --reference clear.tif --modes global,paper,tile --out compared
     """
@@ -264,23 +268,38 @@ def publish(
     as_json: bool,
 ) -> None:
     """Write the JSON and the page, and print the table, or the JSON."""
-    facts = {"input": source, "reference": reference, "candidates": [c.to_dict() for c in candidates]}
-    text = json.dumps(facts, indent=2, allow_nan=False)
     done = [candidate for candidate in candidates if candidate.output is not None]
+    before = [input_row(source, reference, done[0].view)] if done else []
+    rows = [*before, *(candidate.to_dict() for candidate in candidates)]
+    facts = {"input": source, "reference": reference, "candidates": rows}
+    text = json.dumps(facts, indent=2, allow_nan=False)
+    measured = [row for row in rows if "error" not in row]
     as_data, as_page = documents(out)
     write_whole(as_data, text + "\n", NO_ROOM)
     if done:
         from dehazexl_cli.cli.page import comparison_page
 
-        write_whole(as_page, comparison_page(source, reference, done, spots), NO_ROOM)
+        write_whole(as_page, comparison_page(source, reference, done, measured, spots), NO_ROOM)
     if as_json:
         typer.echo(text)
     elif done:
-        print_table([candidate.to_dict() for candidate in done])
+        print_table(measured)
+
+
+def input_row(source: str, reference: str | None, view: View) -> dict[str, Any]:
+    """The scene as it is, among its candidates: what a run alone has is None, or none."""
+    return {
+        "label": "input",
+        "seconds": None,
+        "peak_gigabytes": None,
+        **measure_input(source, reference, view).to_dict(),
+        "worst_seams": [],
+        "report": None,
+    }
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """A line per way; a column only where something was measured."""
+    """A line for the input and each way; a column only where something was measured."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table

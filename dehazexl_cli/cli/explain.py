@@ -36,7 +36,7 @@ NO_ROOM = "free some space"
 def explain(
     source: options.Input,
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="The map, a .tif; OUT.png and OUT.json get its name too.")
+        Path, typer.Argument(metavar="OUT", help="The map, a .tif; a .png and a .json get its name too.")
     ],
     windows: Annotated[
         list[str] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dehazexl_cli.grid import Box, Joints
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dehazexl_cli.raster.base import Pixels, RasterInfo
 
 DRIFT_SIDE = 512  # pixels of the squares whose colours are compared, the same for every mode
+IN_ONE_PIECE = Joints(stride=2**40, overlap=0, pitch=2**40)  # wider than any scene, so nothing meets
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class View:
 
 @dataclass(frozen=True)
 class Measures:
-    """Numbers of one output; nan where one has no meaning."""
+    """Numbers of one output, or of the input; nan where one has no meaning."""
 
     psnr: float  # decibels; nan without a reference, as are the next two
     ssim: float
@@ -79,6 +80,15 @@ def measure(
     scores, seams = closeness.scores, meter.seams
     close = (scores.psnr, scores.ssim, seams.error, seams.score, seams.broad)
     return Measures(*close, drift.levels, indicators.contrast, indicators.dark_channel), seams.stretches
+
+
+def measure_input(source: str, reference: str | None, view: View) -> Measures:
+    """Measures of the scene as it is, which those of outputs are to be seen beside.
+
+    Nothing was changed in it: it has no seams, and drift only from a reference.
+    """
+    found, _ = measure(source, source, reference, view, IN_ONE_PIECE._asdict())
+    return found if reference is not None else replace(found, drift=math.nan)
 
 
 def strips(info: RasterInfo) -> Iterator[Box]:

@@ -71,7 +71,7 @@ Bands = Annotated[
 ]
 InputRange = Annotated[
     str | None,
-    typer.Option("--input-range", metavar="LOW,HIGH", help="Source values shown as black and white."),
+    typer.Option("--input-range", metavar="LOW,HIGH", help="Stored numbers shown as black and white."),
 ]
 MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory it may use, like 8G.")]
 MaxVram = Annotated[
@@ -170,7 +170,7 @@ ModeName = Annotated[
     typer.Option(
         "--mode",
         metavar="global|tile|downsample|whole",
-        help="The scene as one, by patches; independent tiles; a smaller picture; or in a single pass.",
+        help="The scene as one, by patches (default); independent tiles; a smaller picture; or in one pass.",
         autocompletion=one_of("global", "tile", "downsample", "whole"),
     ),
 ]

@@ -26,9 +26,13 @@ BINS = 64
 
 
 def comparison_page(
-    source: str, reference: str | None, candidates: Sequence[Candidate], spots: Sequence[tuple[int, int]]
+    source: str,
+    reference: str | None,
+    candidates: Sequence[Candidate],
+    rows: Sequence[dict[str, Any]],
+    spots: Sequence[tuple[int, int]],
 ) -> str:
-    """The page of `dehazexl compare`; `spots` are places (column, row) that the user named."""
+    """The page of `dehazexl compare`: `rows` of its table, and places (column, row) that the user named."""
     view = candidates[0].view
     files = {"input": source, **{c.label: str(c.output) for c in candidates}}
     if reference is not None:
@@ -42,7 +46,7 @@ def comparison_page(
         "places": [place | {"images": crops(files, view, place)} for place in places],
         "maps": {c.label: seam_map(source, view, c.seams) for c in candidates},
         "histograms": {label: histograms(path, view) for label, path in files.items()},
-        "rows": [{key: value for key, value in c.to_dict().items() if key != "report"} for c in candidates],
+        "rows": [{key: value for key, value in row.items() if key != "report"} for row in rows],
         "reports": {c.label: c.report for c in candidates},
     }
     return filled(data)

@@ -46,7 +46,7 @@ def list_weights(as_json: options.Json = False) -> None:
         typer.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
-        typer.echo(f"{row['name']}  {size(row['size_bytes'])}  {row['sha256']}  {row['path']}")
+        typer.echo(f"{row['name']:14}  {size(row['size_bytes']):>8}  {row['sha256']}  {row['path']}")
     if not rows:
         console.say("no weights come with this installation; name a file with --weights when you run")
 
@@ -99,8 +99,8 @@ def convert(
 ) -> None:
     """Write published or trained weights as a file that says what it is.
 
-    Understood are .pth files of both published revisions of DehazeXL and checkpoints of
-    `dehazexl train`, of which the averaged weights are taken.
+    Understood are .pth files of both published revisions of DehazeXL and of the published bilateral
+    network, and checkpoints of `dehazexl train`, of which the averaged weights are taken.
 
     Example: dehazexl weights convert DehazeXL.pth dehazexl-paper.safetensors --about card.json
     """

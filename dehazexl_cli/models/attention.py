@@ -106,9 +106,9 @@ def draw_keys(share: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """
     n = share.shape[1]
     odds = (1 - EVEN_SHARE) * share + EVEN_SHARE / n
-    sums = odds.double().cumsum(dim=1)
+    sums = odds.cpu().double().cumsum(dim=1)  # not every device has float64
     steps = torch.arange(SAMPLES) + torch.rand(len(share), 1, generator=rng, dtype=torch.float64)
-    picks = torch.searchsorted(sums, steps.to(share.device) / SAMPLES * sums[:, -1:]).clamp(max=n - 1)
+    picks = torch.searchsorted(sums, steps / SAMPLES * sums[:, -1:]).clamp(max=n - 1).to(share.device)
     return picks, 1 / (SAMPLES * odds.gather(1, picks))
 
 
