@@ -32,7 +32,8 @@ from dehazexl_cli.raster import open_reader, open_writer
 from dehazexl_cli.raster.formats import Storage
 
 FORMATS = {
-    "GTiff": ".tif", "COG": ".tif", "PNG": ".png", "JPEG": ".jpg", "JP2OpenJPEG": ".jp2", "WEBP": ".webp"
+    "GTiff": ".tif", "COG": ".tif", "VRT": ".vrt", "PNG": ".png", "JPEG": ".jpg", "JP2OpenJPEG": ".jp2",
+    "WEBP": ".webp",
 }  # fmt: skip
 TYPES = ("uint8", "uint16", "float32")
 HEIGHT, WIDTH = 300, 270

@@ -77,6 +77,7 @@ def workers() -> Iterator[Any]:
         threads_per_worker=1,
         memory_limit=0,
         dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "localhost:0"},
         silence_logs=logging.ERROR,
     ) as made:
         yield made
@@ -194,6 +195,11 @@ def save_tiny_weights(path: Path) -> Path:
     torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
     save(path, model, "dehazexl-s", {}, torch.float32)
     return path
+
+
+def names(folder: Path) -> set[str]:
+    """What is in a folder."""
+    return {path.name for path in folder.iterdir()}
 
 
 class Result(NamedTuple):

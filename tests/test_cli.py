@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import Result, as_from_a_terminal
+from conftest import Result, as_from_a_terminal, names
 from rasterio.transform import from_origin
 
 from dehazexl_cli import __version__, dehaze, dehaze_file, load_model
@@ -47,10 +47,6 @@ def make_scene(path: Path, height: int, width: int, dtype: str = "uint8", count:
         file.write(values.astype(dtype))
         file.update_tags(MISSION="one")
     return path
-
-
-def left(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +89,7 @@ def test_a_geotiff_comes_out_changed_with_its_georeference(
         assert after.tags()["MISSION"] == "one"
         assert after.dtypes == before.dtypes
         assert not np.array_equal(after.read(), before.read())
-    assert left(scene.parent) == {"in.tif", "out.tif"}
+    assert names(scene.parent) == {"in.tif", "out.tif"}
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
@@ -171,7 +167,7 @@ def test_plan_and_dry_run_print_the_same_and_write_nothing(dehazexl: Command, sc
     assert planned.out == dry.out
     assert "8.00 GB allowed" in planned.out
     assert "attention  exact" in planned.out
-    assert left(scene.parent) == {"in.tif"}
+    assert names(scene.parent) == {"in.tif"}
 
 
 def test_plan_speaks_of_attention_only_where_there_is_some(dehazexl: Command, scene: Path) -> None:
@@ -246,14 +242,14 @@ def test_an_unusable_input_is_two_lines_and_exit_3(
     dehazexl: Command, tmp_path: Path, tiny_weights: Path, kind: str
 ) -> None:
     path = spoil(tmp_path, kind)
-    before = left(tmp_path)
+    before = names(tmp_path)
     result = dehazexl("run", path, tmp_path / "o.tif", "--weights", tiny_weights, "-q")
     assert (result.code, result.out) == (3, "")
     lines = result.err.splitlines()
     assert len(lines) == 2, result.err
     assert lines[0].startswith("error: ")
     assert lines[1].startswith("  try: ")
-    assert left(tmp_path) == before
+    assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -285,7 +281,7 @@ def test_a_wish_that_cannot_be_kept_says_so(
     assert result.code == code, result.err
     assert word in result.err
     assert "Traceback" not in result.err
-    assert left(scene.parent) == {"in.tif"}
+    assert names(scene.parent) == {"in.tif"}
 
 
 def test_an_unwritable_target_is_exit_4(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
@@ -293,7 +289,7 @@ def test_an_unwritable_target_is_exit_4(dehazexl: Command, scene: Path, tiny_wei
         result = dehazexl("run", scene, target, "--weights", tiny_weights, "-q")
         assert result.code == 4, result.err
         assert len(result.err.splitlines()) == 2
-    assert left(scene.parent) == {"in.tif"}
+    assert names(scene.parent) == {"in.tif"}
 
 
 def test_an_output_of_a_failed_run_is_gone(
@@ -307,7 +303,7 @@ def test_an_output_of_a_failed_run_is_gone(
     assert result.code == 1
     assert "ZeroDivisionError: unforeseen" in result.err
     assert "--debug" in result.err
-    assert left(scene.parent) == {"in.tif"}
+    assert names(scene.parent) == {"in.tif"}
 
 
 @pytest.mark.parametrize(
@@ -336,7 +332,7 @@ def test_a_signal_in_any_phase_leaves_one_message_and_no_file(
     assert process.returncode == code
     assert len(message) == 2
     assert message[0].startswith("error: stopped by")
-    assert left(tmp_path) == {"in.tif"}
+    assert names(tmp_path) == {"in.tif"}
 
 
 def test_python_and_the_command_line_give_the_same_pixels(

@@ -18,6 +18,7 @@ from conftest import Result
 
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.owner import remove
 from dehazexl_cli.raster import open_reader, open_writer
 from dehazexl_cli.raster.formats import Storage
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOISE = np.random.default_rng(0).integers(0, 255, (3, 800, 700)).astype(np.uint8)
 TARGETS = {
     "GTiff": "out.tif", "COG": "out.tif", "PNG": "out.png", "JPEG": "out.jpg", "JP2OpenJPEG": "out.jp2",
-    "WEBP": "out.webp",
+    "WEBP": "out.webp", "VRT": "out.vrt",
 }  # fmt: skip
 
 
@@ -112,14 +113,14 @@ def test_a_tmp_dir_that_is_none_is_named(scene: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["scenes"]
 
 
-@pytest.mark.parametrize("format", ["GTiff", "COG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["GTiff", "COG", "PNG", "WEBP", "VRT"])
 def test_an_output_deleted_while_it_is_made_is_an_error(scene: Path, tmp_path: Path, format: str) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
 
     def delete() -> None:
         for path in folder.iterdir():
-            path.unlink()
+            remove(path)
 
     with pytest.raises(OutputError, match="cannot be written") as caught:
         store(scene, folder / TARGETS[format], Storage(format), delete)
@@ -127,7 +128,7 @@ def test_an_output_deleted_while_it_is_made_is_an_error(scene: Path, tmp_path: P
     assert names(folder) == []
 
 
-@pytest.mark.parametrize("format", ["GTiff", "COG", "PNG"])
+@pytest.mark.parametrize("format", ["GTiff", "COG", "PNG", "VRT"])
 def test_a_folder_deleted_while_it_is_written_to_is_an_error(
     scene: Path, tmp_path: Path, format: str
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import Result
+from conftest import Result, names
 
 from dehazexl_cli.errors import DehazeError, OutputError, UsageError
 from dehazexl_cli.grid import Box
@@ -57,10 +57,6 @@ def halved(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(3, HEIGHT // 2, 2, WIDTH // 2, 2).mean((2, 4))
 
 
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 @pytest.mark.parametrize(
     ("name", "wanted", "driver"),
     [
@@ -74,6 +70,7 @@ def names(folder: Path) -> set[str]:
         ("a", "GTiff", "GTiff"),
         ("a.img", "PNG", "PNG"),
         ("a.jp2", "JPEG2000", "JP2OpenJPEG"),
+        ("a.vrt", None, "VRT"),
     ],
 )
 def test_the_suffix_or_the_name_tells_the_format(name: str, wanted: str | None, driver: str) -> None:
@@ -88,6 +85,7 @@ def test_the_suffix_or_the_name_tells_the_format(name: str, wanted: str | None, 
         ("a.tif", "GIF", UsageError, "none that can be written"),
         ("a.png", "COG", OutputError, "no suffix of a COG"),
         ("a.tif", "PNG", OutputError, "no suffix of a PNG"),
+        ("a.vrt", "GTiff", OutputError, "no suffix of a GeoTIFF"),
     ],
 )
 def test_a_format_that_is_none_or_another_is_refused(

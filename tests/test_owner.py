@@ -9,14 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from conftest import Result
+from conftest import Result, names
 
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.owner import Owner, born, remove_what_the_dead_left, this_host
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 def test_a_document_is_tidied_up_after_too(tmp_path: Path) -> None:

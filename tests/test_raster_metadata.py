@@ -78,7 +78,7 @@ def check_other_formats(folder: Path, name: str, dtype: str, formats: list[str])
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_survives_in_other_formats(tmp_path: Path, name: str) -> None:
-    check_other_formats(tmp_path, name, "uint8", ["COG", "PNG"])
+    check_other_formats(tmp_path, name, "uint8", ["COG", "VRT", "PNG"])
 
 
 @pytest.mark.slow
@@ -165,6 +165,16 @@ def test_a_real_scene_says_the_same_before_and_after(
     before, after = said_by(str(source)), said_by(str(target))
     assert lost(before, after) == lost(after, before) == []
     assert len(before) > 8
+
+
+def test_a_mask_is_written_without_a_word(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_NUM_THREADS", "4")
+    source = make(tmp_path / "in.tif", FIELDS["internal mask"], "uint16")
+    for number in range(20):
+        rewrite(source, tmp_path / f"{number}.tif")
+    assert capfd.readouterr().err == ""
 
 
 def test_pixels_of_another_kind_get_the_place_and_nothing_else(tmp_path: Path) -> None:

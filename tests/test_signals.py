@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import Result, as_from_a_terminal
+from conftest import Result, as_from_a_terminal, names
 
 from dehazexl_cli.engine.pipes import Behind
 from dehazexl_cli.owner import Owner
@@ -43,7 +43,7 @@ def load(*arguments):
 
 def replace(source, target):
     # The last renaming is that of the result; its side files have their names by then.
-    if str(target).endswith("out.tif"):
+    if str(target).endswith(("out.tif", "out.vrt")):
         stay()
     rename(source, target)
 
@@ -85,10 +85,6 @@ def scene(tmp_path: Path) -> Path:
     return path
 
 
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 @contextmanager
 def staying(
     phase: str, *arguments: object, start: Callable[[], None] = as_from_a_terminal
@@ -111,8 +107,8 @@ def staying(
         process.communicate()
 
 
-def run_words(scene: Path, weights: Path) -> list[object]:
-    return ["run", scene, scene.with_name("out.tif"), "--weights", weights, "--progress", "never"]
+def run_words(scene: Path, weights: Path, out: str = "out.tif") -> list[object]:
+    return ["run", scene, scene.with_name(out), "--weights", weights, "--progress", "never"]
 
 
 # Each takes seconds, so only some of all pairs are tried every time.

@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rasterio
 from batches import ROOT, finish, make_image, wait_for
-from conftest import Result, as_from_a_terminal
+from conftest import Result, as_from_a_terminal, names
+from metadata_table import POINTS
+from test_mosaic import check_equal
 from test_stream import scene
 
 from dehazexl_cli.batch import team
@@ -25,6 +28,7 @@ from dehazexl_cli.engine.team import Brief
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
 from dehazexl_cli.files import Recipe
 from dehazexl_cli.owner import Owner
+from dehazexl_cli.raster import mosaic
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [
@@ -46,10 +50,6 @@ def hazy(tmp_path: Path) -> Path:
     return tmp_path / "in.tif"
 
 
-def left(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["tokens", "sum", "cog"])
 def test_a_cluster_gives_the_bytes_of_one_process(
@@ -67,9 +67,48 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     )
     assert done.code == 0, done.err
     assert (tmp_path / "shared.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
-    assert left(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
+    assert names(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
     phases = [phase for phase in ("encode", "mix", "decode", "finish") if f'"{phase}"' in done.err]
     assert phases == ["encode", "mix", "decode", "finish"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["tokens", "sum"])
+def test_a_cluster_leaves_a_scene_in_parts_that_give_what_one_file_would(
+    way: str,
+    dehazexl: Command,
+    hazy: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    workers: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mosaic, "PART_BYTES", 1)
+    options = {"tokens": ("--weights", tiny_weights), "sum": ("--model", "mgbl-s")}[way]
+    if way == "sum":
+        hazy = with_points_and_alpha(hazy)
+    assert dehazexl("run", hazy, tmp_path / "plain.tif", *FIXED, *options).code == 0
+    command = ("run", hazy, tmp_path / "shared.vrt", *FIXED, *options, "--dask", workers.scheduler_address)
+    for more in ((), ("--overwrite", "--overviews")):
+        done = dehazexl(*command, *more)
+        assert done.code == 0, done.err
+        check_equal(tmp_path / "plain.tif", tmp_path / "shared.vrt")
+        assert len(list(tmp_path.glob("shared.parts/*/*.tif"))) == 3
+    assert names(tmp_path) == {hazy.name, "plain.tif", "shared.vrt", "shared.parts", "shared.vrt.ovr"}
+    again = dehazexl(*command)
+    assert again.code == 4 and "exists already" in again.err
+
+
+def with_points_and_alpha(path: Path) -> Path:
+    """The same scene with what is no ground in an alpha band, placed by ground control points."""
+    with rasterio.open(path) as file:
+        pixels, alpha = file.read(), file.dataset_mask()
+    profile = {"driver": "GTiff", "height": 600, "width": 500, "count": 4, "dtype": "uint8"}
+    with rasterio.open(path, "w", **profile, photometric="RGB", alpha="YES") as file:
+        file.gcps = (POINTS, "EPSG:4326")
+        file.write(pixels, [1, 2, 3])
+        file.write(alpha, 4)
+    return path
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -107,45 +146,46 @@ def test_the_rows_of_a_worker_that_is_killed_are_done_by_another(
     code, told = finish(process)
     assert code == 0, told
     assert (tmp_path / "shared.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
-    assert left(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
+    assert names(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["encode", "decode"])
+@pytest.mark.parametrize(
+    ("step", "out"), [("encode", "shared.tif"), ("decode", "shared.tif"), ("decode", "shared.vrt")]
+)
 def test_a_signal_has_the_workers_leave_their_rows(
-    step: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
+    step: str, out: str, dehazexl: Command, tmp_path: Path, tiny_weights: Path, workers: Any
 ) -> None:
     source = make_image(tmp_path / "in.tif", 600, 500)
-    command = (
-        source,
-        tmp_path / "shared.tif",
-        "--weights",
-        tiny_weights,
-        "--dask",
-        workers.scheduler_address,
-    )
+    command = (source, tmp_path / out, "--weights", tiny_weights, "--dask", workers.scheduler_address)
     process = start(*command)
     wait_for(f"a row to {step}", process, lambda: begun(tmp_path, step))
     process.send_signal(signal.SIGINT)
     code, told = finish(process)
     assert code == 130 and "stopped by Ctrl-C" in told
-    assert left(tmp_path) == {"in.tif"}
+    assert names(tmp_path) == {"in.tif"}
     until = time.monotonic() + 20
     while any(worker.processing for worker in workers.scheduler.workers.values()):
         assert time.monotonic() < until
         time.sleep(0.1)
-    assert left(tmp_path) == {"in.tif"}
+    assert names(tmp_path) == {"in.tif"}
     assert dehazexl("run", *command).code == 0  # the workers are as good as before
 
 
 @pytest.mark.slow
-def test_a_cluster_for_one_scene_is_made_here(
-    dehazexl: Command, small_scene: Path, tmp_path: Path, tiny_weights: Path
+def test_a_cluster_for_one_scene_is_made_here_and_says_nothing(
+    small_scene: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
     out = tmp_path / "out.tif"
-    done = dehazexl("run", small_scene, out, "--weights", tiny_weights, "--dask", "local:2", "--resume")
-    assert done.code == 0, done.err
-    assert left(tmp_path) == {small_scene.name, "out.tif"}
+    with socket.socket() as other:
+        with suppress(OSError):  # a cluster that runs here already has this port
+            other.bind(("127.0.0.1", 8787))
+            other.listen()
+        code, told = finish(
+            start(small_scene, out, "--weights", tiny_weights, "--dask", "local:2", "--resume", "-q")
+        )
+    assert (code, told) == (0, "")
+    assert names(tmp_path) == {small_scene.name, "out.tif"}
 
 
 class Client:
@@ -236,7 +276,7 @@ def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
         finally:
             client.run(remember)
     assert result.code == 5 and f"no such weights (on {socket.gethostname()})" in result.err
-    assert left(tmp_path) == {"in.tif"}
+    assert names(tmp_path) == {"in.tif"}
 
 
 def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Path) -> None:
@@ -246,8 +286,8 @@ def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Pat
     (tmp_path / f".out{mark}team" / "attempt").mkdir(parents=True)
     (tmp_path / f".out{mark}team" / "attempt" / "encode-1").touch()
     with shared_folder(str(tmp_path / "out.tif"), None) as folder:
-        assert left(tmp_path) == {folder.name}
-    assert not left(tmp_path)
+        assert names(tmp_path) == {folder.name}
+    assert not names(tmp_path)
 
 
 def test_a_cluster_shares_one_image_only(dehazexl: Command, folder: Path, tmp_path: Path) -> None:
@@ -262,7 +302,7 @@ def test_a_number_of_workers_is_a_number(
     out = tmp_path / "out.tif"
     result = dehazexl("run", small_scene, out, "--weights", tiny_weights, "--dask", address)
     assert result.code == 2 and "local:4" in result.err
-    assert left(tmp_path) == {small_scene.name}
+    assert names(tmp_path) == {small_scene.name}
 
 
 def test_without_dask_a_scene_is_done_by_nobody(

@@ -168,13 +168,15 @@ def connected(address: str, jobs: int | None) -> Iterator[Client]:
     if here == LOCAL:
         if count and not (count.isdecimal() and int(count)):
             raise UsageError(f"--dask {address} is no number of workers", "write it like local:4")
-        # What a scene may take is decided by its plan, so Dask is not to watch the memory.
+        # What a scene may take is decided by its plan, so Dask is not to watch the memory. Even without a
+        # dashboard a scheduler has a port for it, and warns if another has that one.
         with (
             LocalCluster(
                 n_workers=jobs or int(count or processors()),
                 threads_per_worker=1,
                 memory_limit=0,
                 dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "localhost:0"},
                 silence_logs=logging.ERROR,
             ) as cluster,
             Client(cluster) as client,

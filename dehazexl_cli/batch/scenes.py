@@ -19,6 +19,7 @@ SUFFIXES = frozenset(
     {".bmp", ".img", ".j2k", ".jp2", ".jpeg", ".jpg", ".ntf", ".png", ".tif", ".tiff", ".vrt", ".webp"}
 )
 PICTURES = frozenset({".bmp", ".gif"})  # that cannot be written; their results are PNG files
+PARTED = ".vrt"  # the ending of a result whose parts lie in a folder beside it, NAME.parts
 STDIN = "-"
 SOURCE_COLUMNS = ("input", "source", "path", "file")
 TARGET_COLUMNS = ("output", "target")
@@ -54,11 +55,16 @@ class Naming:
 
 @cache
 def endings_of(format: str | None) -> tuple[str, ...]:
-    """The endings that results may have; UsageError for a format that is none."""
+    """The endings that results may have; UsageError for a format that is none, or not one for many."""
     from dehazexl_cli.raster.formats import FORMATS, choose_format
 
     if format is not None:
-        return choose_format("", format).suffixes
+        chosen = choose_format("", format)
+        if chosen not in FORMATS:
+            raise UsageError(
+                f"--format {format} is for one image", "write GeoTIFFs, or: dehazexl run IN OUT.vrt"
+            )
+        return chosen.suffixes
     return tuple(ending for each in FORMATS for ending in each.suffixes)
 
 
@@ -128,13 +134,16 @@ def expand(name: str, out: Path) -> Iterator[Found]:
 
 
 def files_below(folder: str, out: Path) -> Iterator[Found]:
-    """The images of a folder and those inside it, but nothing hidden, and not the folder of results."""
+    """The images of a folder and those inside it, but nothing hidden, no parts of a VRT, and no results."""
     results = os.path.realpath(out)
     for here, folders, names in os.walk(folder):
+        parted = {name.removesuffix(PARTED) + ".parts" for name in names if name.endswith(PARTED)}
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(here, name)) != results
+            if not name.startswith(".")
+            and name not in parted
+            and os.path.realpath(os.path.join(here, name)) != results
         )
         for name in sorted(names):
             path = os.path.join(here, name)

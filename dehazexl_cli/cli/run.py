@@ -24,7 +24,9 @@ def run(
     sources: options.Inputs,
     target: Annotated[
         str,
-        typer.Argument(metavar="OUT", help="The dehazed image: .tif, .png, .jpg, .jp2, .webp; or a folder."),
+        typer.Argument(
+            metavar="OUT", help="The dehazed image: .tif, .png, .jpg, .jp2, .webp, .vrt; or a folder."
+        ),
     ],
     model: options.ModelName = None,
     weights: options.Weights = None,

@@ -67,17 +67,20 @@ def open_writer(
     """Create a raster of the shape and type of `like`, with all that its file says beside the pixels.
 
     With `info` the pixels are of another kind, and of what `like` says only its place is carried over.
-    The suffix tells the format (GeoTIFF, PNG, JPEG, JPEG 2000, WebP), unless `storage` does. Raises
+    The suffix tells the format (GeoTIFF, PNG, JPEG, JPEG 2000, WebP, or VRT with GeoTIFFs in a folder
+    beside it), unless `storage` does. Raises
     UsageError for a format that is none, OutputError if the target exists (unless `overwrite`), cannot be
     written, or its format cannot hold such pixels. Use it in a `with` statement.
     """
-    from dehazexl_cli.raster.formats import Storage
+    from dehazexl_cli.raster.formats import VRT, Storage, choose_format
     from dehazexl_cli.raster.gdal_writer import GdalWriter
+    from dehazexl_cli.raster.mosaic import MosaicWriter
 
-    origin = origin_of(like)
+    origin, path, storage = origin_of(like), os.fspath(path), storage or Storage()
     if info is not None:
         origin = origin._replace(place_only=True)
-    return GdalWriter(os.fspath(path), info or like.info, origin, overwrite, storage or Storage())
+    kind = MosaicWriter if choose_format(path, storage.format) is VRT else GdalWriter
+    return kind(path, info or like.info, origin, overwrite, storage)
 
 
 def origin_of(reader: RasterReader) -> Origin:

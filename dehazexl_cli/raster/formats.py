@@ -82,6 +82,8 @@ WEBP = Format(
     "WEBP", (".webp",), {"LOSSLESS": "YES", "EXACT": "1"}, ("uint8",), (3, 4), (4,), 16_383, 1 << 26,
     names=("WebP",),
 )  # fmt: skip
+# No file that holds pixels: GeoTIFFs in a folder do.
+VRT = Format("VRT", (".vrt",), {})
 FORMATS = (GTIFF, COG, PNG, JPEG, JPEG2000, WEBP)
 DRIVERS = frozenset(format.driver for format in FORMATS)
 
@@ -101,23 +103,26 @@ def choose_format(path: str, wanted: str | None) -> Format:
 
     Raises UsageError for a name that is none, OutputError for a suffix that is none or another format's.
     """
+    known_formats = (*FORMATS, VRT)
     suffix = Path(path).suffix.lower()
-    by_suffix = [format for format in FORMATS if suffix in format.suffixes]
+    by_suffix = [format for format in known_formats if suffix in format.suffixes]
     if wanted is None:
         if not by_suffix:
-            known = ", ".join(sorted({suffix for format in FORMATS for suffix in format.suffixes}))
+            known = ", ".join(sorted({suffix for format in known_formats for suffix in format.suffixes}))
             raise OutputError(
                 f"{path}: cannot be written as {suffix or 'a file without a suffix'}",
                 f"give it one of {known}, or name a --format",
             )
         return _available(by_suffix[0])
     named = [
-        each for each in FORMATS if wanted.lower() in {name.lower() for name in (each.driver, *each.names)}
+        each
+        for each in known_formats
+        if wanted.lower() in {name.lower() for name in (each.driver, *each.names)}
     ]
     if not named:
         raise UsageError(
             f"--format {wanted!r} is none that can be written",
-            f"choose from {', '.join(format.driver for format in FORMATS)}",
+            f"choose from {', '.join(format.driver for format in known_formats)}",
         )
     if by_suffix and named[0] not in by_suffix:
         raise OutputError(

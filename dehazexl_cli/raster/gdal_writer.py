@@ -54,6 +54,7 @@ class GdalWriter:
         self, path: str, info: RasterInfo, origin: Origin, overwrite: bool, storage: Storage
     ) -> None:
         self.warnings: list[str] = []
+        self.masked = False  # whether a mask band goes with the rows
         self._stated: dict[str, Any] = {}  # by the source, beside its pixels
         self._storage = storage
         self._format = formats.choose_format(path, storage.format)
@@ -130,7 +131,7 @@ class GdalWriter:
         options = formats.scratch_options(format, info) if format.scratch else self._options
         with self._creating():
             self._dataset = formats.create_tiff(place, info, options, self._gdal)
-        self._masked = source is not None and not self._place_only and has_mask(source)
+        self.masked = source is not None and not self._place_only and has_mask(source)
         if source is not None and self._place_only:
             self._stated = place_of(inventory(source))
             carry_place(source, self._dataset)
@@ -155,10 +156,11 @@ class GdalWriter:
     def _write_block_rows(self, top: int, rows: Pixels) -> None:
         self._require_room()
         where = Window(0, top, rows.shape[2], rows.shape[1])
-        mask = self._mask_of_source(where) if self._masked else None
-        self._dataset.write(rows, window=where)
+        mask = self._mask_of_source(where) if self.masked else None
         if mask is not None:
+            # Before the rows: else GDAL's threads pack these while the file is told of a mask, and complain.
             self._dataset.write_mask(mask, window=where)
+        self._dataset.write(rows, window=where)
         self._proof.note(where, rows, mask)
 
     def _mask_of_source(self, where: Window) -> Pixels:

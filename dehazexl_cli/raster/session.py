@@ -37,8 +37,8 @@ class GdalSession:
     """
 
     def __init__(self, tmp_dir: str | None = None) -> None:
-        self.threads_are_set = _is_set_by_user("GDAL_NUM_THREADS")
-        self._cache_is_set = _is_set_by_user("GDAL_CACHEMAX")
+        self.threads_are_set = is_set_by_user("GDAL_NUM_THREADS")
+        self._cache_is_set = is_set_by_user("GDAL_CACHEMAX")
         self._options: dict[str, Any] = {
             "GDAL_TIFF_INTERNAL_MASK": True,
             # Reading a truncated PNG in one piece gives noise and no error (GDAL 3.10), by rows it fails.
@@ -67,7 +67,7 @@ class GdalSession:
 def cache_bytes() -> int:
     """What GDAL's block cache grows to while it is called here."""
     set_now: int = get_gdal_config("GDAL_CACHEMAX")
-    return set_now if _is_set_by_user("GDAL_CACHEMAX") else min(set_now, CACHE_BYTES)
+    return set_now if is_set_by_user("GDAL_CACHEMAX") else min(set_now, CACHE_BYTES)
 
 
 @contextmanager
@@ -111,5 +111,6 @@ _UNWARNED = threading.Lock()
 _CACHE = _SmallCache()  # one per process, as GDAL's cache is
 
 
-def _is_set_by_user(option: str) -> bool:
+def is_set_by_user(option: str) -> bool:
+    """Whether an option of GDAL's has a value already, from the environment or an `Env` around this."""
     return option in os.environ or (hasenv() and option in getenv())

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.owner import Owner, tidy
+from dehazexl_cli.owner import Owner, remove, tidy
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _SIDE_FILES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
 
 
 class Staging:
-    """Temporary names for a file, its side files and what is needed on the way; no handles, only names.
+    """Temporary names for a file, its side files and folders and what is needed on the way; only names.
 
     They lie beside the target, or in `tmp_dir`, which may be on another file system. Raises OutputError,
     here and again in `publish`, if the target exists and is not to be overwritten, or a folder cannot be
@@ -52,9 +52,9 @@ class Staging:
         try:
             result, sides = self._brought_home()
             for side in sides:
-                name = self._beside(self.target.stem + side.name[len(self.result.stem) :])
-                os.replace(side, name)
-                moved.append(name)
+                for old, new in self._renames(side):
+                    os.replace(old, new)
+                    moved.append(new)
             os.replace(result, self.target)
         except BaseException as error:
             _remove(moved)
@@ -81,6 +81,13 @@ class Staging:
     def _beside(self, name: str) -> Path:
         return self.target.parent / name
 
+    def _renames(self, side: Path) -> list[tuple[Path, Path]]:
+        """From which to which name; what is in a folder joins what an older result still needs."""
+        name = self._beside(self.target.stem + side.name[len(self.result.stem) :])
+        if side.is_dir() and name.is_dir():
+            return [(inner, name / inner.name) for inner in side.iterdir()]
+        return [(side, name)]
+
     def _brought_home(self) -> tuple[Path, list[Path]]:
         """The result and its side files, whole on the target's disk, still under their temporary names."""
         home = []
@@ -88,8 +95,11 @@ class Staging:
             home.append(self._beside(path.name))
             if self.folder != self.target.parent:
                 shutil.move(path, home[-1], copy_function=shutil.copyfile)
+        for path in home:
+            for file in [path, *path.rglob("*")]:
+                if file.is_file():
+                    _settle(file)
         result = self._beside(self.result.name)
-        _settle(result)
         return result, [path for path in home if path != result]
 
     def _side_files_of_target(self) -> list[Path]:
@@ -139,6 +149,8 @@ def _settle(path: Path) -> None:
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         try:
-            path.unlink(missing_ok=True)
+            remove(path)
+        except FileNotFoundError:
+            pass
         except OSError as error:
             log.warning("%s: cannot be removed (%s)", path, error.strerror)

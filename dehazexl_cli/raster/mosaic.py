@@ -1,0 +1,239 @@
+"""A scene in parts: GeoTIFFs of its rows in a folder, and beside it a VRT that shows them as one raster."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+from uuid import uuid4
+from xml.sax.saxutils import escape
+
+import numpy as np
+import rasterio
+from rasterio.io import MemoryFile
+
+from dehazexl_cli.errors import OutputError
+from dehazexl_cli.grid import Box
+from dehazexl_cli.raster import formats
+from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.formats import Storage
+from dehazexl_cli.raster.gdal_writer import GdalWriter, Origin
+from dehazexl_cli.raster.inventory import in_words, inventory, lost
+from dehazexl_cli.raster.metadata import carry_metadata, has_mask
+from dehazexl_cli.raster.overviews import add_overviews, read_overviews
+from dehazexl_cli.raster.rows import RowCounter
+from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, is_set_by_user, reason
+from dehazexl_cli.raster.staging import Staging
+
+PART_BYTES = 256 << 20  # of a part's pixels at most, before they are packed
+_BLOCK_ROWS = 256
+_PARTS = ".parts"  # what the folder is called, behind the stem of the VRT
+_RUN = re.compile("[0-9a-f]{8}")  # what the folder in it is called, for the parts of a run
+
+
+class Part(NamedTuple):
+    """Whole rows of blocks of a scene."""
+
+    name: str
+    top: int
+    height: int
+
+    @property
+    def bottom(self) -> int:
+        """The row behind the last."""
+        return self.top + self.height
+
+
+class MosaicWriter:
+    """Writes one scene as GeoTIFFs; the VRT has its name, and the parts theirs, only after `commit`.
+
+    The parts lie in OUT.parts, in a folder of their own: until the VRT is replaced, the older one keeps
+    its parts. All of them have the metadata and are stored as the whole would be. For what is given and
+    raised see GdalWriter.
+    """
+
+    def __init__(
+        self, path: str, info: RasterInfo, origin: Origin, overwrite: bool, storage: Storage
+    ) -> None:
+        self.warnings: list[str] = []
+        self._info, self._origin = info, origin
+        self._options = formats.creation_options(formats.GTIFF, info, storage)
+        self._overviews = storage.overviews
+        self._storage = replace(storage, format=None, overviews=False, tmp_dir=None)
+        self._parts = parts_of(info, self._options)
+        self._counter = RowCounter(info)
+        self._gdal = GdalSession(storage.tmp_dir)
+        self._staging = Staging(path, overwrite, storage.tmp_dir)
+        self._home = self._staging.target.with_suffix(_PARTS)
+        if self._home.exists() and not (self._home.is_dir() and os.access(self._home, os.W_OK)):
+            raise OutputError(f"{self._home}: is no folder that can be written", "give OUT another name")
+        self._folder = self._staging.folder / f"{self._staging.result.stem}{_PARTS}" / uuid4().hex[:8]
+        self._coming = iter(self._parts)
+        self._finished = False
+        self._cleanup = ExitStack()
+        self._cleanup.callback(self._staging.discard)
+        try:
+            with self._told_of_the_whole():
+                self._folder.mkdir(parents=True)
+                self._begin_part()
+                self._require_overviews_fit()
+        except BaseException:
+            self._cleanup.close()
+            raise
+
+    def write(self, rows: Pixels) -> None:
+        """Append rows [count, height, width] below those written so far; see RasterWriter.write."""
+        if self._finished:
+            raise ValueError("this writer is finished")
+        first = top = self._counter.accept(rows)
+        with self._told_of_the_whole():
+            while top < self._counter.done:
+                stop = min(self._counter.done, self._part.bottom)
+                self._writer.write(rows[:, top - first : stop - first])
+                top = stop
+                if top == self._part.bottom:
+                    self._end_part()
+
+    def commit(self) -> None:
+        """Finish the VRT and give all their names; see RasterWriter.commit."""
+        if self._finished:
+            raise ValueError("this writer is finished")
+        self._counter.require_all()
+        with self._told_of_the_whole(), self._gdal():
+            self._check()
+            self._describe(self._home)
+            stale = self._parts_of_old_target()
+        self._staging.publish(stale)
+        self._finished = True
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._finished = True
+        self._cleanup.close()
+
+    def _begin_part(self) -> None:
+        self._part = next(self._coming)
+        whole = self._origin.box or Box(0, 0, self._info.height, self._info.width)
+        box = Box(whole.top + self._part.top, whole.left, self._part.height, self._info.width)
+        path, info = str(self._folder / self._part.name), replace(self._info, height=self._part.height)
+        origin = self._origin._replace(box=box)
+        self._writer = self._cleanup.enter_context(GdalWriter(path, info, origin, False, self._storage))
+
+    def _end_part(self) -> None:
+        self._writer.commit()
+        self.warnings += [text for text in self._writer.warnings if text not in self.warnings]
+        if self._part is not self._parts[-1]:
+            self._begin_part()
+
+    def _require_overviews_fit(self) -> None:
+        # GDAL would take what is masked for ground in all but the largest.
+        if self._overviews and self._writer.masked:
+            raise OutputError(
+                f"{self._staging.target}: a VRT has no overviews beside a mask",
+                "leave out --overviews, or write a GeoTIFF",
+            )
+
+    def _check(self) -> None:
+        """See that the VRT says what its parts say, and make its overviews, while it has no name yet."""
+        result = str(self._staging.result)
+        self._describe(self._folder.parent)
+        if self._overviews:
+            # In a file of their own, they are to be stored like the pixels.
+            options = {f"{name}_OVERVIEW": value for name, value in self._options.items()}
+            with rasterio.Env(**{name: options[name] for name in options if not is_set_by_user(name)}):
+                add_overviews(result, self._gdal)
+            read_overviews(result, self._gdal)
+        with self._first() as part, self._gdal.open(result) as made:
+            missing = lost(inventory(part), inventory(made))
+        if missing:
+            self.warnings.append(f"a VRT cannot hold all that the input says: {in_words(missing)}")
+
+    def _describe(self, home: Path) -> None:
+        """Write the VRT, for parts in a folder beside it."""
+        named = [part._replace(name=f"{home.name}/{self._folder.name}/{part.name}") for part in self._parts]
+        with self._first() as part:
+            self._staging.result.write_text(mosaic(part, self._info, named), encoding="utf-8")
+
+    def _first(self) -> Any:
+        return self._gdal.open(str(self._folder / self._parts[0].name))
+
+    def _parts_of_old_target(self) -> set[Path]:
+        """The folders in OUT.parts that the VRT to be replaced, if it is one of ours, has its parts in."""
+        try:
+            with self._gdal.open(str(self._staging.target)) as old:
+                folders = {Path(name).parent for name in old.files if old.driver == formats.VRT.driver}
+        except GDAL_ERRORS:
+            return set()  # there is none
+        return {each for each in folders if each.parent == self._home and _RUN.fullmatch(each.name)}
+
+    @contextmanager
+    def _told_of_the_whole(self) -> Iterator[None]:
+        """Errors name the file that was asked for, and not a part of it."""
+        try:
+            yield
+        except OutputError as error:
+            part = str(self._folder / self._part.name)
+            raise OutputError(error.message.replace(part, str(self._staging.target)), error.hint) from error
+        except GDAL_ERRORS as error:
+            raise self._staging.failure(reason(error)) from error
+
+
+def parts_of(info: RasterInfo, options: Mapping[str, str]) -> list[Part]:
+    """Even parts of at most PART_BYTES, or a row of blocks, cut between rows of blocks."""
+    said = options.get("BLOCKYSIZE", "")  # what is no number is for GDAL to refuse
+    block_rows = int(said) if said.isdecimal() and int(said) else _BLOCK_ROWS
+    row_bytes = info.width * info.count * np.dtype(info.dtype).itemsize
+    rows, most = -(-info.height // block_rows), max(1, PART_BYTES // (row_bytes * block_rows))
+    height = -(-rows // -(-rows // most)) * block_rows
+    digits = len(str(info.height))
+    return [
+        Part(f"{top:0{digits}}.tif", top, min(height, info.height - top))
+        for top in range(0, info.height, height)
+    ]
+
+
+def mosaic(first: Any, info: RasterInfo, parts: Sequence[Part]) -> str:
+    """A VRT of parts, whose names count from its folder, and the first of which is open.
+
+    It says all that the first says, as both have the same corner and bands.
+    """
+    shape = {"height": info.height, "width": info.width, "count": info.count, "dtype": info.dtype}
+    with MemoryFile(ext=".vrt") as file:
+        with file.open(driver="VRT", **shape) as vrt:
+            carry_metadata(first, vrt)
+            for band in vrt.indexes:
+                vrt.update_tags(band, ns="vrt_sources", **sources(parts, info.width, str(band)))
+                if info.bits is not None:
+                    vrt.update_tags(band, ns="IMAGE_STRUCTURE", NBITS=str(info.bits))
+        text = str(file.read().decode())
+    if not has_mask(first):
+        return text
+    of_mask = "".join(sources(parts, info.width, "mask,1").values())
+    before, end, _ = text.rpartition("</VRTDataset>")
+    return f'{before}<MaskBand><VRTRasterBand dataType="Byte">{of_mask}</VRTRasterBand></MaskBand>{end}'
+
+
+def sources(parts: Sequence[Part], width: int, band: str) -> dict[str, str]:
+    """Where a VRT finds the pixels of a band, as GDAL is told it."""
+    found = {}
+    for number, part in enumerate(parts):
+        size = f'xSize="{width}" ySize="{part.height}"'
+        found[f"source_{number}"] = (
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{escape(part.name)}</SourceFilename>'
+            f'<SourceBand>{band}</SourceBand><SrcRect xOff="0" yOff="0" {size}/>'
+            f'<DstRect xOff="0" yOff="{part.top}" {size}/></SimpleSource>'
+        )
+    return found
