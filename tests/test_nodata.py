@@ -229,10 +229,11 @@ def test_no_rim_shows_along_a_rotated_footprint() -> None:
     array[~valid] = 0
     without, _ = streamed(array, model, Options(**FP32), nodata=0)
     difference = without.astype(int) - with_ground
-    deep = abs(difference).max(2)[valid & (depth > 64)]
-    assert (deep <= 1).mean() > 0.9
-    assert deep.mean() < 0.5
+    # Every patch hears of the scene, so what lay beyond the edge is missed everywhere, and alike.
+    deep = difference[valid & (depth > 64)]
+    assert abs(deep.mean()) < 5
+    assert deep.std() < 3
     rings = [difference[valid & (depth > at) & (depth <= at + 4)].mean() for at in range(0, 128, 4)]
     # A rim is a step that follows the edge; nobody sees half of a level.
     assert abs(np.diff(rings)).max() < 0.5
-    assert max(map(abs, rings)) < 2
+    assert max(map(abs, rings)) < 5

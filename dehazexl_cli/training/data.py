@@ -44,7 +44,7 @@ class Scene(NamedTuple):
 class Recipe:
     """How samples are made."""
 
-    clear_share: float = 0.1  # samples without haze, so that clear scenes stay as they are
+    clear_share: float = 0.14  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
     level_share: float = 0.5  # hazy samples under a sky of one of the LEVELS; others under Haze.draw's
