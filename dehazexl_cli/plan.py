@@ -41,6 +41,7 @@ class Footprint:
     work_bytes: int  # per patch in flight through the encoder or decoder
     mix_bytes: int  # per patch while the mixer runs
     mix_part_bytes: int | None = None  # the same where a part of the queries attends at a time; None: cannot
+    mix_sampled_bytes: int | None = None  # the same with sampled attention; None: no less than exact takes
     mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
     kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
 
@@ -226,6 +227,8 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     plan = replace(plan, disk_bytes=waiting if plan.skips == "disk" else 0)
     tokens = footprint.token_bytes * patches
     mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
+    if plan.seed is not None and footprint.mix_sampled_bytes is not None:
+        mixing = footprint.mix_sampled_bytes
     # The change to a row of patches in float32, and what of it reaches into the next.
     canvas = (2 if grid.overlap else 1) * 3 * 4 * grid.patch * grid.width
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.

@@ -12,7 +12,8 @@ from torch import Tensor
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import attention, build
 from dehazexl_cli.models.attention import BLOCK, EXACT_TOKENS, SAMPLES, attend, sampled_attention
-from dehazexl_cli.models.dehazexl import position_code, token_places
+from dehazexl_cli.models.dehazexl import token_places
+from dehazexl_cli.models.mixer import Mixer, position_code
 from dehazexl_cli.models.swin import swin_blocks
 
 
@@ -135,6 +136,16 @@ def test_attention_by_parts_is_exact_attention(name: str, queries: int) -> None:
     assert torch.equal(tokens, before)
     assert torch.equal(sampled, whole)  # of so few tokens none is left out
     assert not torch.allclose(whole, tokens, atol=0.1)
+
+
+def test_sampling_a_few_heads_at_a_time_is_sampling_all() -> None:
+    torch.manual_seed(0)
+    mixer = Mixer(64, heads=4, depth=2, scaled_code=True).eval()
+    tokens, places = torch.randn(1, EXACT_TOKENS + 50, 64), torch.rand(EXACT_TOKENS + 50, 2)
+    with torch.no_grad():
+        by_heads = mixer(tokens, places, 3)
+    at_once = mixer(tokens, places, 3).detach()
+    assert torch.allclose(by_heads, at_once, atol=1e-5 * float(at_once.abs().max()))
 
 
 def test_attention_by_parts_lets_gradients_through() -> None:

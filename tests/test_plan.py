@@ -84,7 +84,7 @@ def test_wishes_are_kept_in_every_rung() -> None:
 
 
 def test_attention_is_exact_where_it_is_cheap() -> None:
-    small, large = PatchGrid(5120, 5120, 256), PatchGrid(5120, 5376, 256)
+    small, large = PatchGrid(2560, 4096, 256), PatchGrid(2560, 4352, 256)
     assert ladder(FOOTPRINT, small, CPU, Wishes())[0].attention == "exact"
     assert ladder(FOOTPRINT, large, CPU, Wishes())[0].attention == "sampled"
     assert ladder(FOOTPRINT, large, GPU, Wishes())[0].attention == "exact"

@@ -22,7 +22,7 @@ BLOCK = 256
 SAMPLES = 256
 PILOT = 128  # queries that tell how much each key is heard
 EVEN_SHARE = 0.3  # of the odds of being drawn, the same for all keys: the pilot does not ask for everybody
-PILOT_LOGITS = 2**23  # how many are in memory at a time
+PILOT_LOGITS = 2**22  # how many are in memory at a time
 PROJECTIONS = 7
 BLOCKS_AT_ONCE = 32  # bounds what is gathered beside the tokens themselves
 
@@ -89,13 +89,15 @@ def blocks_of(x: Tensor) -> Tensor:
 
 def heard(pilot: Tensor, k: Tensor) -> Tensor:
     """Share of the attention of pilot queries [heads, m, d] that each key [heads, n, d] gets: [heads, n]."""
-    share = torch.zeros(k.shape[:2], device=k.device)
-    for asking, keys, total in zip(pilot, k, share, strict=True):
+    shares = []
+    for asking, keys in zip(pilot, k, strict=True):
         keys = keys.contiguous()
+        share = torch.zeros(len(keys), device=k.device)
         for part in asking.split(max(1, PILOT_LOGITS // len(keys))):
             logits = (part @ keys.T).float() / math.sqrt(keys.shape[1])
-            total += logits.softmax(dim=1).sum(dim=0)
-    return share / pilot.shape[1]
+            share = share + logits.softmax(dim=1).mean(dim=0) * (len(part) / len(asking))
+        shares.append(share)
+    return torch.stack(shares)
 
 
 def draw_keys(share: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -107,7 +109,7 @@ def draw_keys(share: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     n = share.shape[1]
     odds = (1 - EVEN_SHARE) * share + EVEN_SHARE / n
     sums = odds.cpu().double().cumsum(dim=1)  # not every device has float64
-    steps = torch.arange(SAMPLES) + torch.rand(len(share), 1, generator=rng, dtype=torch.float64)
+    steps = torch.arange(SAMPLES) + torch.rand(1, generator=rng, dtype=torch.float64)
     picks = torch.searchsorted(sums, steps / SAMPLES * sums[:, -1:]).clamp(max=n - 1).to(share.device)
     return picks, 1 / (SAMPLES * odds.gather(1, picks))
 

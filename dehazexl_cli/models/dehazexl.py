@@ -7,7 +7,6 @@ size: narrower, skips joined at half width, and an ending that cannot invent tex
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,17 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.attention import attend, attend_in_parts
+from dehazexl_cli.models.attention import PILOT_LOGITS
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
 from dehazexl_cli.models.ending import AffineEnding
+from dehazexl_cli.models.mixer import TOKENS_AT_ONCE, Mixer
 from dehazexl_cli.models.swin import PatchMerging, hush, swin_blocks
 from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
-CODE_SHARE = 0.1  # of position codes, where it is learned, at first
 STEM = 4  # pixels per side of a cell of the finest feature map
 KERNEL_BYTES = 40 << 20  # measured
-TOKENS_AT_ONCE = 4096  # through those parts of the mixer that take each token by itself
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class DehazeXL(Dehazer):
         self.patch = config.patch
         self.overlap = STRIDE
         self.encoder = Encoder(config)
-        self.mixer = Mixer(config)
+        self.mixer = Mixer(config.token_dim, config.mixer_heads, config.mixer_depth, config.scaled_code)
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
@@ -127,9 +125,11 @@ class DehazeXL(Dehazer):
             work_bytes=12 * widest * finest + 6 * pixels,
             mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
             mix_part_bytes=4 * token,  # tokens, keys and values
+            mix_sampled_bytes=13 * token // 5,  # tokens, attended, a head of both, its order; measured
             kernel_bytes=KERNEL_BYTES,
-            # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
-            mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),
+            # Norms in float32, hidden layers and their product, of those tokens that are taken at a time;
+            # what a pilot of queries hears.
+            mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size) + 10 * PILOT_LOGITS,
         )
 
 
@@ -201,103 +201,6 @@ class Extremes(nn.Module):
         spread = (cells.var(-1, correction=0) + 1e-4).sqrt()  # a slope even where ground is flat
         facts = torch.cat([cells.amin(-1), cells.amax(-1), cells.mean(-1), spread], dim=1)
         return self.last(F.gelu(self.first(facts.permute(0, 2, 3, 1))))
-
-
-class Mixer(nn.Module):
-    """The global bottleneck: position codes, then blocks in which every token attends to every other."""
-
-    def __init__(self, config: XLConfig) -> None:
-        super().__init__()
-        self.input_proj = nn.Linear(config.token_dim, config.token_dim)
-        # As published, codes are as large as what tokens say, and the decoder has to tell both apart.
-        self.code_scale = (
-            nn.Parameter(torch.full((config.token_dim,), CODE_SHARE)) if config.scaled_code else None
-        )
-        self.layers = nn.ModuleList(
-            MixerBlock(config.token_dim, config.mixer_heads) for _ in range(config.mixer_depth)
-        )
-
-    def forward(self, tokens: Tensor, places: Tensor, seed: int | None, queries: int | None = None) -> Tensor:
-        """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim]."""
-        x = in_parts(self._enter, tokens, places.expand(tokens.shape[0], -1, -1))
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, MixerBlock)
-            if seed is None and queries is not None and not torch.is_grad_enabled():
-                layer.in_parts(x, queries)
-            else:
-                x = layer(x, None if seed is None else seed + number)
-        return x
-
-    def _enter(self, tokens: Tensor, places: Tensor) -> Tensor:
-        x = self.input_proj(tokens)
-        code = position_code(places[0], x.shape[-1])
-        if self.code_scale is not None:
-            code = code * self.code_scale
-        return x + code.to(x.dtype)
-
-
-class MixerBlock(nn.Module):
-    """Attention over the whole scene and a gated MLP, each on normalised input and added to it."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.input_layernorm = nn.RMSNorm(dim, eps=1e-5)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        self.post_attention_layernorm = nn.RMSNorm(dim, eps=1e-5)
-        self.gate_proj = nn.Linear(dim, 4 * dim, bias=False)
-        self.up_proj = nn.Linear(dim, 4 * dim, bias=False)
-        self.down_proj = nn.Linear(4 * dim, dim, bias=False)
-
-    def forward(self, x: Tensor, seed: int | None) -> Tensor:
-        x = x + in_parts(self.proj, self._attend(x, seed))
-        return in_parts(self._feed, x)
-
-    def in_parts(self, x: Tensor, queries: int) -> None:
-        """The same with exact attention in the place of x [b, n, dim], so many tokens at a time."""
-        dim = x.shape[2]
-        asking, telling = self.qkv.weight.split([dim, 2 * dim])
-        ask_bias, tell_bias = self.qkv.bias.split([dim, 2 * dim])
-
-        def heads(y: Tensor) -> Tensor:
-            return y.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [b, heads, m, d]
-
-        def ask(part: Tensor) -> Tensor:
-            return heads(F.linear(self.input_layernorm(part), asking, ask_bias))
-
-        told = in_parts(lambda part: F.linear(self.input_layernorm(part), telling, tell_bias), x)
-        k, v = (heads(y) for y in told.chunk(2, dim=2))
-        for place, attended in attend_in_parts(x, queries, ask, k, v):
-            x[:, place] = self._feed(x[:, place] + self.proj(attended.transpose(1, 2).flatten(2)))
-
-    def _attend(self, x: Tensor, seed: int | None) -> Tensor:
-        b, n, dim = x.shape
-        qkv = in_parts(lambda part: self.qkv(self.input_layernorm(part)), x)
-        q, k, v = qkv.view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # [b, heads, n, d]
-        return attend(q, k, v, seed).transpose(1, 2).reshape(b, n, dim)
-
-    def _feed(self, x: Tensor) -> Tensor:
-        y = self.post_attention_layernorm(x)
-        return x + self.down_proj(F.gelu(self.gate_proj(y)) * self.up_proj(y))
-
-
-def in_parts(step: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """A step that takes each token by itself, over inputs [b, n, …], in parts of bounded memory.
-
-    What a step makes on its way (float32 copies, hidden layers) is many times the tokens themselves.
-    """
-    n = inputs[0].shape[1]
-    if n <= TOKENS_AT_ONCE or torch.is_grad_enabled():
-        return step(*inputs)
-    result: Tensor | None = None
-    for start in range(0, n, TOKENS_AT_ONCE):
-        part = step(*(x[:, start : start + TOKENS_AT_ONCE] for x in inputs))
-        if result is None:
-            result = part.new_empty(part.shape[0], n, part.shape[2])
-        result[:, start : start + TOKENS_AT_ONCE] = part
-    assert result is not None
-    return result
 
 
 class Decoder(nn.Module):
@@ -385,10 +288,3 @@ def token_places(grid: PatchGrid, device: torch.device) -> Tensor:
     )
     within = torch.cartesian_prod(torch.arange(side), torch.arange(side))
     return (starts[:, None] / STRIDE + within[None]).view(-1, 2).to(device)
-
-
-def position_code(places: Tensor, dim: int) -> Tensor:
-    """The fixed sine and cosine code of places [n, 2] (down, right), width first: [n, dim] float32."""
-    frequencies = 10000.0 ** -(torch.arange(dim // 4, device=places.device) / (dim // 4))
-    angles = places.flip(1)[:, :, None] * frequencies  # [n, (right, down), dim/4]
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)

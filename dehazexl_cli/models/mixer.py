@@ -1,0 +1,140 @@
+"""The global bottleneck of DehazeXL: all tokens of a scene attend to each other.
+
+Chen et al., "Tokenize Image Patches: Global Context Fusion for Effective Haze Removal in Large Images", CVPR
+2025, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dehazexl_cli.models.attention import attend, attend_in_parts
+
+CODE_SHARE = 0.1  # of position codes, where it is learned, at first
+TOKENS_AT_ONCE = 4096  # through those parts that take each token by itself
+HEADS_AT_ONCE = 1  # of sampled attention: fewer take less memory, and make more norms
+
+
+class Mixer(nn.Module):
+    """The global bottleneck: position codes, then blocks in which every token attends to every other."""
+
+    def __init__(self, dim: int, heads: int, depth: int, scaled_code: bool) -> None:
+        super().__init__()
+        self.input_proj = nn.Linear(dim, dim)
+        # As published, codes are as large as what tokens say, and the decoder has to tell both apart.
+        self.code_scale = nn.Parameter(torch.full((dim,), CODE_SHARE)) if scaled_code else None
+        self.layers = nn.ModuleList(MixerBlock(dim, heads) for _ in range(depth))
+
+    def forward(self, tokens: Tensor, places: Tensor, seed: int | None, queries: int | None = None) -> Tensor:
+        """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim].
+
+        Attention is exact without a `seed`, with `queries` so many tokens at a time; else it is sampled.
+        """
+        x = in_parts(self._enter, tokens, places.expand(tokens.shape[0], -1, -1))
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, MixerBlock)
+            drawn = None if seed is None else seed + number
+            if torch.is_grad_enabled() or (drawn is None and queries is None):
+                x = layer(x, drawn)
+            elif drawn is not None:
+                layer.by_heads(x, drawn)
+            elif queries is not None:
+                layer.by_queries(x, queries)
+        return x
+
+    def _enter(self, tokens: Tensor, places: Tensor) -> Tensor:
+        x = self.input_proj(tokens)
+        code = position_code(places[0], x.shape[-1])
+        if self.code_scale is not None:
+            code = code * self.code_scale
+        return x + code.to(x.dtype)
+
+
+class MixerBlock(nn.Module):
+    """Attention over the whole scene and a gated MLP, each on normalised input and added to it."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.input_layernorm = nn.RMSNorm(dim, eps=1e-5)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.post_attention_layernorm = nn.RMSNorm(dim, eps=1e-5)
+        self.gate_proj = nn.Linear(dim, 4 * dim, bias=False)
+        self.up_proj = nn.Linear(dim, 4 * dim, bias=False)
+        self.down_proj = nn.Linear(4 * dim, dim, bias=False)
+
+    def forward(self, x: Tensor, seed: int | None) -> Tensor:
+        x = x + in_parts(self.proj, self._attend(x, seed))
+        return in_parts(self._feed, x)
+
+    def by_queries(self, x: Tensor, queries: int) -> None:
+        """The same with exact attention in the place of x [b, n, dim], so many tokens at a time."""
+        weight, bias = self._by_heads()
+
+        def ask(part: Tensor) -> Tensor:
+            return self._told(part, weight[:1], bias[:1])[0]
+
+        k, v = self._told(x, weight[1:], bias[1:])
+        for place, attended in attend_in_parts(x, queries, ask, k, v):
+            x[:, place] = self._feed(x[:, place] + self.proj(attended.transpose(1, 2).flatten(2)))
+
+    def by_heads(self, x: Tensor, seed: int) -> None:
+        """The same with sampled attention in the place of x [b, n, dim], a few heads at a time."""
+        weight, bias = self._by_heads()
+        attended = torch.empty_like(x).unflatten(2, (self.heads, -1))
+        for first in range(0, self.heads, HEADS_AT_ONCE):
+            some = slice(first, first + HEADS_AT_ONCE)
+            q, k, v = self._told(x, weight[:, some], bias[:, some])
+            attended[:, :, some] = attend(q, k, v, seed).transpose(1, 2)
+        for start in range(0, x.shape[1], TOKENS_AT_ONCE):
+            place = slice(start, start + TOKENS_AT_ONCE)
+            x[:, place] = self._feed(x[:, place] + self.proj(attended[:, place].flatten(2)))
+
+    def _attend(self, x: Tensor, seed: int | None) -> Tensor:
+        q, k, v = self._told(x, *self._by_heads())
+        return attend(q, k, v, seed).transpose(1, 2).flatten(2)
+
+    def _by_heads(self) -> tuple[Tensor, Tensor]:
+        """What makes queries, keys and values: weights [3, heads, d, dim], biases [3, heads, d]."""
+        weight, bias = (x.unflatten(0, (3, self.heads, -1)) for x in (self.qkv.weight, self.qkv.bias))
+        return weight, bias
+
+    def _told(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """What tokens [b, n, dim] ask and tell by some of these weights: [some, b, heads, n, d]."""
+        flat = weight.flatten(0, 2), bias.flatten()
+        made = in_parts(lambda part: F.linear(self.input_layernorm(part), *flat), x)
+        return made.unflatten(2, weight.shape[:3]).permute(2, 0, 3, 1, 4)
+
+    def _feed(self, x: Tensor) -> Tensor:
+        y = self.post_attention_layernorm(x)
+        return x + self.down_proj(F.gelu(self.gate_proj(y)) * self.up_proj(y))
+
+
+def in_parts(step: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """A step that takes each token by itself, over inputs [b, n, …], in parts of bounded memory.
+
+    What a step makes on its way (float32 copies, hidden layers) is many times the tokens themselves.
+    """
+    n = inputs[0].shape[1]
+    if n <= TOKENS_AT_ONCE or torch.is_grad_enabled():
+        return step(*inputs)
+    result: Tensor | None = None
+    for start in range(0, n, TOKENS_AT_ONCE):
+        part = step(*(x[:, start : start + TOKENS_AT_ONCE] for x in inputs))
+        if result is None:
+            result = part.new_empty(part.shape[0], n, part.shape[2])
+        result[:, start : start + TOKENS_AT_ONCE] = part
+    assert result is not None
+    return result
+
+
+def position_code(places: Tensor, dim: int) -> Tensor:
+    """The fixed sine and cosine code of places [n, 2] (down, right), width first: [n, dim] float32."""
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, device=places.device) / (dim // 4))
+    angles = places.flip(1)[:, :, None] * frequencies  # [n, (right, down), dim/4]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
