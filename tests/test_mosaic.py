@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from affine import Affine
 from compare_metadata import said_by
 from conftest import Result, names
 from metadata_table import POINTS, RPCS, XMP
+from rasterio.errors import NotGeoreferencedWarning
 from test_signals import in_few, run_words, staying
 
 from dehazexl_cli.batch.scenes import Naming, collect
@@ -131,6 +133,12 @@ def check_equal(one: Path, other: Path) -> None:
     assert np.array_equal(ground, again)
     first.close()
     second.close()
+
+
+def test_nothing_is_said_of_a_scene_without_a_georeference(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.tif", "12 bits")
+    with warnings.catch_warnings(action="error", category=NotGeoreferencedWarning):
+        store(source, tmp_path / "out.vrt")
 
 
 @pytest.mark.parametrize("kind", SAYING)

@@ -19,7 +19,6 @@ SUFFIXES = frozenset(
     {".bmp", ".img", ".j2k", ".jp2", ".jpeg", ".jpg", ".ntf", ".png", ".tif", ".tiff", ".vrt", ".webp"}
 )
 PICTURES = frozenset({".bmp", ".gif"})  # that cannot be written; their results are PNG files
-PARTED = ".vrt"  # the ending of a result whose parts lie in a folder beside it, NAME.parts
 STDIN = "-"
 SOURCE_COLUMNS = ("input", "source", "path", "file")
 TARGET_COLUMNS = ("output", "target")
@@ -135,9 +134,13 @@ def expand(name: str, out: Path) -> Iterator[Found]:
 
 def files_below(folder: str, out: Path) -> Iterator[Found]:
     """The images of a folder and those inside it, but nothing hidden, no parts of a VRT, and no results."""
+    from dehazexl_cli.raster.formats import VRT
+    from dehazexl_cli.raster.mosaic import PARTS
+
+    (vrt,) = VRT.suffixes
     results = os.path.realpath(out)
     for here, folders, names in os.walk(folder):
-        parted = {name.removesuffix(PARTED) + ".parts" for name in names if name.endswith(PARTED)}
+        parted = {name.removesuffix(vrt) + PARTS for name in names if name.endswith(vrt)}
         folders[:] = sorted(
             name
             for name in folders

@@ -235,9 +235,10 @@ def dehaze_some(
     sources: Sequence[str], folder: Path, setup: Setup, overwrite: bool, display: Display, dry_run: bool
 ) -> None:
     """A batch as `dehazexl run` knows it; UsageError for a name that is to be an image."""
-    from dehazexl_cli.batch.scenes import PARTED, endings_of
+    from dehazexl_cli.batch.scenes import endings_of
+    from dehazexl_cli.raster.formats import VRT
 
-    if not folder.is_dir() and folder.suffix.lower() in (*endings_of(None), PARTED):
+    if not folder.is_dir() and folder.suffix.lower() in (*endings_of(None), *VRT.suffixes):
         raise UsageError(f"{len(sources)} images cannot all become {folder}", "name a folder as OUT")
     from dehazexl_cli.batch.course import Policy
     from dehazexl_cli.batch.scenes import Naming

@@ -186,7 +186,7 @@ def summarise(report: Report) -> None:
     if report.clipped_values:
         ground = report.height * report.width - report.invalid_pixels
         share = report.clipped_values / (ground * sum(len(group["bands"]) for group in report.groups))
-        # What 8 bits hold is no guess, and no other range gives room beyond it.
+        # What the type holds is no guess, and no other range gives room beyond it.
         other = "" if report.range_source == "dtype" else "; --input-range sets another"
         console.say(
             f"note: {report.clipped_values} values ({share:.2%}) were held at the ends of the range "

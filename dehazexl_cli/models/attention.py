@@ -63,6 +63,7 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     planes = torch.randn(d, PROJECTIONS, generator=rng).to(q)
     q_order, k_order = (angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k))
     picks, crowd = draw_keys(heard(take(q, q_order[:, :: -(-n // PILOT)]), k).gather(1, k_order), rng)
+    weight = crowd.log().to(q.dtype)
     k_far, v_far = (take(t, k_order.gather(1, picks)) for t in (k, v))  # [heads, SAMPLES, d]
     result = q.new_empty(n, heads, d).transpose(0, 1)  # so that heads side by side need no copy
     for first in range(0, -(-n // BLOCK), BLOCKS_AT_ONCE):
@@ -74,7 +75,7 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
             torch.cat([own, far.expand(len(own), -1, -1, -1)], dim=2)
             for own, far in ((own_k, k_far), (own_v, v_far))
         )
-        bias = sample_bias(n, first, len(own_q), picks, crowd.log().to(q.dtype))
+        bias = sample_bias(n, first, len(own_q), picks, weight)
         out = F.scaled_dot_product_attention(own_q, keys, values, attn_mask=bias)
         out = out.transpose(0, 1).reshape(heads, -1, d)[:, : part.stop - part.start]
         result[torch.arange(heads, device=q.device)[:, None], q_order[:, part]] = out

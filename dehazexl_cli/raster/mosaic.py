@@ -27,12 +27,12 @@ from dehazexl_cli.raster.inventory import in_words, inventory, lost
 from dehazexl_cli.raster.metadata import carry_metadata, has_mask
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.rows import RowCounter
-from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, is_set_by_user, reason
+from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, is_set_by_user, reason, unwarned
 from dehazexl_cli.raster.staging import Staging
 
 PART_BYTES = 256 << 20  # of a part's pixels at most, before they are packed
 _BLOCK_ROWS = 256
-_PARTS = ".parts"  # what the folder is called, behind the stem of the VRT
+PARTS = ".parts"  # what the folder is called, behind the stem of the VRT
 _RUN = re.compile("[0-9a-f]{8}")  # what the folder in it is called, for the parts of a run
 
 
@@ -69,10 +69,10 @@ class MosaicWriter:
         self._counter = RowCounter(info)
         self._gdal = GdalSession(storage.tmp_dir)
         self._staging = Staging(path, overwrite, storage.tmp_dir)
-        self._home = self._staging.target.with_suffix(_PARTS)
+        self._home = self._staging.target.with_suffix(PARTS)
         if self._home.exists() and not (self._home.is_dir() and os.access(self._home, os.W_OK)):
             raise OutputError(f"{self._home}: is no folder that can be written", "give OUT another name")
-        self._folder = self._staging.folder / f"{self._staging.result.stem}{_PARTS}" / uuid4().hex[:8]
+        self._folder = self._staging.folder / f"{self._staging.result.stem}{PARTS}" / uuid4().hex[:8]
         self._coming = iter(self._parts)
         self._finished = False
         self._cleanup = ExitStack()
@@ -212,7 +212,9 @@ def mosaic(first: Any, info: RasterInfo, parts: Sequence[Part]) -> str:
     """
     shape = {"height": info.height, "width": info.width, "count": info.count, "dtype": info.dtype}
     with MemoryFile(ext=".vrt") as file:
-        with file.open(driver="VRT", **shape) as vrt:
+        with unwarned():
+            opened = file.open(driver="VRT", **shape)
+        with opened as vrt:
             carry_metadata(first, vrt)
             for band in vrt.indexes:
                 vrt.update_tags(band, ns="vrt_sources", **sources(parts, info.width, str(band)))
