@@ -28,6 +28,9 @@ KEPT_SHARE = 1.05
 PROCESS_BYTES = 340 << 20
 # What of these is loaded or allocated only while a scene runs.
 LATER_BYTES = 40 << 20
+# What an image in one pass takes as pixels: itself, its patches before and after, their sum, the change.
+PASS_BYTES = 7 * 3 * 4  # per pixel
+LOOK_BYTES = 2 * 3 * 4  # per pixel, of what a survey keeps: factors and offsets of three colours, float32
 FINE_BYTES = 10 << 30  # below, sizes are told in megabytes
 
 
@@ -81,6 +84,8 @@ class Setting:
     cache_bytes: int = 0  # what the library that reads and writes files may keep of them
     held_bytes: int = 0  # of the result, where it is an array and no file
     replicas: int = 1  # of the model, each with a batch of its own in flight
+    look: PatchGrid | None = None  # of the largest picture that a survey takes, in one pass
+    groups: int = 1  # of bands, each with a survey of its own
     wanted: tuple[int, int] | None = None  # rows and columns of patches that are written; None: all
 
 
@@ -98,6 +103,7 @@ class Plan:
     tile: int | None = None  # pixels: the scene is not judged as one, but by tiles of this side
     flow_bytes: int = 0  # of the above, where the network runs: while patches are encoded and decoded
     mixing_bytes: int = 0  # and while they are mixed
+    survey_bytes: int = 0  # and before that, while smaller pictures are looked at
     disk_bytes: int = 0  # of features that wait in a file
 
     @property
@@ -118,6 +124,8 @@ class Plan:
         """Bytes expected in a phase of the run, where the network runs; or on disk, for "disk"."""
         if phase == "disk":
             return self.disk_bytes
+        if phase == "survey":
+            return self.survey_bytes
         return self.mixing_bytes if phase == "mix" and not self.tile else self.flow_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,7 +240,9 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     # The change to a row of patches in float32, and what of it reaches into the next.
     canvas = (2 if grid.overlap else 1) * 3 * 4 * grid.patch * grid.width
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
-    always = footprint.weight_bytes + tokens
+    surveyed = kept_of_survey(setting)
+    always = footprint.weight_bytes + tokens + surveyed
+    survey = footprint.weight_bytes + surveyed + for_a_look(plan, footprint, setting)
     flow = always + footprint.work_bytes * plan.batch * (1 if setting.on_gpu else setting.replicas) + canvas
     mix = always + mixing * patches + footprint.mix_fixed_bytes
     # A row being read, one waiting and one being worked on, each with a copy of what the model is shown;
@@ -242,14 +252,33 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     on_host = waiting if plan.skips == "host" else 0
     if not setting.on_gpu:
         on_host += waiting if plan.skips == "device" else 0
-        on_host += setting.process_bytes + files + footprint.kernel_bytes
-        flow, mix = flow + rows + on_host, mix + on_host
-        host = max(flow, mix, setting.loading_bytes)
-        return replace(plan, host_bytes=host, device_bytes=0, flow_bytes=flow, mixing_bytes=mix)
+        lasting = setting.process_bytes + files + footprint.kernel_bytes
+        flow, mix = flow + rows + on_host + lasting, mix + on_host + lasting
+        survey += rows + lasting
+        host = max(flow, mix, survey, setting.loading_bytes)
+        plan = replace(plan, host_bytes=host, device_bytes=0)
+        return replace(plan, flow_bytes=flow, mixing_bytes=mix, survey_bytes=survey)
     on_device = waiting if plan.skips == "device" else 0
     flow, mix = flow + on_device, mix + on_device
     host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
-    return replace(plan, host_bytes=host, device_bytes=max(flow, mix), flow_bytes=flow, mixing_bytes=mix)
+    plan = replace(plan, host_bytes=host, device_bytes=max(flow, mix, survey))
+    return replace(plan, flow_bytes=flow, mixing_bytes=mix, survey_bytes=survey)
+
+
+def kept_of_survey(setting: Setting) -> int:
+    """Bytes that a survey keeps to the end."""
+    look = setting.look
+    return 0 if look is None else setting.groups * LOOK_BYTES * look.height * look.width
+
+
+def for_a_look(plan: Plan, footprint: Footprint, setting: Setting) -> int:
+    """Bytes, beside weights and what is kept, while a survey's largest picture goes through the network."""
+    look = setting.look
+    if look is None:
+        return 0
+    per_patch = footprint.token_bytes + footprint.skip_bytes + footprint.mix_bytes
+    patches = per_patch * len(look) + footprint.work_bytes * min(plan.batch, len(look))
+    return patches + PASS_BYTES * look.height * look.width
 
 
 def most_kept(batch: int, grid: PatchGrid, setting: Setting) -> int:

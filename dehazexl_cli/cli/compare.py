@@ -22,8 +22,14 @@ from dehazexl_cli.owner import remove_what_the_dead_left
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Seam
 
-# "paper" is the global mode with the published arithmetic: patches that meet edge to edge.
-MODES = ("global", "paper", "tile", "downsample", "whole")
+MODES = {
+    "global": ["--mode", "global"],
+    "full": ["--mode", "global", "--survey", "off"],  # the look at full size alone
+    "paper": ["--mode", "global", "--survey", "off", "--overlap", "0"],  # as published: edge to edge
+    "tile": ["--mode", "tile"],
+    "downsample": ["--mode", "downsample"],
+    "whole": ["--mode", "whole"],
+}
 FINISHED_WITH_FAILURES = 7
 NO_ROOM = "free some space"
 COLUMNS = {
@@ -49,7 +55,9 @@ def compare(
     modes: Annotated[
         str,
         typer.Option(
-            "--modes", metavar="MODE,…", help=f"Of: {', '.join(MODES)}; paper is global, edge to edge."
+            "--modes",
+            metavar="MODE,…",
+            help=f"Of: {', '.join(MODES)}; full is global, no survey; paper also edge to edge.",
         ),
     ] = "global,tile,downsample",
     models: Annotated[
@@ -205,8 +213,7 @@ def list_candidates(
     found = []
     for model in dict.fromkeys(named):
         for mode in dict.fromkeys(wanted):
-            kind = ["--mode", "global", "--overlap", "0"] if mode == "paper" else ["--mode", mode]
-            arguments = [*model_arguments(model, multiple), *kind, *of_modes.get(mode, []), *common]
+            arguments = [*model_arguments(model, multiple), *MODES[mode], *of_modes.get(mode, []), *common]
             label = mode if len(named) == 1 else f"{Path(model).stem} {mode}"
             found.append(Candidate(label, arguments))
     return found

@@ -25,7 +25,13 @@ debug = False  # set by the global option, read by main()
 PATIENCE_SECONDS = 5.0  # for cleaning up, before another signal is heeded
 REPEAT_SECONDS = 0.05
 
-PHASES = {"encode": "Encoding", "mix": "Mixing", "decode": "Decoding", "finish": "Finishing"}
+PHASES = {
+    "survey": "Surveying",
+    "encode": "Encoding",
+    "mix": "Mixing",
+    "decode": "Decoding",
+    "finish": "Finishing",
+}
 
 
 def title(phase: str) -> str:

@@ -61,6 +61,7 @@ def evaluate(
     blend: options.Blend = None,
     long_side: options.LongSide = None,
     upsampling: options.Upsampling = None,
+    survey: options.Survey = "auto",
     multiple: options.Multiple = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
@@ -101,7 +102,7 @@ def evaluate(
     chosen = options.read_options(
         bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
     )
-    wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling)
+    wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey)
     chosen = replace(chosen, mode=wanted)
     require_outputs(csv_file, overwrite, as_json)
     pairs = collect_pairs(data, limit)

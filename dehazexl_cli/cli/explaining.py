@@ -66,7 +66,10 @@ class Question:
         """A mode as the engine runs it."""
         from dehazexl_cli.engine import Mode
 
-        return Mode(name, self.tile if name == "tile" else None)  # type: ignore[arg-type]
+        if name == "tile":
+            return Mode("tile", self.tile)
+        # A survey sees all of the scene in any case: what is explained is the look at full size.
+        return Mode(name, survey=())  # type: ignore[arg-type]
 
 
 class Answer(NamedTuple):

@@ -193,6 +193,14 @@ Upsampling = Annotated[
         help="How the smaller picture is brought back: its colour changes alone, or itself; guided.",
     ),
 ]
+Survey = Annotated[
+    str,
+    typer.Option(
+        "--survey",
+        metavar="PIXELS,…",
+        help="Long sides of smaller pictures whose colours the result shares; auto, or off.",
+    ),
+]
 Multiple = Annotated[
     int | None,
     typer.Option("--multiple", metavar="N", min=1, help="A generic network takes sides of N, 2N, … pixels."),
@@ -307,11 +315,25 @@ def read_mode(
     blend: str | None = None,
     long_side: int | None = None,
     upsampling: str | None = None,
+    survey: str = "auto",
 ) -> Mode:
     """The mode of a run from the command line's texts; UsageError for a text that is none."""
     from dehazexl_cli.engine import Mode
 
-    return Mode(kind, tile, tile_overlap, blend, long_side, upsampling)  # type: ignore[arg-type]
+    sides = parse_survey(survey)
+    return Mode(kind, tile, tile_overlap, blend, long_side, upsampling, sides)  # type: ignore[arg-type]
+
+
+def parse_survey(text: str) -> tuple[int, ...] | None:
+    """Long sides of "1024,512", none for "off", or None for "auto"."""
+    if text in ("auto", "off"):
+        return None if text == "auto" else ()
+    sides = text.split(",")
+    if not all(side.isdecimal() for side in sides):
+        raise UsageError(
+            f"--survey {text!r} are no sizes of pictures", "write auto, off, or pixels like 1024,512"
+        )
+    return tuple(map(int, sides))
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:

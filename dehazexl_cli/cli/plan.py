@@ -36,6 +36,7 @@ def plan(
     blend: options.Blend = None,
     long_side: options.LongSide = None,
     upsampling: options.Upsampling = None,
+    survey: options.Survey = "auto",
     multiple: options.Multiple = None,
     tmp_dir: options.TmpDir = None,
     seed: options.Seed = 0,
@@ -56,7 +57,7 @@ def plan(
         chosen,
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
-        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
+        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey),
         tmp_dir=tmp_dir,
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
@@ -208,9 +209,9 @@ def mode_sentence(mode: dict[str, Any]) -> str:
             f"downsample: a picture of {width} x {height} pixels in one pass, brought back by "
             f"{mode['upsampling']} upsampling"
         )
-    return {"global": "global: all patches see each other", "whole": "whole: the scene in one pass"}[
-        mode["kind"]
-    ]
+    plain = {"global": "global: all patches see each other", "whole": "whole: the scene in one pass"}
+    pictures = " and ".join(f"{width} x {height}" for height, width in mode["survey"])
+    return plain[mode["kind"]] + (f"; with a survey by {pictures} pixels" if pictures else "")
 
 
 def size(count: int) -> str:

@@ -66,6 +66,7 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     )
     budget = measure_budget(devices, options.max_ram, options.max_vram)
     setting = setting_for(reader.info, model, options, devices, budget)
+    setting = replace(setting, groups=len(scene.groups))
     footprint = model.footprint(dtype).times(len(scene.groups))
     resorts = tuple(last_tiles(part.info, model, options.mode, options.overlap))
     plans = [

@@ -28,7 +28,13 @@ class OutOfMemory(Exception):
 ALLOCATION = re.compile(
     r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC", re.IGNORECASE
 )
-DOING = {"encode": "encoding", "mix": "mixing", "decode": "decoding", "finish": "finishing"}
+DOING = {
+    "survey": "surveying",
+    "encode": "encoding",
+    "mix": "mixing",
+    "decode": "decoding",
+    "finish": "finishing",
+}
 WAITING = {"device": "on the device", "host": "in memory", "disk": "on disk"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from dehazexl_cli.engine.ground import Bools
 from dehazexl_cli.engine.rows import Finish
 from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.survey import Survey
 from dehazexl_cli.engine.transfer import as_units, to_source
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import Batch, feather
@@ -18,6 +20,14 @@ from dehazexl_cli.raster.base import Pixels, keep_off_nodata
 from dehazexl_cli.report import Report
 
 PIXELS_AT_ONCE = 2**16  # finished at a time on a CPU, so that what that needs stays in its cache
+
+
+class Change(NamedTuple):
+    """What a group's bands become more or less."""
+
+    group: Group
+    pixels: Tensor  # [3 or 1, height, width] of the rows in work
+    survey: Survey | None = None  # of which the result takes its share
 
 
 class Canvas:
@@ -61,9 +71,7 @@ class Canvas:
         return torch.zeros(size, device=self.scene.device)
 
 
-def finished_rows(
-    scene: Scene, finish: Finish, changes: Sequence[tuple[Group, Tensor]], report: Report
-) -> Pixels:
+def finished_rows(scene: Scene, finish: Finish, changes: Sequence[Change], report: Report) -> Pixels:
     """Output rows [count, height, width]: the source's, with each group's change added to its bands.
 
     The model's result is held within its range only here, so that overlapping patches blend as they are.
@@ -74,8 +82,10 @@ def finished_rows(
     for top in range(0, height, at_once):
         rows = slice(top, top + at_once)
         valid = None if finish.valid is None else finish.valid[rows]
-        for group, change in changes:
-            dehaze(scene, group, change[:, rows], finish.source[:, rows], valid, out[:, rows], report)
+        box = Box(finish.box.top + top, finish.box.left, min(at_once, height - top), width)
+        for change in changes:
+            part = change._replace(pixels=change.pixels[:, rows])
+            dehaze(scene, part, box, finish.source[:, rows], valid, out[:, rows], report)
     if finish.valid is not None:
         np.copyto(out, finish.source, where=~finish.valid)
     return out
@@ -83,26 +93,27 @@ def finished_rows(
 
 def dehaze(
     scene: Scene,
-    group: Group,
-    change: Tensor,
+    change: Change,
+    box: Box,
     source: Pixels,
     valid: Bools | None,
     out: Pixels,
     report: Report,
 ) -> None:
-    """Put one group's bands of some rows, with their change, into `out`, and count what left its range."""
-    info = scene.reader.info
+    """Put one group's bands of a box, with their change, into `out`, and count what left its range."""
+    info, group = scene.reader.info, change.group
     indices = [band - 1 for band in group.bands]
     colours = torch.from_numpy(source[indices]).to(scene.device, non_blocking=True)
     levels = group.levels(scene.device)
     shown = as_units(colours, levels)
     hazy = shown.clamp(0, 1).float()
-    result = hazy + change
+    joined = change.pixels if change.survey is None else change.survey.joined(change.pixels, hazy, box)
+    result = hazy + joined
     ground = None if valid is None else torch.from_numpy(valid).to(scene.device)
     report.outside_range += count_outside(shown, ground)
     report.clipped_values += count_outside(result, ground)
-    change = (result.clamp(0, 1) - hazy) * scene.strength
-    dehazed = to_source(colours, change, levels, info.bits).cpu().numpy()
+    less_haze = (result.clamp(0, 1) - hazy) * scene.strength
+    dehazed = to_source(colours, less_haze, levels, info.bits).cpu().numpy()
     for index, values in zip(indices, dehazed, strict=True):
         keep_off_nodata(values, source[index], info.nodata)
         out[index] = values

@@ -26,7 +26,7 @@ from dehazexl_cli.raster.base import Pixels
 STATE, LOG = "state.json", "log"
 PLAN = "the plan"
 KEPT = "what is kept of a scene"
-FORM = 2  # to be raised with the meaning of anything that is kept, so that older folders are not misread
+FORM = 3  # to be raised with the meaning of anything that is kept, so that older folders are not misread
 CHECKED_AT_ONCE = 1 << 24  # bytes
 Record = dict[str, Any]
 

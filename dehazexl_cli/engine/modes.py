@@ -14,7 +14,7 @@ import numpy as np
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, Joints, PatchGrid, fitting_overlap
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import Footprint, Plan, Setting, Wishes, ladder
+from dehazexl_cli.plan import PASS_BYTES, Footprint, Plan, Setting, Wishes, ladder
 from dehazexl_cli.raster.base import RasterInfo
 
 Kind = Literal["global", "tile", "downsample", "whole"]
@@ -25,10 +25,9 @@ TILE = 512  # pixels
 LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because memory is short
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
+LARGEST_LOOK = 0.75  # of the scene's longer side
 BAND_ROWS = 256  # read and written at a time where nothing else decides
 PITCH = 32  # pixels from token to token in the networks of this family
-# What an image in one pass takes as pixels: itself, its patches before and after, their sum, the change.
-PASS_BYTES = 7 * 3 * 4  # per pixel
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,14 @@ class Mode:
     blend: Blend | None = None
     long_side: int | None = None  # of the smaller picture, pixels
     upsampling: Upsampling | None = None
+    survey: tuple[int, ...] | None = None  # long sides of further pictures, pixels; none: no survey
 
     def __post_init__(self) -> None:
         self._require("--mode", self.kind, get_args(Kind))
         self._require("--blend", self.blend, get_args(Blend))
         self._require("--upsampling", self.upsampling, get_args(Upsampling))
-        for option, value in (("--tile", self.tile), ("--long-side", self.long_side)):
+        sides = [("--survey", side) for side in self.survey or ()]
+        for option, value in (("--tile", self.tile), ("--long-side", self.long_side), *sides):
             if value is not None and value < PITCH:
                 raise UsageError(f"{option} {value} is too small", f"give {PITCH} pixels or more")
 
@@ -63,16 +64,17 @@ class Mode:
                 "this network sees an image in one pass only, so it cannot run with --mode global",
                 "use --mode tile, downsample or whole",
             )
-        owners = {
-            "--tile": ("tile", self.tile),
-            "--tile-overlap": ("tile", self.tile_overlap),
-            "--blend": ("tile", self.blend),
-            "--long-side": ("downsample", self.long_side),
-            "--upsampling": ("downsample", self.upsampling),
+        owners: dict[str, tuple[tuple[Kind, ...], object]] = {
+            "--tile": (("tile",), self.tile),
+            "--tile-overlap": (("tile",), self.tile_overlap),
+            "--blend": (("tile",), self.blend),
+            "--long-side": (("downsample",), self.long_side),
+            "--upsampling": (("downsample",), self.upsampling),
+            "--survey": (("global", "whole"), self.survey),
         }
-        for option, (owner, value) in owners.items():
-            if value is not None and owner != kind:
-                raise UsageError(f"{option} has no meaning in mode {kind}", f"add --mode {owner}")
+        for option, (those, value) in owners.items():
+            if value is not None and kind not in those:
+                raise UsageError(f"{option} has no meaning in mode {kind}", f"add --mode {those[0]}")
         return kind
 
 
@@ -85,6 +87,7 @@ class Layout(NamedTuple):
     joints: Joints  # where seams may be
     facts: dict[str, Any]  # for plan and report
     upsampling: Upsampling = "guided"
+    looks: tuple[tuple[int, int], ...] = ()  # heights and widths of the survey's pictures, largest first
 
 
 def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
@@ -96,9 +99,23 @@ def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -
         return smaller(info, model, mode, overlap)
     grid = patches(info.height, info.width, model, overlap)
     joints = Joints(grid.stride, grid.overlap, PITCH)
-    if kind == "global":
-        return Layout(kind, grid, grid, joints, {})
-    return Layout(kind, bands(info), grid, joints, {})
+    looks = looks_at(info, model, mode)
+    facts = {"survey": [list(look) for look in looks]}
+    return Layout(kind, grid if kind == "global" else bands(info), grid, joints, facts, looks=looks)
+
+
+def looks_at(info: RasterInfo, model: Dehazer, mode: Mode) -> tuple[tuple[int, int], ...]:
+    """Heights and widths of the pictures that a survey takes of a scene, largest first.
+
+    A picture hardly smaller than the scene would show a patch hardly more than it sees anyway.
+    """
+    longest = max(info.height, info.width)
+    sides = model.looks if mode.survey is None else mode.survey
+    return tuple(
+        (max(1, round(info.height * side / longest)), max(1, round(info.width * side / longest)))
+        for side in sorted(set(sides), reverse=True)
+        if side <= LARGEST_LOOK * longest
+    )
 
 
 def patches(height: int, width: int, model: Dehazer, overlap: int | None) -> PatchGrid:
@@ -164,10 +181,18 @@ def row_bytes(info: RasterInfo) -> int:
 
 
 def settle(layout: Layout, info: RasterInfo, setting: Setting, wanted: Box) -> Setting:
-    """A setting for a layout's rows, and for the patches of it that reach into what is written."""
-    outer = layout.outer
+    """A setting for a layout's rows and survey, and for its patches that reach into what is written."""
+    outer, inner = layout.outer, layout.inner
     reached = outer.reaching(wanted) if layout.kind == "global" else None
-    return replace(setting, band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info), wanted=reached)
+    look = None
+    if layout.looks:
+        look = PatchGrid(*layout.looks[0], inner.patch, inner.halo, inner.overlap)
+    return replace(
+        setting,
+        band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info),
+        wanted=reached,
+        look=look,
+    )
 
 
 def last_tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> list[Layout]:

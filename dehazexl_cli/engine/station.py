@@ -88,8 +88,8 @@ class Station:
 
     def _decode(self, rows: range) -> None:
         if not self._knows_mixed:
-            for lane, mixed in zip(self._lanes, fetch(self._folder / MIXED), strict=True):
-                lane.mixed = mixed
+            for lane, told in zip(self._lanes, fetch(self._folder / MIXED), strict=True):
+                lane.told = told
             self._knows_mixed = True
         for lane in self._lanes:
             lane.canvas = Canvas(self._scene, lane.group)

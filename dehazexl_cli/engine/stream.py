@@ -11,26 +11,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.canvas import Canvas, finished_rows
+from dehazexl_cli.engine.canvas import Canvas, Change, finished_rows
 from dehazexl_cli.engine.careful import Careful
 from dehazexl_cli.engine.crew import Crew
 from dehazexl_cli.engine.errand import Errand, Tick, Watch, counting
 from dehazexl_cli.engine.journal import Journal
 from dehazexl_cli.engine.memory import trim
+from dehazexl_cli.engine.modes import Layout
 from dehazexl_cli.engine.pipes import Behind, ahead
 from dehazexl_cli.engine.rows import Finish, Row, cut, rows_to_decode, rows_to_encode
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
+from dehazexl_cli.engine.survey import Size, Survey, take_surveys
 from dehazexl_cli.engine.team import Parts
 from dehazexl_cli.engine.transfer import to_unit
 from dehazexl_cli.models.base import Batch, Skips
 from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
-Change = tuple[Group, Tensor]  # what a group's bands become more or less
 
-
-def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
+def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter, layout: Layout) -> None:
     """Dehaze the wanted part of a scene into the writer; raises what reading, computing or writing raises."""
     report, watch = errand.report, errand.watch
     dtype = next(errand.models[0].parameters()).dtype
@@ -38,6 +38,11 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
     crew = Crew([Careful(model, report) for model in errand.models])
     lanes = [Lane(scene, group, number, errand) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
+        with report.timed("survey"):
+            surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
+            for lane, survey in zip(lanes, surveys, strict=True):
+                lane.survey = survey
+            trim()
         with report.timed("encode"):
             encode_all(lanes, crew, errand, team)
             trim()
@@ -53,7 +58,7 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
             if team is None:
                 decode_rows(scene, errand, writer, partial(lay, lanes, crew, tick))
             else:
-                team.tell([lane.mixed for lane in lanes])
+                team.tell([lane.told for lane in lanes])
                 write_rows(errand, writer, lambda done: team.decoded(done, tick))
     with report.timed("finish"):
         watch("finish", 0, 1)
@@ -65,7 +70,10 @@ def lay(lanes: Sequence[Lane], crew: Crew[Careful], tick: Tick, row: Row, finish
     """Rewrite a row of patches, all lanes of it."""
     for lane in lanes:
         lane.decode(row, crew, tick)
-    return [(lane.group, lane.canvas.finish(row.number, finish.box)) for lane in lanes]
+    return [Change(lane.group, lane.canvas.finish(row.number, finish.box), lane.survey) for lane in lanes]
+
+
+Told = tuple[Tensor | None, tuple[Tensor, int, Size] | None]  # mixed tokens, survey
 
 
 class Piece(NamedTuple):
@@ -84,6 +92,7 @@ class Lane:
         self.scene, self.group, self.number = scene, group, number
         self.store = TokenStore(len(scene.grid), self._gather, plan.skips, plan.kept, errand.folder)
         self.canvas = Canvas(scene, group)
+        self.survey: Survey | None = None
         self._plan, self._journal, self._report = plan, errand.journal, errand.report
         self._absent: frozenset[int] = frozenset()
         self._mixed: dict[torch.device, Tensor] = {}
@@ -129,13 +138,18 @@ class Lane:
         self._mixed[device] = self._journal.mixed(self.number, mix, device)
 
     @property
-    def mixed(self) -> Tensor | None:
-        """What patches became when they saw each other; None if there are none."""
-        return self._mixed.get(self.scene.device)
+    def told(self) -> Told:
+        """What decoding needs to know of the whole scene, as tensors and numbers."""
+        survey = None if self.survey is None else (self.survey.transforms.cpu(), *self.survey[1:])
+        mixed = self._mixed.get(self.scene.device)  # none where no patch has ground
+        return None if mixed is None else mixed.cpu(), survey
 
-    @mixed.setter
-    def mixed(self, mixed: Tensor | None) -> None:
-        self._mixed = {} if mixed is None else {self.scene.device: mixed.to(self.scene.device)}
+    @told.setter
+    def told(self, told: Told) -> None:
+        mixed, survey = told
+        device = self.scene.device
+        self._mixed = {} if mixed is None else {device: mixed.to(device)}
+        self.survey = None if survey is None else Survey(survey[0].to(device), *survey[1:])
 
     def decode(self, row: Row, crew: Crew[Careful], tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
@@ -268,4 +282,4 @@ def finished(scene: Scene, finish: Finish, changes: Sequence[Change], report: Re
     return rows
 
 
-__all__ = ["Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "shown"]
+__all__ = ["Change", "Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "shown"]

@@ -130,9 +130,9 @@ class Parts:
             for number, found in each:
                 yield Encoded(number, frozenset(found["absent"]), found["tokens"])
 
-    def tell(self, mixed: Sequence[Tensor | None]) -> None:
-        """Tell the team what the scene became when its patches saw each other."""
-        keep(self._folder / MIXED, [None if each is None else each.cpu() for each in mixed])
+    def tell(self, lanes: Sequence[object]) -> None:
+        """Tell the team what decoding needs to know of the whole scene: what `Lane.told` gives of each."""
+        keep(self._folder / MIXED, list(lanes))
 
     def decoded(self, done: int, tick: Tick) -> Generator[Pixels, None, None]:
         """The result's rows, for each of the wanted rows of patches but those that are done."""

@@ -37,6 +37,7 @@ class Dehazer(nn.Module):
     overlap: int = 0  # pixels, at most, that neighbouring patches share unless the user says otherwise
     gather: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
     streams: bool = True  # whether it has the three steps, or `forward` alone
+    looks: tuple[int, ...] = ()  # long sides, pixels, of smaller pictures of a scene it should also be shown
     queries: int | None = None  # tokens that attend at once in exact attention, where memory is short
     tile: int | None = None  # the only side of an image it takes, if it is bound to one
 

@@ -25,6 +25,7 @@ from dehazexl_cli.plan import Footprint
 STRIDE = 32  # pixels per token side
 STEM = 4  # pixels per side of a cell of the finest feature map
 KERNEL_BYTES = 40 << 20  # measured
+LOOKS = (1024, 512)  # pixels; what a patch spans then is a fourth or half of the scene's longer side
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class DehazeXL(Dehazer):
         self.config = config
         self.patch = config.patch
         self.overlap = STRIDE
+        # Local colour transforms can be read off a smaller picture of the scene, new texture cannot.
+        self.looks = LOOKS if config.ending == "affine" else ()
         self.encoder = Encoder(config)
         self.mixer = Mixer(config.token_dim, config.mixer_heads, config.mixer_depth, config.scaled_code)
         self.decoder = Decoder(config)

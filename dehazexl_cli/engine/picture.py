@@ -1,0 +1,164 @@
+"""Pictures of a scene: averaged down, dehazed in one pass, and carried back to full size."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import closing
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dehazexl_cli.engine.careful import finite
+from dehazexl_cli.engine.errand import Errand
+from dehazexl_cli.engine.pipes import ahead
+from dehazexl_cli.engine.rows import rows_to_encode, slices
+from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.transfer import Levels, to_unit
+from dehazexl_cli.grid import Box, PatchGrid
+from dehazexl_cli.models.base import Dehazer, compose
+from dehazexl_cli.plan import Plan
+from dehazexl_cli.raster.base import Pixels
+from dehazexl_cli.report import Report
+
+GUIDE_RADIUS = 4  # pixels of the small picture that share a colour transform
+GUIDE_EPSILON = 1e-5  # of squared pixels: where a picture varies less, it guides nothing
+AVERAGED_AT_ONCE = 2**18  # pixels, as averaging needs several times what they take
+
+
+class OnePass:
+    """A network that is shown an image as a whole; checks what comes out."""
+
+    def __init__(self, model: Dehazer, overlap: int, plan: Plan, report: Report) -> None:
+        self.model, self.overlap = model, overlap
+        self.plan, self.report = plan, report
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network is; None if it has no weights and is anywhere."""
+        first = next(self.model.parameters(), None)
+        return None if first is None else first.device
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """[1, 3, h, w] in [0, 1] -> the same, dehazed, not clamped; finite."""
+        output = self._through(self.model, image)
+        if finite(output):
+            return output
+        self.report.count_redone()
+        output = self._through(copy.deepcopy(self.model).float(), image)
+        if not finite(output):
+            self.report.warn("the model gave no number for some pixels; they were left as they were")
+        return torch.where(torch.isfinite(output), output, image)
+
+    def _through(self, model: Dehazer, image: Tensor) -> Tensor:
+        if not model.streams:
+            return model(image)
+        return compose(
+            model,
+            image,
+            seed=self.plan.seed,
+            batch_size=self.plan.batch,
+            overlap=self.overlap,
+        )
+
+
+def reduced(scene: Scene, height: int, width: int, errand: Errand, phase: str) -> list[Tensor]:
+    """Each group in [0, 1] on the device, averaged down to [1, 3, height, width]; its gaps are filled."""
+    grid = scene.grid
+    totals = [torch.zeros(len(group.bands), height, width, device=scene.device) for group in scene.groups]
+    errand.watch(phase, 0, grid.rows)
+    with closing(ahead(errand.report.each_working("read", rows_to_encode(scene, summed=True)))) as reading:
+        for row in reading:
+            band = grid.band(row.number)
+            rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
+            for group, total in zip(scene.groups, totals, strict=True):
+                add_band(total, rows[scene.place(group)], group.levels(scene.device), band.top, grid)
+            errand.watch(phase, row.number + 1, grid.rows)
+    return [total.expand(3, -1, -1)[None] for total in totals]
+
+
+def add_band(total: Tensor, band: Pixels, levels: Levels, top: int, grid: PatchGrid) -> None:
+    """Add what a band of rows [bands, n, w] from `top` on makes up of a picture [bands, height, width]."""
+    if total.shape[1:] == (grid.height, grid.width):
+        total[:, top : top + band.shape[1]] = to_unit(torch.from_numpy(band).to(total.device), levels)
+        return
+    at_once = max(1, AVERAGED_AT_ONCE // grid.width)
+    for first in range(0, band.shape[1], at_once):
+        source = torch.from_numpy(band[:, first : first + at_once]).to(total.device)
+        pixels = narrowed(to_unit(source, levels), total.shape[2])
+        add_rows(total, pixels, top + first, grid.height)
+
+
+def averaged(picture: Tensor, height: int, width: int) -> Tensor:
+    """A picture [1, 3, h, w] averaged down to [1, 3, height, width]."""
+    small = picture.new_zeros(3, height, width)
+    add_rows(small, narrowed(picture[0], width), 0, picture.shape[2])
+    return small[None]
+
+
+def narrowed(pixels: Tensor, width: int) -> Tensor:
+    """[bands, rows, w] averaged along the rows to [bands, rows, width], pixels on an edge shared by area."""
+    sums = F.pad(pixels.double().cumsum(2), (1, 0))
+    edges = torch.linspace(0, pixels.shape[2], width + 1, dtype=torch.float64, device=pixels.device)
+    before = edges.floor().long().clamp(max=pixels.shape[2] - 1)
+    at = sums[:, :, before] + (edges - before) * pixels[:, :, before]
+    return (at.diff(dim=2) * (width / pixels.shape[2])).float()
+
+
+def add_rows(total: Tensor, rows: Tensor, top: int, scene_height: int) -> None:
+    """Add what scene rows [bands, n, width] from `top` on make up of averages [bands, height, width]."""
+    step = scene_height / total.shape[1]
+    first, last = int(top / step), min(total.shape[1], int((top + rows.shape[1]) / step) + 1)
+    begins = torch.arange(first, last, device=rows.device)[:, None] * step
+    places = top + torch.arange(rows.shape[1], device=rows.device)[None]
+    shares = (torch.minimum(begins + step, places + 1) - torch.maximum(begins, places)).clamp(min=0)
+    total[:, first:last] += (shares / step) @ rows
+
+
+def as_bands(change: Tensor, group: Group) -> Tensor:
+    """The change of three colours as that of a group's bands."""
+    return change.mean(0, keepdim=True) if len(group.bands) == 1 else change
+
+
+def guide(picture: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors and offsets [3, h, w] that make of each place of the picture its change, smooth in place.
+
+    The guided filter (He, Sun, Tang 2013), guided colour by colour; the coefficients are applied at full
+    size as He and Sun propose (Fast Guided Filter, 2015), so that edges of the ground stay sharp. Where the
+    picture is even, factors tend to zero: then detail too fine for it is kept as it is.
+    """
+    mean_in, mean_out = spread(picture), spread(change)
+    covariance = spread(picture * change) - mean_in * mean_out
+    variance = spread(picture * picture) - mean_in**2
+    factor = covariance / (variance + GUIDE_EPSILON)
+    return spread(factor), spread(mean_out - factor * mean_in)
+
+
+def spread(x: Tensor) -> Tensor:
+    """Means over the squares around each place."""
+    side = 2 * GUIDE_RADIUS + 1
+    down = F.avg_pool2d(x, (side, 1), 1, (GUIDE_RADIUS, 0), count_include_pad=False)
+    return F.avg_pool2d(down, (1, side), 1, (0, GUIDE_RADIUS), count_include_pad=False)
+
+
+def lifted(small: Tensor, box: Box, height: int, width: int) -> Tensor:
+    """A box [bands, h, w] of a small picture enlarged, by lines, to height x width."""
+    down, right = between(small.shape[1], height, small), between(small.shape[2], width, small)
+    rows, cols = slices(box)
+    left, beside, share = (part[cols] for part in right)
+    above, below, depth = (part[rows] for part in down)
+    if not len(above):
+        return small.new_zeros(len(small), 0, len(left))
+    # Of the small picture's rows only a few are needed, so these are made wide before many are made of them.
+    start, stop = int(above[0]), int(below[-1]) + 1
+    lines = small[:, start:stop]
+    lines = lines[:, :, left].lerp(lines[:, :, beside], share)
+    return lines[:, above - start].lerp(lines[:, below - start], depth[:, None])
+
+
+def between(small: int, large: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of `large` places the two of `small` it lies between, and how near to the second, [large]."""
+    places = (torch.arange(large, dtype=torch.float64, device=like.device) + 0.5) * (small / large) - 0.5
+    places = places.clamp(0, small - 1)
+    first = places.floor().long()
+    return first, (first + 1).clamp(max=small - 1), (places - first).to(like.dtype)

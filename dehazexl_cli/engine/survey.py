@@ -1,0 +1,80 @@
+"""The survey: smaller pictures of a scene, each dehazed in one pass, whose colours the result shares.
+
+A patch of a large scene may show nothing but one field, and how bright a field is cannot be told from how
+thick the haze over it lies. In a smaller picture the same patch spans much more ground. So the result is
+the mean of several looks at the scene: the one by patches at full size, and those of the survey. What these
+make of colours is read off them as smooth linear transforms (the guided filter) and applied at full size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dehazexl_cli.engine.errand import Errand
+from dehazexl_cli.engine.picture import OnePass, as_bands, averaged, guide, lifted, reduced
+from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.grid import Box
+
+Size = tuple[int, int]  # height and width, pixels
+
+
+class Survey(NamedTuple):
+    """What looks at smaller pictures of a group's bands change, all of them together."""
+
+    transforms: Tensor  # [2 · bands, h, w]: factors, then offsets, of the mean of all looks
+    looks: int
+    scene: Size
+
+    def change(self, hazy: Tensor, box: Box) -> Tensor:
+        """What these looks change in the pixels [bands, h, w] of a box."""
+        factor, offset = lifted(self.transforms, box, *self.scene).chunk(2)
+        return torch.addcmul(offset, factor, hazy)
+
+    def joined(self, change: Tensor, hazy: Tensor, box: Box) -> Tensor:
+        """The mean of all looks: `change` [bands, h, w] of the one at full size, over the box it lies in."""
+        return change.lerp(self.change(hazy, box), self.looks / (self.looks + 1))
+
+
+def take_surveys(scene: Scene, sizes: Sequence[Size], overlap: int, errand: Errand) -> list[Survey | None]:
+    """A survey of each group of bands by pictures of these sizes, largest first; None if there are none."""
+    journal, groups = errand.journal, scene.groups
+    if not sizes:
+        return [None] * len(groups)
+    # The journal knows lanes by number; those of surveys follow those of patches.
+    lanes = range(len(groups), 2 * len(groups))
+    pictures: list[Tensor | None] = [None] * len(groups)
+    if not all(map(journal.has_mixed, lanes)):
+        pictures[:] = reduced(scene, *sizes[0], errand, "survey")
+    run = OnePass(errand.models[0], overlap, errand.plan, errand.report)
+
+    def transforms(picture: Tensor | None, group: Group) -> Tensor:
+        assert picture is not None, "it is there unless all is kept"
+        with errand.report.working("survey"):
+            return looked_at(picture, sizes, run, group)
+
+    whole = scene.grid.height, scene.grid.width
+    return [
+        Survey(journal.mixed(lane, partial(transforms, picture, group), scene.device), len(sizes), whole)
+        for lane, picture, group in zip(lanes, pictures, groups, strict=True)
+    ]
+
+
+def looked_at(picture: Tensor, sizes: Sequence[Size], run: OnePass, group: Group) -> Tensor:
+    """The mean [2 · bands, h, w] of what looks of these sizes at a picture [1, 3, h, w] change."""
+    height, width = sizes[0]
+    total = picture.new_zeros(2 * len(group.bands), height, width)
+    for size in sizes:
+        small = picture if size == sizes[0] else averaged(picture, *size)
+        changes = colour_changes(small[0], run(small)[0], group)
+        total += lifted(changes, Box(0, 0, height, width), height, width)
+    return total / len(sizes)
+
+
+def colour_changes(picture: Tensor, output: Tensor, group: Group) -> Tensor:
+    """Factors, then offsets, [2 · bands, h, w] that make a picture's [3, h, w] change to an output."""
+    return torch.cat([as_bands(each, group) for each in guide(picture, output - picture)])

@@ -1,0 +1,143 @@
+"""A survey: smaller pictures of a scene, dehazed too; the result is the mean of all looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Identity, Toy
+from test_stream import FP32, scene, streamed
+from test_team import Here, dehazed
+
+from dehazexl_cli.engine import Mode, Options, Wishes, joints_of, prepare
+from dehazexl_cli.errors import DeviceError, UsageError
+from dehazexl_cli.grid import Box
+from dehazexl_cli.models import build
+from dehazexl_cli.raster.base import Pixels
+from dehazexl_cli.raster.memory import ArrayReader
+
+BANDS = {"stack": {}, "grey": {"bands": (2,)}, "groups": {"bands": (2,), "all_bands": True}}
+
+
+class Surveying(Toy):
+    """Asks for two looks where a scene is large enough."""
+
+    looks = (64, 32)
+
+
+def smooth(height: int, width: int) -> Pixels:
+    """Haze-like: values that hold no detail a smaller picture would lose, float32 in [0.1, 0.7]."""
+    down, right = np.mgrid[:height, :width] / max(height, width)
+    colours = [0.4 + 0.3 * np.sin(3 * down + k) * np.cos(4 * right - k) for k in range(3)]
+    return np.stack(colours, axis=-1).astype(np.float32)
+
+
+def run(array: Pixels, mode: Mode | None = None, **options: object) -> Pixels:
+    chosen = Options(**(FP32 | {"mode": mode or Mode(), "input_range": (0.0, 1.0)} | options))  # type: ignore[arg-type]
+    return streamed(array, Surveying(), chosen)[0]
+
+
+@pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
+def test_the_result_is_the_mean_of_all_looks(options: dict[str, object]) -> None:
+    array = smooth(70, 130)
+    full = run(array, Mode(survey=()), **options)
+    one, two = (run(array, Mode("downsample", long_side=side), **options) for side in (64, 32))
+    assert abs(full - one).max() > 0.01 and abs(one - two).max() > 0.001
+    assert run(array, Mode(survey=(64,)), **options) == pytest.approx((full + one) / 2, abs=1e-5)
+    # The smaller look's transforms pass through the larger picture on their way.
+    assert run(array, **options) == pytest.approx((full + one + two) / 3, abs=2e-3)
+
+
+def test_what_leaves_its_range_is_held_only_in_the_mean() -> None:
+    class Darker(Surveying):
+        def decode(self, *args: object) -> object:
+            return super().decode(*args) - 0.5  # type: ignore[arg-type]
+
+    array = np.full((60, 120, 3), 0.1, np.float32)
+    output, report = streamed(array, Darker(), Options(**FP32, input_range=(0.0, 1.0)))
+    assert (output == 0).all() and report.clipped_values == output.size
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(("height", "width"), [(1, 90), (37, 130), (96, 96), (300, 41)])
+def test_no_change_gives_back_every_bit(height: int, width: int, dtype: str) -> None:
+    array = scene(height, width).astype(dtype)
+    output, report = streamed(array, Identity(), Options(**FP32, mode=Mode(survey=(48, 32))))
+    assert report.plan["survey"]
+    assert np.array_equal(output, array)
+
+
+def test_pictures_that_would_be_hardly_smaller_than_the_scene_are_not_taken() -> None:
+    taken = {86: [[64, 64], [32, 32]], 85: [[32, 32]], 43: [[32, 32]], 42: []}
+    for side, expected in taken.items():
+        _, report = streamed(scene(side, side), Surveying(), Options(**FP32))
+        assert report.plan["survey"] == expected
+    _, report = streamed(scene(40, 200), Surveying(), Options(**FP32))
+    assert report.plan["survey"] == [[13, 64], [6, 32]]
+
+
+def test_only_networks_that_ask_for_it_are_shown_smaller_pictures() -> None:
+    assert build("dehazexl-s").looks == (1024, 512)
+    assert build("dehazexl-paper").looks == build("mgbl-s").looks == build("mgbl-paper").looks == ()
+
+
+def test_neither_batches_nor_windows_nor_the_mode_change_a_survey() -> None:
+    array = scene(90, 120)
+    expected, _ = streamed(array, Surveying(), Options(**FP32, overlap=4))
+    for batch in (1, 5):
+        output, _ = streamed(array, Surveying(), Options(**FP32, overlap=4, wishes=Wishes(batch=batch)))
+        assert abs(output.astype(int) - expected).max() <= 1
+    window = Box(35, 20, 40, 70)
+    part, _ = dehazed(None, Surveying(), array=array, overlap=4, window=window, wishes=Wishes())
+    assert np.array_equal(part, expected[35:75, 20:90])
+    once, _ = streamed(array, Surveying(), Options(**FP32, overlap=4, mode=Mode("whole")))
+    assert abs(once.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
+def test_a_team_gives_the_pixels_of_one(options: dict[str, object], tmp_path: Path) -> None:
+    expected, alone = dehazed(None, Surveying(), **options)
+    without, _ = dehazed(None, Surveying(), **options, mode=Mode(survey=()))
+    output, report = dehazed(Here(tmp_path, [Surveying(), Surveying()]), Surveying(), **options)
+    assert np.array_equal(output, expected) and not np.array_equal(output, without)
+    assert report.counts() == alone.counts()
+
+
+def test_a_border_without_ground_changes_nothing() -> None:
+    array = scene(90, 120, seed=3)
+    array[array == 0] = 1
+    framed = np.zeros((140, 180, 3), np.uint8)
+    framed[20:110, 40:160] = array
+    expected, _ = streamed(array, Surveying(), Options(**FP32))
+    output, _ = streamed(framed, Surveying(), Options(**FP32), nodata=0)
+    assert np.array_equal(output[20:110, 40:160], expected)
+    assert not output[:20].any() and not output[:, 160:].any()
+
+
+def test_the_plan_counts_what_a_survey_takes_and_keeps() -> None:
+    reader = ArrayReader(scene(400, 400))
+    plain, surveyed = (
+        prepare(reader, Identity(), Options(**FP32, mode=Mode(survey=sides))).plan for sides in ((), (256,))
+    )
+    assert surveyed.flow_bytes - plain.flow_bytes == 24 * 256 * 256
+    assert surveyed.survey_bytes > plain.survey_bytes + (24 + 84) * 256 * 256
+    with pytest.raises(DeviceError, match="this scene needs"):
+        prepare(reader, Identity(), Options(**FP32, mode=Mode(survey=(256,)), max_ram=1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        (Mode("tile", survey=(64,)), "--survey has no meaning in mode tile"),
+        (Mode("downsample", survey=()), "--survey has no meaning in mode downsample"),
+    ],
+)
+def test_a_survey_belongs_to_modes_that_see_the_scene_at_full_size(mode: Mode, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        joints_of(ArrayReader(scene(40, 40)).info, Toy(), Options(mode=mode))
+
+
+def test_pictures_too_small_to_look_at_are_refused() -> None:
+    with pytest.raises(UsageError, match="--survey 8 is too small"):
+        Mode(survey=(64, 8))
