@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Identity, Toy
+import rasterio
+from conftest import Identity, Result, Toy
 from test_stream import FP32, scene, streamed
 from test_team import Here, dehazed
 
@@ -141,3 +144,19 @@ def test_a_survey_belongs_to_modes_that_see_the_scene_at_full_size(mode: Mode, m
 def test_pictures_too_small_to_look_at_are_refused() -> None:
     with pytest.raises(UsageError, match="--survey 8 is too small"):
         Mode(survey=(64, 8))
+
+
+def test_the_command_line_says_which_pictures(dehazexl: Callable[..., Result], tmp_path: Path) -> None:
+    source = tmp_path / "scene.tif"
+    with rasterio.open(source, "w", driver="GTiff", width=900, height=700, count=3, dtype="uint8") as file:
+        file.write(np.moveaxis(scene(700, 900), -1, 0))
+    taken = {"auto": [[398, 512]], "off": [], "64,600": [[467, 600], [50, 64]]}
+    for text, expected in taken.items():
+        result = dehazexl("plan", source, "--survey", text, "--json")
+        assert json.loads(result.out)["mode"]["survey"] == expected
+    assert "with a survey by 512 x 398 pixels" in dehazexl("plan", source).out
+    assert "survey" not in dehazexl("plan", source, "--model", "mgbl-s").out
+    refused = dehazexl("run", source, tmp_path / "out.tif", "--survey", "small")
+    assert refused.code == 2 and "write auto, off, or pixels like 1024,512" in refused.err
+    refused = dehazexl("run", source, tmp_path / "out.tif", "--mode", "tile", "--survey", "512")
+    assert refused.code == 2 and "add --mode global" in refused.err
