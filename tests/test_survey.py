@@ -13,10 +13,11 @@ from conftest import Identity, Result, Toy
 from test_stream import FP32, scene, streamed
 from test_team import Here, dehazed
 
-from dehazexl_cli.engine import Mode, Options, Wishes, joints_of, prepare
-from dehazexl_cli.errors import DeviceError, UsageError
-from dehazexl_cli.grid import Box
+from dehazexl_cli.engine import Mode, Options, Wishes, joints_of
+from dehazexl_cli.errors import UsageError
+from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
+from dehazexl_cli.plan import Footprint, Setting, ladder
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.raster.memory import ArrayReader
 
@@ -118,15 +119,20 @@ def test_a_border_without_ground_changes_nothing() -> None:
     assert not output[:20].any() and not output[:, 160:].any()
 
 
-def test_the_plan_counts_what_a_survey_takes_and_keeps() -> None:
-    reader = ArrayReader(scene(400, 400))
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_plan_counts_what_a_survey_takes_and_keeps(on_gpu: bool) -> None:
+    footprint = Footprint(100, token_bytes=1, skip_bytes=10**6, work_bytes=10**7, mix_bytes=10)
+    grid, look = PatchGrid(512, 512, 256), PatchGrid(2560, 2560, 256)
     plain, surveyed = (
-        prepare(reader, Identity(), Options(**FP32, mode=Mode(survey=sides))).plan for sides in ((), (256,))
+        ladder(footprint, grid, Setting(0, on_gpu, look=picture, groups=2), Wishes(batch=2))[0]
+        for picture in (None, look)
     )
-    assert surveyed.flow_bytes - plain.flow_bytes == 24 * 256 * 256
-    assert surveyed.survey_bytes > plain.survey_bytes + (24 + 84) * 256 * 256
-    with pytest.raises(DeviceError, match="this scene needs"):
-        prepare(reader, Identity(), Options(**FP32, mode=Mode(survey=(256,)), max_ram=1 << 20))
+    kept = 2 * 24 * 2560**2  # factors and offsets of three colours, of each group
+    assert surveyed.flow_bytes - plain.flow_bytes == surveyed.mixing_bytes - plain.mixing_bytes == kept
+    taken = 100 * (10**6 + 11) + 2 * 10**7 + 84 * 2560**2
+    assert surveyed.survey_bytes - plain.survey_bytes == kept + taken
+    # It is larger than the scene here, and what it takes is what decides.
+    assert (surveyed.device_bytes if on_gpu else surveyed.host_bytes) == surveyed.survey_bytes
 
 
 @pytest.mark.parametrize(

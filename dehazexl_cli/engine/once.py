@@ -84,8 +84,7 @@ def dehazed_tile(batch: Batch, run: OnePass) -> Tensor:
 def dehaze_picture(scene: Scene, layout: Layout, run: OnePass, errand: Errand, writer: RasterWriter) -> None:
     """The scene, or a smaller picture of it, in one pass; what that changed is brought back by rows."""
     report, watch = errand.report, errand.watch
-    with report.timed("survey"):
-        surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
+    surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
     with report.timed("encode"):
         pictures = reduced(scene, layout.inner.height, layout.inner.width, errand, "encode")
     raising = []

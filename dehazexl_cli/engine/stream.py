@@ -38,11 +38,9 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter, layout: Lay
     crew = Crew([Careful(model, report) for model in errand.models])
     lanes = [Lane(scene, group, number, errand) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
-        with report.timed("survey"):
-            surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
-            for lane, survey in zip(lanes, surveys, strict=True):
-                lane.survey = survey
-            trim()
+        surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
+        for lane, survey in zip(lanes, surveys, strict=True):
+            lane.survey = survey
         with report.timed("encode"):
             encode_all(lanes, crew, errand, team)
             trim()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.engine.errand import Errand
+from dehazexl_cli.engine.memory import trim
 from dehazexl_cli.engine.picture import OnePass, as_bands, averaged, guide, lifted, reduced
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.grid import Box
@@ -47,9 +48,6 @@ def take_surveys(scene: Scene, sizes: Sequence[Size], overlap: int, errand: Erra
         return [None] * len(groups)
     # The journal knows lanes by number; those of surveys follow those of patches.
     lanes = range(len(groups), 2 * len(groups))
-    pictures: list[Tensor | None] = [None] * len(groups)
-    if not all(map(journal.has_mixed, lanes)):
-        pictures[:] = reduced(scene, *sizes[0], errand, "survey")
     run = OnePass(errand.models[0], overlap, errand.plan, errand.report)
 
     def transforms(picture: Tensor | None, group: Group) -> Tensor:
@@ -57,11 +55,16 @@ def take_surveys(scene: Scene, sizes: Sequence[Size], overlap: int, errand: Erra
         with errand.report.working("survey"):
             return looked_at(picture, sizes, run, group)
 
-    whole = scene.grid.height, scene.grid.width
-    return [
-        Survey(journal.mixed(lane, partial(transforms, picture, group), scene.device), len(sizes), whole)
-        for lane, picture, group in zip(lanes, pictures, groups, strict=True)
-    ]
+    with errand.report.timed("survey"):
+        pictures: list[Tensor | None] = [None] * len(groups)
+        if not all(map(journal.has_mixed, lanes)):
+            pictures[:] = reduced(scene, *sizes[0], errand, "survey")
+        found = [
+            journal.mixed(lane, partial(transforms, picture, group), scene.device)
+            for lane, picture, group in zip(lanes, pictures, groups, strict=True)
+        ]
+        trim()
+    return [Survey(each, len(sizes), (scene.grid.height, scene.grid.width)) for each in found]
 
 
 def looked_at(picture: Tensor, sizes: Sequence[Size], run: OnePass, group: Group) -> Tensor:
