@@ -65,16 +65,18 @@ class OnePass:
 def reduced(scene: Scene, height: int, width: int, errand: Errand, phase: str) -> list[Tensor]:
     """Each group in [0, 1] on the device, averaged down to [1, 3, height, width]; its gaps are filled."""
     grid = scene.grid
-    totals = [torch.zeros(len(group.bands), height, width, device=scene.device) for group in scene.groups]
+    # Sums along rows take float64, which Apple's GPUs do not have.
+    device = torch.device("cpu") if scene.device.type == "mps" else scene.device
+    totals = [torch.zeros(len(group.bands), height, width, device=device) for group in scene.groups]
     errand.watch(phase, 0, grid.rows)
     with closing(ahead(errand.report.each_working("read", rows_to_encode(scene, summed=True)))) as reading:
         for row in reading:
             band = grid.band(row.number)
             rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
             for group, total in zip(scene.groups, totals, strict=True):
-                add_band(total, rows[scene.place(group)], group.levels(scene.device), band.top, grid)
+                add_band(total, rows[scene.place(group)], group.levels(device), band.top, grid)
             errand.watch(phase, row.number + 1, grid.rows)
-    return [total.expand(3, -1, -1)[None] for total in totals]
+    return [total.to(scene.device).expand(3, -1, -1)[None] for total in totals]
 
 
 def add_band(total: Tensor, band: Pixels, levels: Levels, top: int, grid: PatchGrid) -> None:
@@ -91,9 +93,9 @@ def add_band(total: Tensor, band: Pixels, levels: Levels, top: int, grid: PatchG
 
 def averaged(picture: Tensor, height: int, width: int) -> Tensor:
     """A picture [1, 3, h, w] averaged down to [1, 3, height, width]."""
-    small = picture.new_zeros(3, height, width)
-    add_rows(small, narrowed(picture[0], width), 0, picture.shape[2])
-    return small[None]
+    small = torch.zeros(3, height, width)
+    add_rows(small, narrowed(picture[0].cpu(), width), 0, picture.shape[2])
+    return small[None].to(picture.device)
 
 
 def narrowed(pixels: Tensor, width: int) -> Tensor:
@@ -158,7 +160,8 @@ def lifted(small: Tensor, box: Box, height: int, width: int) -> Tensor:
 
 def between(small: int, large: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each of `large` places the two of `small` it lies between, and how near to the second, [large]."""
-    places = (torch.arange(large, dtype=torch.float64, device=like.device) + 0.5) * (small / large) - 0.5
+    places = (torch.arange(large, dtype=torch.float64) + 0.5) * (small / large) - 0.5
     places = places.clamp(0, small - 1)
     first = places.floor().long()
-    return first, (first + 1).clamp(max=small - 1), (places - first).to(like.dtype)
+    beside, share = (first + 1).clamp(max=small - 1), (places - first).to(like.dtype)
+    return first.to(like.device), beside.to(like.device), share.to(like.device)
