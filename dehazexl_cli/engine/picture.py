@@ -123,7 +123,7 @@ def as_bands(change: Tensor, group: Group) -> Tensor:
 
 
 def guide(picture: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors and offsets [3, h, w] that make of each place of the picture its change, smooth in place.
+    """Factors and offsets [bands, h, w] that make of each place of a picture its change, smooth in place.
 
     The guided filter (He, Sun, Tang 2013), guided colour by colour; the coefficients are applied at full
     size as He and Sun propose (Fast Guided Filter, 2015), so that edges of the ground stay sharp. Where the

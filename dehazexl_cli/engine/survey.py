@@ -69,15 +69,17 @@ def take_surveys(scene: Scene, sizes: Sequence[Size], overlap: int, errand: Erra
 
 def looked_at(picture: Tensor, sizes: Sequence[Size], run: OnePass, group: Group) -> Tensor:
     """The mean [2 · bands, h, w] of what looks of these sizes at a picture [1, 3, h, w] change."""
-    height, width = sizes[0]
-    total = picture.new_zeros(2 * len(group.bands), height, width)
-    for size in sizes:
-        small = picture if size == sizes[0] else averaged(picture, *size)
+    total = colour_changes(picture[0], run(picture)[0], group)
+    for size in sizes[1:]:
+        small = averaged(picture, *size)
         changes = colour_changes(small[0], run(small)[0], group)
-        total += lifted(changes, Box(0, 0, height, width), height, width)
-    return total / len(sizes)
+        total += lifted(changes, Box(0, 0, *sizes[0]), *sizes[0])
+    return total.div_(len(sizes))
 
 
 def colour_changes(picture: Tensor, output: Tensor, group: Group) -> Tensor:
     """Factors, then offsets, [2 · bands, h, w] that make a picture's [3, h, w] change to an output."""
-    return torch.cat([as_bands(each, group) for each in guide(picture, output - picture)])
+    # Colour by colour, as fitting needs several times what it fits.
+    fits = [guide(one, other - one) for one, other in zip(picture.split(1), output.split(1), strict=True)]
+    factors, offsets = zip(*fits, strict=True)
+    return torch.cat([as_bands(torch.cat(each), group) for each in (factors, offsets)])
