@@ -12,7 +12,7 @@ from torch import Tensor
 from dehazexl_cli.engine.ground import Bools
 from dehazexl_cli.engine.rows import Finish
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.survey import Survey
+from dehazexl_cli.engine.survey import Surveyed
 from dehazexl_cli.engine.transfer import as_units, to_source
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import Batch, feather
@@ -27,7 +27,15 @@ class Change(NamedTuple):
 
     group: Group
     pixels: Tensor  # [3 or 1, height, width] of the rows in work
-    survey: Survey | None = None  # of which the result takes its share
+    survey: Surveyed | None = None  # of which the result takes its share
+
+    def rows(self, part: slice) -> Change:
+        """The change of some of these rows."""
+        return Change(self.group, self.pixels[:, part], self.survey and self.survey.rows(part))
+
+    def joined(self, hazy: Tensor) -> Tensor:
+        """The change [3 or 1, height, width] with the survey's share, of what was shown to the model."""
+        return self.pixels if self.survey is None else self.survey.joined(self.pixels, hazy)
 
 
 class Canvas:
@@ -82,10 +90,8 @@ def finished_rows(scene: Scene, finish: Finish, changes: Sequence[Change], repor
     for top in range(0, height, at_once):
         rows = slice(top, top + at_once)
         valid = None if finish.valid is None else finish.valid[rows]
-        box = Box(finish.box.top + top, finish.box.left, min(at_once, height - top), width)
         for change in changes:
-            part = change._replace(pixels=change.pixels[:, rows])
-            dehaze(scene, part, box, finish.source[:, rows], valid, out[:, rows], report)
+            dehaze(scene, change.rows(rows), finish.source[:, rows], valid, out[:, rows], report)
     if finish.valid is not None:
         np.copyto(out, finish.source, where=~finish.valid)
     return out
@@ -94,21 +100,19 @@ def finished_rows(scene: Scene, finish: Finish, changes: Sequence[Change], repor
 def dehaze(
     scene: Scene,
     change: Change,
-    box: Box,
     source: Pixels,
     valid: Bools | None,
     out: Pixels,
     report: Report,
 ) -> None:
-    """Put one group's bands of a box, with their change, into `out`, and count what left its range."""
+    """Put one group's bands of some rows, with their change, into `out`, and count what left its range."""
     info, group = scene.reader.info, change.group
     indices = [band - 1 for band in group.bands]
     colours = torch.from_numpy(source[indices]).to(scene.device, non_blocking=True)
     levels = group.levels(scene.device)
     shown = as_units(colours, levels)
     hazy = shown.clamp(0, 1).float()
-    joined = change.pixels if change.survey is None else change.survey.joined(change.pixels, hazy, box)
-    result = hazy + joined
+    result = hazy + change.joined(hazy)
     ground = None if valid is None else torch.from_numpy(valid).to(scene.device)
     report.outside_range += count_outside(shown, ground)
     report.clipped_values += count_outside(result, ground)

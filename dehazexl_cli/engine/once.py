@@ -100,7 +100,7 @@ def dehaze_picture(scene: Scene, layout: Layout, run: OnePass, errand: Errand, w
     def lay(row: Row, finish: Finish) -> list[Change]:
         tick(1)
         ways = zip(scene.groups, raising, surveys, strict=True)
-        return [Change(group, way(finish), survey) for group, way, survey in ways]
+        return [Change(group, way(finish), survey and survey.over(finish.box)) for group, way, survey in ways]
 
     with report.timed("decode"):
         decode_rows(scene, errand, writer, lay)
@@ -120,7 +120,7 @@ def way_back(
         source = torch.from_numpy(finish.source[[b - 1 for b in group.bands]]).to(scene.device)
         hazy = to_unit(source, group.levels(scene.device))
         if layout.upsampling == "guided":
-            return only.change(hazy, finish.box)
+            return only.over(finish.box).change(hazy)
         return as_bands(lifted(output, finish.box, grid.height, grid.width), group) - hazy
 
     return raised

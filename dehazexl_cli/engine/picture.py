@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import closing
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -143,19 +144,38 @@ def spread(x: Tensor) -> Tensor:
     return F.avg_pool2d(down, (1, side), 1, (0, GUIDE_RADIUS), count_include_pad=False)
 
 
-def lifted(small: Tensor, box: Box, height: int, width: int) -> Tensor:
-    """A box [bands, h, w] of a small picture enlarged, by lines, to height x width."""
+class Lines(NamedTuple):
+    """Those rows of a small picture, made wide, between which the rows of a box of the scene lie."""
+
+    lines: Tensor  # [bands, n, w]
+    above: Tensor  # [h], for each row of the box the line above it,
+    below: Tensor  # [h], the one below
+    share: Tensor  # [h], and how near to that it is
+
+    def rows(self, part: slice) -> Lines:
+        """The same for some rows of the box."""
+        return Lines(self.lines, self.above[part], self.below[part], self.share[part])
+
+    def pixels(self) -> Tensor:
+        """The rows themselves, [bands, h, w]."""
+        return self.lines[:, self.above].lerp_(self.lines[:, self.below], self.share[:, None])
+
+
+def widened(small: Tensor, box: Box, height: int, width: int) -> Lines:
+    """What rows of a box are made of, where a small picture [bands, h, w] is enlarged to height x width."""
     down, right = between(small.shape[1], height, small), between(small.shape[2], width, small)
     rows, cols = slices(box)
     left, beside, share = (part[cols] for part in right)
     above, below, depth = (part[rows] for part in down)
-    if not len(above):
-        return small.new_zeros(len(small), 0, len(left))
-    # Of the small picture's rows only a few are needed, so these are made wide before many are made of them.
-    start, stop = int(above[0]), int(below[-1]) + 1
+    start, stop = (int(above[0]), int(below[-1]) + 1) if len(above) else (0, 0)
     lines = small[:, start:stop]
-    lines = lines[:, :, left].lerp(lines[:, :, beside], share)
-    return lines[:, above - start].lerp(lines[:, below - start], depth[:, None])
+    lines = lines[:, :, left].lerp_(lines[:, :, beside], share)
+    return Lines(lines, above - start, below - start, depth)
+
+
+def lifted(small: Tensor, box: Box, height: int, width: int) -> Tensor:
+    """A box [bands, h, w] of a small picture enlarged, by lines, to height x width."""
+    return widened(small, box, height, width).pixels()
 
 
 def between(small: int, large: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

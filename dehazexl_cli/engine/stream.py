@@ -68,7 +68,7 @@ def lay(lanes: Sequence[Lane], crew: Crew[Careful], tick: Tick, row: Row, finish
     """Rewrite a row of patches, all lanes of it."""
     for lane in lanes:
         lane.decode(row, crew, tick)
-    return [Change(lane.group, lane.canvas.finish(row.number, finish.box), lane.survey) for lane in lanes]
+    return [lane.change(row, finish) for lane in lanes]
 
 
 Told = tuple[Tensor | None, tuple[Tensor, int, Size] | None]  # mixed tokens, survey
@@ -154,6 +154,11 @@ class Lane:
         tick(len(row.absent))
         for batch, pixels in crew.over(self._decoded, self._wanted(row, tick)):
             self.canvas.lay(batch, pixels)
+
+    def change(self, row: Row, finish: Finish) -> Change:
+        """What is to be changed in the rows that a decoded row of patches finishes."""
+        survey = self.survey and self.survey.over(finish.box)
+        return Change(self.group, self.canvas.finish(row.number, finish.box), survey)
 
     def _wanted(self, row: Row, tick: Tick) -> Iterator[Piece]:
         for piece in self._pieces(row):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dehazexl_cli.engine.errand import Errand
 from dehazexl_cli.engine.memory import trim
-from dehazexl_cli.engine.picture import OnePass, as_bands, averaged, guide, lifted, reduced
+from dehazexl_cli.engine.picture import Lines, OnePass, as_bands, averaged, guide, lifted, reduced, widened
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.grid import Box
 
@@ -31,14 +31,29 @@ class Survey(NamedTuple):
     looks: int
     scene: Size
 
-    def change(self, hazy: Tensor, box: Box) -> Tensor:
-        """What these looks change in the pixels [bands, h, w] of a box."""
-        factor, offset = lifted(self.transforms, box, *self.scene).chunk(2)
+    def over(self, box: Box) -> Surveyed:
+        """The survey of the rows of a box."""
+        return Surveyed(widened(self.transforms, box, *self.scene), self.looks)
+
+
+class Surveyed(NamedTuple):
+    """A survey of some rows of the scene."""
+
+    lines: Lines
+    looks: int
+
+    def rows(self, part: slice) -> Surveyed:
+        """The survey of some of these rows."""
+        return Surveyed(self.lines.rows(part), self.looks)
+
+    def change(self, hazy: Tensor) -> Tensor:
+        """What these looks change in the pixels [bands, rows, w]."""
+        factor, offset = self.lines.pixels().chunk(2)
         return torch.addcmul(offset, factor, hazy)
 
-    def joined(self, change: Tensor, hazy: Tensor, box: Box) -> Tensor:
-        """The mean of all looks: `change` [bands, h, w] of the one at full size, over the box it lies in."""
-        return change.lerp(self.change(hazy, box), self.looks / (self.looks + 1))
+    def joined(self, change: Tensor, hazy: Tensor) -> Tensor:
+        """The mean of all looks: `change` [bands, rows, w] of the one at full size, and these."""
+        return change.lerp(self.change(hazy), self.looks / (self.looks + 1))
 
 
 def take_surveys(scene: Scene, sizes: Sequence[Size], overlap: int, errand: Errand) -> list[Survey | None]:
