@@ -255,13 +255,13 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
         lasting = setting.process_bytes + files + footprint.kernel_bytes
         flow, mix = flow + rows + on_host + lasting, mix + on_host + lasting
         survey += rows + lasting
-        host = max(flow, mix, survey, setting.loading_bytes)
-        plan = replace(plan, host_bytes=host, device_bytes=0)
-        return replace(plan, flow_bytes=flow, mixing_bytes=mix, survey_bytes=survey)
-    on_device = waiting if plan.skips == "device" else 0
-    flow, mix = flow + on_device, mix + on_device
-    host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
-    plan = replace(plan, host_bytes=host, device_bytes=max(flow, mix, survey))
+        host, device = max(flow, mix, survey, setting.loading_bytes), 0
+    else:
+        on_device = waiting if plan.skips == "device" else 0
+        flow, mix = flow + on_device, mix + on_device
+        host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
+        device = max(flow, mix, survey)
+    plan = replace(plan, host_bytes=host, device_bytes=device)
     return replace(plan, flow_bytes=flow, mixing_bytes=mix, survey_bytes=survey)
 
 

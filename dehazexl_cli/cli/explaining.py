@@ -69,7 +69,7 @@ class Question:
         if name == "tile":
             return Mode("tile", self.tile)
         # A survey sees all of the scene in any case: what is explained is the look at full size.
-        return Mode(name, survey=())  # type: ignore[arg-type]
+        return Mode("global", survey=())
 
 
 class Answer(NamedTuple):

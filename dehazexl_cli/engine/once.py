@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.canvas import Canvas
+from dehazexl_cli.engine.canvas import Canvas, Change
 from dehazexl_cli.engine.crew import Crew
 from dehazexl_cli.engine.errand import Errand, counting
 from dehazexl_cli.engine.modes import Layout
 from dehazexl_cli.engine.picture import OnePass, as_bands, lifted, reduced
 from dehazexl_cli.engine.rows import Finish, Row, slices
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.stream import Change, Piece, decode_rows, dehaze_scene, pieces, shown
+from dehazexl_cli.engine.stream import Piece, decode_rows, dehaze_scene, pieces, shown
 from dehazexl_cli.engine.survey import Survey, colour_changes, take_surveys
 from dehazexl_cli.engine.transfer import to_unit
 from dehazexl_cli.models.base import Batch

@@ -285,4 +285,4 @@ def finished(scene: Scene, finish: Finish, changes: Sequence[Change], report: Re
     return rows
 
 
-__all__ = ["Change", "Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "shown"]
+__all__ = ["Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "shown"]
