@@ -35,11 +35,12 @@ def load_model(
     """A model with weights: by default the bundled one, else the one that the weight file holds.
 
     The name "generic" stands for any network in a TorchScript or torch.export file; `multiple` is what the
-    sides of its images must be multiples of, if its file does not say so.
+    sides of its images must be multiples of, if its file does not say so. A bundled model may bring a
+    companion along; one from a file has none.
 
     Raises UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
     """
-    from dehazexl_cli.models.checkpoint import bundled, load
+    from dehazexl_cli.models.checkpoint import load, load_bundled
     from dehazexl_cli.models.foreign import load_foreign
 
     if name == GENERIC:
@@ -50,7 +51,7 @@ def load_model(
         raise UsageError("--multiple is for foreign networks only", "add --model generic, or leave it out")
     if weights is not None:
         return load(Path(weights), name)
-    return load(bundled(name or DEFAULT_MODEL), name or DEFAULT_MODEL)
+    return load_bundled(name or DEFAULT_MODEL)
 
 
 def dehaze(

@@ -20,6 +20,7 @@ class Provenance:
     options: dict[str, Any]  # those that are not the defaults
     source: str
     when: datetime
+    companion_sha256: str = ""  # of the weights of the model's companion, if it was asked
 
     @property
     def time(self) -> str:
@@ -28,11 +29,13 @@ class Provenance:
 
     def tags(self) -> tuple[tuple[str, str], ...]:
         """Tags for the file; a TIFFTAG_ that other software has written is to stay."""
+        companion = (("DEHAZEXL_COMPANION_SHA256", self.companion_sha256),) if self.companion_sha256 else ()
         return (
             ("TIFFTAG_SOFTWARE", f"{NAME} {self.version}"),
             ("DEHAZEXL_SOFTWARE", f"{NAME} {self.version}"),
             ("DEHAZEXL_MODEL", self.model),
             ("DEHAZEXL_WEIGHTS_SHA256", self.weights_sha256),
+            *companion,
             ("DEHAZEXL_OPTIONS", json.dumps(self.options, sort_keys=True)),
             ("DEHAZEXL_SOURCE", self.source),
             ("DEHAZEXL_DATETIME", self.time),
@@ -40,6 +43,7 @@ class Provenance:
 
     def stac(self) -> dict[str, Any]:
         """Fields of the processing extension of STAC."""
+        companion = {"companion_sha256": self.companion_sha256} if self.companion_sha256 else {}
         return {
             "processing:software": {NAME: self.version},
             "processing:version": self.version,
@@ -50,6 +54,7 @@ class Provenance:
                 "expression": {
                     "model": self.model,
                     "weights_sha256": self.weights_sha256,
+                    **companion,
                     "options": self.options,
                 },
             },

@@ -13,10 +13,13 @@ from conftest import Identity, Result, Toy
 from test_stream import FP32, scene, streamed
 from test_team import Here, dehazed
 
+from dehazexl_cli import load_model
 from dehazexl_cli.engine import Mode, Options, Wishes, joints_of
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
+from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.checkpoint import bundled
 from dehazexl_cli.plan import Footprint, Setting, ladder
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.raster.memory import ArrayReader
@@ -37,9 +40,24 @@ def smooth(height: int, width: int) -> Pixels:
     return np.stack(colours, axis=-1).astype(np.float32)
 
 
-def run(array: Pixels, mode: Mode | None = None, **options: object) -> Pixels:
+def run(array: Pixels, mode: Mode | None = None, model: Dehazer | None = None, **options: object) -> Pixels:
     chosen = Options(**(FP32 | {"mode": mode or Mode(), "input_range": (0.0, 1.0)} | options))  # type: ignore[arg-type]
-    return streamed(array, Surveying(), chosen)[0]
+    return streamed(array, model or Surveying(), chosen)[0]
+
+
+def accompanied() -> Dehazer:
+    """A network with a companion that sees otherwise and adds up its tokens, as the fast network does."""
+    model = Surveying()
+    model.companion = Toy(patch=32, halo=1, gather="sum")
+    return model
+
+
+def taken(survey: list[dict[str, object]]) -> list[tuple[object, ...]]:
+    return [(look["height"], look["width"], look["by"]) for look in survey]
+
+
+def own(*sizes: tuple[int, int]) -> list[tuple[object, ...]]:
+    return [(*size, "model") for size in sizes]
 
 
 @pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
@@ -73,12 +91,55 @@ def test_no_change_gives_back_every_bit(height: int, width: int, dtype: str) -> 
 
 
 def test_pictures_that_would_be_hardly_smaller_than_the_scene_are_not_taken() -> None:
-    taken = {86: [[64, 64], [32, 32]], 85: [[32, 32]], 43: [[32, 32]], 42: []}
-    for side, expected in taken.items():
+    expected = {86: own((64, 64), (32, 32)), 85: own((32, 32)), 43: own((32, 32)), 42: []}
+    for side, looks in expected.items():
         _, report = streamed(scene(side, side), Surveying(), Options(**FP32))
-        assert report.plan["survey"] == expected
+        assert taken(report.plan["survey"]) == looks
     _, report = streamed(scene(40, 200), Surveying(), Options(**FP32))
-    assert report.plan["survey"] == [[13, 64], [6, 32]]
+    assert taken(report.plan["survey"]) == own((13, 64), (6, 32))
+
+
+@pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
+def test_a_companion_looks_too(options: dict[str, object]) -> None:
+    array, model = smooth(70, 600), accompanied()
+    assert model.companion is not None
+    alone = run(array, Mode(survey=(64, 32)), **options)
+    theirs = run(array, Mode("downsample", long_side=512), model.companion, **options)
+    assert abs(alone - theirs).max() > 0.01
+    # The smaller looks' transforms pass through the larger picture on their way.
+    assert run(array, None, model, **options) == pytest.approx((3 * alone + theirs) / 4, abs=3e-3)
+    # A scene that is no larger than its picture it sees as it is.
+    small = smooth(30, 40)
+    full, theirs = run(small, Mode(survey=()), **options), run(small, None, model.companion, **options)
+    assert run(small, None, model, **options) == pytest.approx((full + theirs) / 2, abs=2e-3)
+
+
+@pytest.mark.parametrize("mode", [Mode(survey=()), Mode(survey=(64,)), Mode("tile"), Mode("downsample")])
+def test_a_companion_is_asked_only_where_the_survey_is_left_to_the_model(mode: Mode) -> None:
+    array = smooth(70, 130)
+    assert not mode.asks_companion
+    assert np.array_equal(run(array, mode), run(array, mode, accompanied()))
+
+
+def test_a_companion_gives_the_same_pixels_to_a_window_and_to_a_team(tmp_path: Path) -> None:
+    array, window = scene(90, 120), Box(35, 20, 40, 70)
+    expected, _ = dehazed(None, accompanied(), array=array)
+    part, _ = dehazed(None, accompanied(), array=array, window=window)
+    assert np.array_equal(part, expected[35:75, 20:90])
+    workers: list[Dehazer] = [accompanied(), accompanied()]
+    shared, _ = dehazed(Here(tmp_path, workers, array), accompanied(), array=array)
+    assert np.array_equal(shared, expected)
+
+
+def test_bundled_weights_have_a_companion_and_others_none(tmp_path: Path) -> None:
+    loaded = load_model("dehazexl-s")
+    assert loaded.companion is not None and loaded.companion.name == "mgbl-s"
+    assert loaded.model.companion is loaded.companion.model
+    assert loaded.companion.sha256 == load_model("mgbl-s").sha256
+    assert load_model("mgbl-s").companion is None
+    from_file = load_model(weights=bundled("dehazexl-s"))
+    assert from_file.sha256 == loaded.sha256
+    assert from_file.companion is None and from_file.model.companion is None
 
 
 def test_only_networks_that_ask_for_it_are_shown_smaller_pictures() -> None:
@@ -156,11 +217,12 @@ def test_the_command_line_says_which_pictures(dehazexl: Callable[..., Result], t
     source = tmp_path / "scene.tif"
     with rasterio.open(source, "w", driver="GTiff", width=900, height=700, count=3, dtype="uint8") as file:
         file.write(np.moveaxis(scene(700, 900), -1, 0))
-    taken = {"auto": [[398, 512]], "off": [], "64,600": [[467, 600], [50, 64]]}
-    for text, expected in taken.items():
+    both = [(398, 512, "model"), (398, 512, "companion")]
+    for text, looks in {"auto": both, "off": [], "64,600": own((467, 600), (50, 64))}.items():
         result = dehazexl("plan", source, "--survey", text, "--json")
-        assert json.loads(result.out)["mode"]["survey"] == expected
-    assert "with a survey by 512 x 398 pixels" in dehazexl("plan", source).out
+        assert taken(json.loads(result.out)["mode"]["survey"]) == looks
+    words = "with a survey of 512 x 398 pixels, 512 x 398 pixels by its companion"
+    assert words in dehazexl("plan", source).out
     assert "survey" not in dehazexl("plan", source, "--model", "mgbl-s").out
     refused = dehazexl("run", source, tmp_path / "out.tif", "--survey", "small")
     assert refused.code == 2 and "write auto, off, or pixels like 1024,512" in refused.err

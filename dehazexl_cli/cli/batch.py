@@ -263,7 +263,8 @@ def set_out(scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator) 
     setup = work.setup if work.dask is None else named_in_full(work.setup)
     setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)
     loaded = setups[0].load()
-    origin = Origin.of(loaded.name, loaded.sha256, setup.recipe.settings())
+    recipe = setup.recipe
+    origin = Origin.of(loaded.name, loaded.sha256, recipe.settings(), recipe.companion_sha256(loaded))
     course = Course(scenes, work.policy, origin, work.ledger(out), narrator.tell)
     if work.dask is not None:
         return course, Cluster(setup, work.dask, work.jobs)

@@ -198,7 +198,7 @@ Survey = Annotated[
     typer.Option(
         "--survey",
         metavar="PIXELS,…",
-        help="Long sides of smaller pictures whose colours the result shares; auto, or off.",
+        help="Long sides of smaller pictures the model also looks at; auto (its companion too), or off.",
     ),
 ]
 Multiple = Annotated[

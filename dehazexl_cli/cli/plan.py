@@ -98,10 +98,10 @@ def network_for(name: str | None, weights: Path | None, multiple: int | None = N
         return loaded.name, loaded.model
     import torch
 
-    from dehazexl_cli.models import build
+    from dehazexl_cli.models import build_accompanied
 
     with torch.device("meta"):
-        return name or DEFAULT_MODEL, build(name or DEFAULT_MODEL)
+        return name or DEFAULT_MODEL, build_accompanied(name or DEFAULT_MODEL)
 
 
 def describe(job: Job, model: str, network: Dehazer) -> dict[str, Any]:
@@ -210,8 +210,15 @@ def mode_sentence(mode: dict[str, Any]) -> str:
             f"{mode['upsampling']} upsampling"
         )
     plain = {"global": "global: all patches see each other", "whole": "whole: the scene in one pass"}
-    pictures = " and ".join(f"{width} x {height}" for height, width in mode["survey"])
-    return plain[mode["kind"]] + (f"; with a survey by {pictures} pixels" if pictures else "")
+    own = [size_of(look) for look in mode["survey"] if look["by"] == "model"]
+    others = [f"{size_of(look)} by its companion" for look in mode["survey"] if look["by"] != "model"]
+    survey = ", ".join([*own, *others])
+    return plain[mode["kind"]] + (f"; with a survey of {survey}" if survey else "")
+
+
+def size_of(look: dict[str, Any]) -> str:
+    """The size of a look of the survey, in words."""
+    return f"{look['width']} x {look['height']} pixels"
 
 
 def size(count: int) -> str:

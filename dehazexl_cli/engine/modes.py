@@ -26,6 +26,7 @@ LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because m
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
 LARGEST_LOOK = 0.75  # of the scene's longer side
+COMPANIONS_LOOK = 512  # pixels of the longer side, which is what the fast network's view has
 BAND_ROWS = 256  # read and written at a time where nothing else decides
 PITCH = 32  # pixels from token to token in the networks of this family
 
@@ -56,6 +57,11 @@ class Mode:
         if value is not None and value not in choices:
             raise UsageError(f"{option} {value} is not known", f"use one of: {', '.join(choices)}")
 
+    @property
+    def asks_companion(self) -> bool:
+        """Whether a companion, if the model has one, looks at the scene too."""
+        return self.survey is None and self.kind in (None, "global", "whole")
+
     def settled(self, model: Dehazer) -> Kind:
         """The kind for this model; UsageError where options and model do not go together."""
         kind = self.kind or ("global" if model.streams else "tile")
@@ -78,6 +84,14 @@ class Mode:
         return kind
 
 
+class Look(NamedTuple):
+    """A smaller picture of a scene, of height x width pixels, and who is shown it."""
+
+    height: int
+    width: int
+    companion: bool = False  # rather than the model itself
+
+
 class Layout(NamedTuple):
     """A mode laid out over a scene."""
 
@@ -87,7 +101,7 @@ class Layout(NamedTuple):
     joints: Joints  # where seams may be
     facts: dict[str, Any]  # for plan and report
     upsampling: Upsampling = "guided"
-    looks: tuple[tuple[int, int], ...] = ()  # heights and widths of the survey's pictures, largest first
+    looks: tuple[Look, ...] = ()  # of the survey, largest first
 
 
 def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
@@ -100,22 +114,32 @@ def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -
     grid = patches(info.height, info.width, model, overlap)
     joints = Joints(grid.stride, grid.overlap, PITCH)
     looks = looks_at(info, model, mode)
-    facts = {"survey": [list(look) for look in looks]}
+    facts = {"survey": [told_of_look(look) for look in looks]}
     return Layout(kind, grid if kind == "global" else bands(info), grid, joints, facts, looks=looks)
 
 
-def looks_at(info: RasterInfo, model: Dehazer, mode: Mode) -> tuple[tuple[int, int], ...]:
-    """Heights and widths of the pictures that a survey takes of a scene, largest first.
+def looks_at(info: RasterInfo, model: Dehazer, mode: Mode) -> tuple[Look, ...]:
+    """The looks that a survey takes at a scene, largest first.
 
-    A picture hardly smaller than the scene would show a patch hardly more than it sees anyway.
+    A picture hardly smaller than the scene would show a patch hardly more than it sees anyway. A companion
+    has not seen the scene yet, so it looks at a small one too.
     """
     longest = max(info.height, info.width)
-    sides = model.looks if mode.survey is None else mode.survey
-    return tuple(
-        (max(1, round(info.height * side / longest)), max(1, round(info.width * side / longest)))
-        for side in sorted(set(sides), reverse=True)
-        if side <= LARGEST_LOOK * longest
-    )
+
+    def look(side: int, companion: bool = False) -> Look:
+        height, width = (max(1, round(size * side / longest)) for size in (info.height, info.width))
+        return Look(height, width, companion)
+
+    sides = set(model.looks if mode.survey is None else mode.survey)
+    looks = [look(side) for side in sides if side <= LARGEST_LOOK * longest]
+    if mode.asks_companion and model.companion is not None:
+        looks.append(look(min(COMPANIONS_LOOK, longest), companion=True))
+    return tuple(sorted(looks, key=lambda look: (-look.height, -look.width, look.companion)))
+
+
+def told_of_look(look: Look) -> dict[str, Any]:
+    """A look as plain values."""
+    return {"height": look.height, "width": look.width, "by": "companion" if look.companion else "model"}
 
 
 def patches(height: int, width: int, model: Dehazer, overlap: int | None) -> PatchGrid:
@@ -186,7 +210,8 @@ def settle(layout: Layout, info: RasterInfo, setting: Setting, wanted: Box) -> S
     reached = outer.reaching(wanted) if layout.kind == "global" else None
     look = None
     if layout.looks:
-        look = PatchGrid(*layout.looks[0], inner.patch, inner.halo, inner.overlap)
+        largest = layout.looks[0]
+        look = PatchGrid(largest.height, largest.width, inner.patch, inner.halo, inner.overlap)
     return replace(
         setting,
         band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info),

@@ -4,6 +4,9 @@ A patch of a large scene may show nothing but one field, and how bright a field 
 thick the haze over it lies. In a smaller picture the same patch spans much more ground. So the result is
 the mean of several looks at the scene: the one by patches at full size, and those of the survey. What these
 make of colours is read off them as smooth linear transforms (the guided filter) and applied at full size.
+
+One of the looks may be another network's, the model's companion. Networks that were made differently err in
+different places, so the mean of their results is closer to the ground than either.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from dehazexl_cli.engine.errand import Errand
 from dehazexl_cli.engine.memory import trim
+from dehazexl_cli.engine.modes import Look
 from dehazexl_cli.engine.picture import Lines, OnePass, as_bands, averaged, guide, lifted, reduced, widened
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.grid import Box
@@ -56,40 +60,52 @@ class Surveyed(NamedTuple):
         return change.lerp(self.change(hazy), self.looks / (self.looks + 1))
 
 
-def take_surveys(scene: Scene, sizes: Sequence[Size], overlap: int, errand: Errand) -> list[Survey | None]:
-    """A survey of each group of bands by pictures of these sizes, largest first; None if there are none."""
+def take_surveys(scene: Scene, looks: Sequence[Look], overlap: int, errand: Errand) -> list[Survey | None]:
+    """A survey of each group of bands by these looks, largest first; None if there are none."""
     journal, groups = errand.journal, scene.groups
-    if not sizes:
+    if not looks:
         return [None] * len(groups)
     # The journal knows lanes by number; those of surveys follow those of patches.
     lanes = range(len(groups), 2 * len(groups))
-    run = OnePass(errand.models[0], overlap, errand.plan, errand.report)
+    observers = observers_of(looks, overlap, errand)
 
     def transforms(picture: Tensor | None, group: Group) -> Tensor:
         assert picture is not None, "it is there unless all is kept"
         with errand.report.working("survey"):
-            return looked_at(picture, sizes, run, group)
+            return looked_at(picture, looks, observers, group)
 
     with errand.report.timed("survey"):
         pictures: list[Tensor | None] = [None] * len(groups)
         if not all(map(journal.has_mixed, lanes)):
-            pictures[:] = reduced(scene, *sizes[0], errand, "survey")
+            pictures[:] = reduced(scene, looks[0].height, looks[0].width, errand, "survey")
         found = [
             journal.mixed(lane, partial(transforms, picture, group), scene.device)
             for lane, picture, group in zip(lanes, pictures, groups, strict=True)
         ]
         trim()
-    return [Survey(each, len(sizes), (scene.grid.height, scene.grid.width)) for each in found]
+    return [Survey(each, len(looks), (scene.grid.height, scene.grid.width)) for each in found]
 
 
-def looked_at(picture: Tensor, sizes: Sequence[Size], run: OnePass, group: Group) -> Tensor:
-    """The mean [2 · bands, h, w] of what looks of these sizes at a picture [1, 3, h, w] change."""
-    total = colour_changes(picture[0], run(picture)[0], group)
-    for size in sizes[1:]:
-        small = averaged(picture, *size)
+def observers_of(looks: Sequence[Look], overlap: int, errand: Errand) -> list[OnePass]:
+    """Who takes each look: the model or its companion."""
+    model, plan, report = errand.models[0], errand.plan, errand.report
+    own = OnePass(model, overlap, plan, report)
+    # Patches of networks that gather by sum, as a companion does, do not overlap.
+    other = own if model.companion is None else OnePass(model.companion, 0, plan, report)
+    return [other if look.companion else own for look in looks]
+
+
+def looked_at(picture: Tensor, looks: Sequence[Look], observers: Sequence[OnePass], group: Group) -> Tensor:
+    """The mean [2 · bands, h, w] of what these looks at a picture [1, 3, h, w], the largest, change."""
+    height, width = picture.shape[2:]
+    total = torch.zeros(2 * len(group.bands), height, width, device=picture.device)
+    for look, run in zip(looks, observers, strict=True):
+        small = picture
+        if (look.height, look.width) != (height, width):
+            small = averaged(picture, look.height, look.width)
         changes = colour_changes(small[0], run(small)[0], group)
-        total += lifted(changes, Box(0, 0, *sizes[0]), *sizes[0])
-    return total.div_(len(sizes))
+        total += lifted(changes, Box(0, 0, height, width), height, width)
+    return total.div_(len(looks))
 
 
 def colour_changes(picture: Tensor, output: Tensor, group: Group) -> Tensor:

@@ -28,11 +28,22 @@ REGISTRY: dict[str, Preset] = {
     "mgbl-paper": Preset(MultiGuidedBilateral, PUBLISHED),
 }
 
+# Which bundled network also looks at a smaller picture of each scene that the bundled weights of another run.
+COMPANIONS = {"dehazexl-s": "mgbl-s"}
+
 
 def build(name: str) -> Dehazer:
     """The named network with fresh weights."""
     preset = find(name)
     return preset.network(preset.config)
+
+
+def build_accompanied(name: str) -> Dehazer:
+    """The named network with fresh weights, and with its companion if it comes with one."""
+    model = build(name)
+    if name in COMPANIONS:
+        model.companion = build(COMPANIONS[name])
+    return model
 
 
 def find(name: str) -> Preset:

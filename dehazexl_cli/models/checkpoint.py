@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
-from dehazexl_cli.models import REGISTRY, Preset, find
+from dehazexl_cli.models import COMPANIONS, REGISTRY, Preset, find
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.dehazexl import XLConfig
 
@@ -88,6 +88,7 @@ class Loaded:
     name: str
     sha256: str
     about: dict[str, Any]  # training set, licence, metrics: whatever the header holds
+    companion: Loaded | None = None  # whose model is this model's companion
 
 
 class Outline(NamedTuple):
@@ -137,6 +138,19 @@ def load(path: Path, name: str | None = None) -> Loaded:
     for part in read_parts(path):
         model.load_state_dict(part, strict=False)
     return Loaded(model.eval(), named, digest(path), about)
+
+
+def load_bundled(name: str) -> Loaded:
+    """The named model and its companion, if it has one, with the weights that come with the package.
+
+    Raises UsageError for a name that is none, WeightsError if there are no such weights.
+    """
+    loaded = load(bundled(name), name)
+    if name not in COMPANIONS:
+        return loaded
+    companion = load_bundled(COMPANIONS[name])
+    loaded.model.companion = companion.model
+    return dataclasses.replace(loaded, companion=companion)
 
 
 def bundled(name: str) -> Path:
