@@ -12,13 +12,14 @@ import rasterio
 from conftest import Identity, Result, Toy
 from test_stream import FP32, scene, streamed
 from test_team import Here, dehazed
+from torch import Tensor
 
 from dehazexl_cli import load_model
 from dehazexl_cli.engine import Mode, Options, Wishes, joints_of
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import Batch, Dehazer, Skips
 from dehazexl_cli.models.checkpoint import bundled
 from dehazexl_cli.plan import Footprint, Setting, ladder
 from dehazexl_cli.raster.base import Pixels
@@ -112,6 +113,18 @@ def test_a_companion_looks_too(options: dict[str, object]) -> None:
     small = smooth(30, 40)
     full, theirs = run(small, Mode(survey=()), **options), run(small, None, model.companion, **options)
     assert run(small, None, model, **options) == pytest.approx((full + theirs) / 2, abs=2e-3)
+
+
+@pytest.mark.parametrize(("value", "share"), [(0.1, 0.0), (0.2, 0.0), (0.25, 0.25), (0.36, 0.8), (0.9, 1.0)])
+def test_where_haze_was_thick_the_survey_looks_again(value: float, share: float) -> None:
+    class Halving(Surveying):
+        def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+            return self.inner(batch.pixels) / 2
+
+    array = np.full((90, 120, 3), value, np.float32)
+    output = run(array, Mode(survey=(64,)), Halving())
+    looked_at = value * (0.5 * (1 - share) + 0.25 * share)
+    assert output == pytest.approx((value / 2 + looked_at) / 2, abs=1e-5)
 
 
 @pytest.mark.parametrize("mode", [Mode(survey=()), Mode(survey=(64,)), Mode("tile"), Mode("downsample")])
