@@ -144,7 +144,7 @@ def test_a_companion_gives_the_same_pixels_to_a_window_and_to_a_team(tmp_path: P
     assert np.array_equal(shared, expected)
 
 
-def test_bundled_weights_have_a_companion_and_others_none(tmp_path: Path) -> None:
+def test_bundled_weights_have_a_companion_and_others_none() -> None:
     loaded = load_model("dehazexl-s")
     assert loaded.companion is not None and loaded.companion.name == "mgbl-s"
     assert loaded.model.companion is loaded.companion.model

@@ -210,15 +210,14 @@ def mode_sentence(mode: dict[str, Any]) -> str:
             f"{mode['upsampling']} upsampling"
         )
     plain = {"global": "global: all patches see each other", "whole": "whole: the scene in one pass"}
-    own = [size_of(look) for look in mode["survey"] if look["by"] == "model"]
-    others = [f"{size_of(look)} by its companion" for look in mode["survey"] if look["by"] != "model"]
-    survey = ", ".join([*own, *others])
+    survey = ", ".join(map(look_in_words, mode["survey"]))
     return plain[mode["kind"]] + (f"; with a survey of {survey}" if survey else "")
 
 
-def size_of(look: dict[str, Any]) -> str:
-    """The size of a look of the survey, in words."""
-    return f"{look['width']} x {look['height']} pixels"
+def look_in_words(look: dict[str, Any]) -> str:
+    """The size of a look of the survey, and who takes it if not the model."""
+    by = " by its companion" if look["by"] == "companion" else ""
+    return f"{look['width']} x {look['height']} pixels{by}"
 
 
 def size(count: int) -> str:

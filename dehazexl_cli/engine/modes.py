@@ -25,6 +25,7 @@ TILE = 512  # pixels
 LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because memory is short
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
+SURVEYED: tuple[Kind, ...] = ("global", "whole")  # that see the scene at full size as one
 LARGEST_LOOK = 0.75  # of the scene's longer side
 COMPANIONS_LOOK = 512  # pixels of the longer side, which is what the fast network's view has
 BAND_ROWS = 256  # read and written at a time where nothing else decides
@@ -60,7 +61,7 @@ class Mode:
     @property
     def asks_companion(self) -> bool:
         """Whether a companion, if the model has one, looks at the scene too."""
-        return self.survey is None and self.kind in (None, "global", "whole")
+        return self.survey is None and self.kind in (None, *SURVEYED)
 
     def settled(self, model: Dehazer) -> Kind:
         """The kind for this model; UsageError where options and model do not go together."""
@@ -76,7 +77,7 @@ class Mode:
             "--blend": (("tile",), self.blend),
             "--long-side": (("downsample",), self.long_side),
             "--upsampling": (("downsample",), self.upsampling),
-            "--survey": (("global", "whole"), self.survey),
+            "--survey": (SURVEYED, self.survey),
         }
         for option, (those, value) in owners.items():
             if value is not None and kind not in those:

@@ -105,9 +105,9 @@ def looked_at(picture: Tensor, looks: Sequence[Look], observers: Sequence[OnePas
     """The mean [2 · bands, h, w] of what these looks at a picture [1, 3, h, w], the largest, change."""
     height, width = picture.shape[2:]
     total = torch.zeros(2 * len(group.bands), height, width, device=picture.device)
+    small = picture
     for look, run in zip(looks, observers, strict=True):
-        small = picture
-        if (look.height, look.width) != (height, width):
+        if small.shape[2:] != (look.height, look.width):  # looks of one size follow each other
             small = averaged(picture, look.height, look.width)
         changes = colour_changes(small[0], dehazed(small, run)[0], group)
         total += lifted(changes, Box(0, 0, height, width), height, width)
