@@ -139,12 +139,12 @@ def test_guided_upsampling_keeps_detail_that_plain_upsampling_loses() -> None:
 
 
 def test_the_smaller_picture_is_the_mean_by_area() -> None:
-    from dehazexl_cli.engine.picture import add_rows, narrowed
+    from dehazexl_cli.engine.picture import add_rows
 
     pixels = torch.rand(3, 90, 70)
     total = torch.zeros(3, 30, 20)
     for top in range(0, 90, 32):
-        add_rows(total, narrowed(pixels[:, top : top + 32], 20), top, 90)
+        add_rows(total, pixels[:, top : top + 32], top, 90)
     fine = pixels.repeat_interleave(2, dim=2).view(3, 30, 3, 20, 7).mean((2, 4))
     assert torch.allclose(total, fine, atol=1e-6)
 

@@ -88,15 +88,25 @@ def add_band(total: Tensor, band: Pixels, levels: Levels, top: int, grid: PatchG
     at_once = max(1, AVERAGED_AT_ONCE // grid.width)
     for first in range(0, band.shape[1], at_once):
         source = torch.from_numpy(band[:, first : first + at_once]).to(total.device)
-        pixels = narrowed(to_unit(source, levels), total.shape[2])
-        add_rows(total, pixels, top + first, grid.height)
+        add_rows(total, to_unit(source, levels), top + first, grid.height)
 
 
 def averaged(picture: Tensor, height: int, width: int) -> Tensor:
     """A picture [1, 3, h, w] averaged down to [1, 3, height, width]."""
     small = torch.zeros(3, height, width)
-    add_rows(small, narrowed(picture[0].cpu(), width), 0, picture.shape[2])
+    add_rows(small, picture[0].cpu(), 0, picture.shape[2])
     return small[None].to(picture.device)
+
+
+def add_rows(total: Tensor, rows: Tensor, top: int, scene_height: int) -> None:
+    """Add what scene rows [bands, n, w] from `top` on make up of averages [bands, height, width]."""
+    step = scene_height / total.shape[1]
+    first, last = int(top / step), min(total.shape[1], int((top + rows.shape[1]) / step) + 1)
+    begins = torch.arange(first, last, device=rows.device)[:, None] * step
+    places = top + torch.arange(rows.shape[1], device=rows.device)[None]
+    shares = (torch.minimum(begins + step, places + 1) - torch.maximum(begins, places)).clamp(min=0)
+    # Down first: it leaves few rows to be narrowed, which takes float64.
+    total[:, first:last] += narrowed((shares / step) @ rows, total.shape[2])
 
 
 def narrowed(pixels: Tensor, width: int) -> Tensor:
@@ -106,16 +116,6 @@ def narrowed(pixels: Tensor, width: int) -> Tensor:
     before = edges.floor().long().clamp(max=pixels.shape[2] - 1)
     at = sums[:, :, before] + (edges - before) * pixels[:, :, before]
     return (at.diff(dim=2) * (width / pixels.shape[2])).float()
-
-
-def add_rows(total: Tensor, rows: Tensor, top: int, scene_height: int) -> None:
-    """Add what scene rows [bands, n, width] from `top` on make up of averages [bands, height, width]."""
-    step = scene_height / total.shape[1]
-    first, last = int(top / step), min(total.shape[1], int((top + rows.shape[1]) / step) + 1)
-    begins = torch.arange(first, last, device=rows.device)[:, None] * step
-    places = top + torch.arange(rows.shape[1], device=rows.device)[None]
-    shares = (torch.minimum(begins + step, places + 1) - torch.maximum(begins, places)).clamp(min=0)
-    total[:, first:last] += (shares / step) @ rows
 
 
 def as_bands(change: Tensor, group: Group) -> Tensor:
