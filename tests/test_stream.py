@@ -9,7 +9,9 @@ from conftest import Identity, Toy
 from numpy.typing import NDArray
 
 from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.engine.careful import Careful
 from dehazexl_cli.errors import DeviceError, UsageError
+from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import Batch, Dehazer, Skips, compose
 from dehazexl_cli.plan import SkipPolicy
@@ -227,6 +229,22 @@ def test_a_batch_that_overflows_is_done_again_in_float32_and_counted() -> None:
     )
     assert report.redone_batches == 1
     assert abs(output.astype(int) - expected).max() <= 1
+
+
+class OverflowingInPlace(Toy):
+    """Mixes where the tokens lie, and overflows unless it runs in float32."""
+
+    def mix(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
+        tokens *= 2
+        return tokens if self.anchor.dtype == torch.float32 else tokens.fill_(torch.inf)
+
+
+def test_a_scene_that_overflows_is_mixed_again_from_what_its_tokens_were() -> None:
+    report = Report()
+    tokens = torch.rand(1, 4, 3).half()
+    careful = Careful(OverflowingInPlace().half(), report)
+    assert torch.equal(careful.mix(tokens.clone(), PatchGrid(32, 32, 16), None), 2 * tokens)
+    assert report.redone_batches == 1
 
 
 class Hungry(Toy):

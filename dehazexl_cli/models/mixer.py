@@ -33,12 +33,16 @@ class Mixer(nn.Module):
         """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim].
 
         Attention is exact without a `seed`, with `queries` so many tokens at a time; else it is sampled.
+        Both of these are for scenes of many tokens: unless gradients are asked for, they take the place of
+        what comes in.
         """
-        x = in_parts(self._enter, tokens, places.expand(tokens.shape[0], -1, -1))
+        sparing = not (torch.is_grad_enabled() or (seed is None and queries is None))
+        places = places.expand(tokens.shape[0], -1, -1)
+        x = in_parts(self._enter, tokens, places, into=tokens if sparing else None)
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, MixerBlock)
             drawn = None if seed is None else seed + number
-            if torch.is_grad_enabled() or (drawn is None and queries is None):
+            if not sparing:
                 x = layer(x, drawn)
             elif drawn is not None:
                 layer.by_heads(x, drawn)
@@ -115,22 +119,22 @@ class MixerBlock(nn.Module):
         return x + self.down_proj(F.gelu(self.gate_proj(y)) * self.up_proj(y))
 
 
-def in_parts(step: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def in_parts(step: Callable[..., Tensor], *inputs: Tensor, into: Tensor | None = None) -> Tensor:
     """A step that takes each token by itself, over inputs [b, n, …], in parts of bounded memory.
 
-    What a step makes on its way (float32 copies, hidden layers) is many times the tokens themselves.
+    What a step makes on its way (float32 copies, hidden layers) is many times the tokens themselves. The
+    result is written `into` a tensor if one is given, which may be an input.
     """
     n = inputs[0].shape[1]
-    if n <= TOKENS_AT_ONCE or torch.is_grad_enabled():
+    if into is None and (n <= TOKENS_AT_ONCE or torch.is_grad_enabled()):
         return step(*inputs)
-    result: Tensor | None = None
     for start in range(0, n, TOKENS_AT_ONCE):
         part = step(*(x[:, start : start + TOKENS_AT_ONCE] for x in inputs))
-        if result is None:
-            result = part.new_empty(part.shape[0], n, part.shape[2])
-        result[:, start : start + TOKENS_AT_ONCE] = part
-    assert result is not None
-    return result
+        if into is None:
+            into = part.new_empty(part.shape[0], n, part.shape[2])
+        into[:, start : start + TOKENS_AT_ONCE] = part
+    assert into is not None
+    return into
 
 
 def position_code(places: Tensor, dim: int) -> Tensor:
