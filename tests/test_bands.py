@@ -80,6 +80,14 @@ def test_each_group_is_dehazed_as_if_it_were_alone() -> None:
     assert [group["bands"] for group in report.groups] == [(3, 2, 1), (4, 5, 6), (7,)]
 
 
+def test_bands_that_do_not_run_on_keep_their_order() -> None:
+    from dehazexl_cli.engine.rows import span
+
+    assert span([2, 3, 4]) == slice(2, 5)
+    assert span([0, 2, 1, 3]) == [0, 2, 1, 3]  # as far from end to end as if they ran on
+    assert span([2, 1, 0]) == [2, 1, 0]
+
+
 def test_alpha_is_never_touched() -> None:
     array = noise(40, 50, 5, dtype="uint8", top=256)
     output, _ = streamed(array, Toy(), Options(**FP32, all_bands=True), alpha=4)

@@ -45,6 +45,7 @@ class Canvas:
         self.scene, self.group = scene, group
         self._width = (scene.grid.cols - 1) * scene.grid.stride + scene.grid.patch
         self._change: Tensor | None = None  # of the row in work; none until something is laid
+        self._rest: Tensor | None = None  # what the row before changes in it
 
     def lay(self, batch: Batch, pixels: Tensor) -> None:
         """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
@@ -53,30 +54,29 @@ class Canvas:
         change = (pixels - batch.pixels[..., inner, inner]).to(self.scene.device)
         if len(self.group.bands) == 1:
             change = change.mean(1, keepdim=True)
-        if self._change is None:
-            self._change = self._blank()
+        laid = self._begun()
         for id, patch in zip(batch.ids, change, strict=True):
             left = grid.box(id).left
             weights = feather(grid, id, patch) if grid.overlap else 1.0
-            self._change[:, :, left : left + grid.patch] += patch * weights
+            laid[:, :, left : left + grid.patch] += patch * weights
 
     def finish(self, row: int, wanted: Box) -> Tensor:
         """The change [3 or 1, height, width] of the wanted part of the band that a row finishes."""
-        grid = self.scene.grid
-        band = grid.band(row)
+        band = self.scene.grid.band(row)
         top = wanted.top - band.top
-        laid = self._blank() if self._change is None else self._change
-        done = laid[:, top : top + wanted.height, wanted.left : wanted.right]
-        self._change = None  # where nothing reaches into the next row, there is never more than one
-        if grid.overlap:
-            rest = laid[:, band.height :]
-            self._change = self._blank()
-            self._change[:, : rest.shape[1]] = rest
-        return done
+        laid = self._begun()
+        # Only what reaches into the next row is kept, so that there is never more than one.
+        self._change, self._rest = None, laid[:, band.height :].clone() if self.scene.grid.overlap else None
+        return laid[:, top : top + wanted.height, wanted.left : wanted.right]
 
-    def _blank(self) -> Tensor:
-        size = len(self.group.bands), self.scene.grid.patch, self._width
-        return torch.zeros(size, device=self.scene.device)
+    def _begun(self) -> Tensor:
+        """The change to the row in work, laid out if it was not yet."""
+        if self._change is None:
+            size = len(self.group.bands), self.scene.grid.patch, self._width
+            self._change = torch.zeros(size, device=self.scene.device)
+            if self._rest is not None:
+                self._change[:, : self._rest.shape[1]] = self._rest
+        return self._change
 
 
 def finished_rows(scene: Scene, finish: Finish, changes: Sequence[Change], report: Report) -> Pixels:

@@ -62,7 +62,7 @@ def rows_to_decode(scene: Scene, turns: slice = EVERY) -> Iterator[tuple[Row, Fi
         valid = reader.valid(box)
         absent = absent_patches(grid, number, valid)
         pixels = reader.read(box, range(1, reader.info.count + 1))
-        view = pixels[[band - 1 for band in scene.bands]]
+        view = pixels[span([band - 1 for band in scene.bands])]
         if valid is not None:
             view = without_gaps(scene, view, valid, gaps(grid, number, valid, absent))
         finished = grid.band(number).within(scene.wanted)
@@ -95,8 +95,8 @@ def without_gaps(scene: Scene, view: Pixels, valid: Bools, runs: Sequence[slice]
 
 def span(indices: Sequence[int]) -> slice | Sequence[int]:
     """Indices as a slice where they run on, which spares a copy of the pixels."""
-    first, last = indices[0], indices[-1]
-    return slice(first, last + 1) if last - first == len(indices) - 1 else indices
+    run = range(indices[0], indices[-1] + 1)
+    return slice(run.start, run.stop) if list(indices) == list(run) else indices
 
 
 def cut(scene: Scene, row: Row, ids: Sequence[int], bands: slice) -> Pixels:
