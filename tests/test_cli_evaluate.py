@@ -213,6 +213,21 @@ def test_the_same_weights_mixed_less_give_other_scores(evaluate: Evaluate) -> No
     assert len({facts["overall"]["output_psnr"] for facts in (scene, patch, none)}) == 3
 
 
+def test_less_mixing_leaves_the_survey_as_it_is() -> None:
+    model = load_model().model
+    for ablated in (WithoutMixing(model), MixingPatches(model)):
+        assert (ablated.looks, ablated.companion) == (model.looks, model.companion)
+    assert model.looks and model.companion
+
+
+@pytest.mark.parametrize(("survey", "asked"), [("auto", True), ("off", False)])
+def test_the_json_names_the_companion_where_one_is_asked(
+    dehazexl: Callable[..., Result], data: Path, survey: str, asked: bool
+) -> None:
+    result = dehazexl("evaluate", "--data", data, "--limit", 1, "--no-clear", "--json", "--survey", survey)
+    assert json.loads(result.out)["companion_sha256"] == (load_model("mgbl-s").sha256 if asked else "")
+
+
 def test_progress_as_json_is_an_event_a_line_on_stderr(evaluate: Evaluate) -> None:
     result = evaluate("--csv", "-", "--progress", "json")
     events = [json.loads(line) for line in result.err.splitlines()]

@@ -29,6 +29,7 @@ class WithoutMixing(Dehazer):
         self.model = model
         self.patch, self.halo, self.overlap = model.patch, model.halo, model.overlap
         self.gather = model.gather
+        self.looks, self.companion = model.looks, model.companion  # else more than mixing would be missing
         self.train(model.training)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
