@@ -239,7 +239,8 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
     if plan.seed is not None and footprint.mix_sampled_bytes is not None:
         mixing = footprint.mix_sampled_bytes
-    # The change to a row of patches in float32, and what of it reaches into the next.
+    # The change to a row of patches in float32, and what of it reaches into the next; there is one, and
+    # a second for what allocators keep of such sizes, measured.
     canvas = (2 if grid.overlap else 1) * 3 * 4 * grid.patch * grid.width
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
     surveyed = kept_of_survey(setting)
@@ -247,7 +248,7 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     survey = footprint.weight_bytes + surveyed + for_a_look(plan, footprint, setting)
     flow = always + footprint.work_bytes * plan.batch * (1 if setting.on_gpu else setting.replicas) + canvas
     mix = always + mixing * patches + footprint.mix_fixed_bytes
-    # A row being read, one waiting and one being worked on, each with a copy of what the model is shown;
+    # A row being read, one waiting and one being worked on, each with a copy where gaps are to be filled;
     # what came of one, one that waits to be written and one being written, cut anew into the file's blocks.
     rows = 10 * setting.band_bytes
     files = setting.held_bytes + min(setting.cache_bytes, 2 * grid.rows * setting.band_bytes)
