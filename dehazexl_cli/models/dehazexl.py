@@ -122,14 +122,16 @@ class DehazeXL(Dehazer):
         pixels = 3 * self.patch**2 * 4
         widest = 2 if self.config.join == "concat" else 1
         spare = token if dtype == torch.float16 else 0  # to mix again in float32
+        # Maps in flight; wide ones in float32 with as many that the C library keeps of their size, measured.
+        maps = 22 if widest == 2 and dtype == torch.float32 else 12
         return Footprint(
             weight_bytes=sum(p.numel() for p in self.parameters()) * size,
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
-            work_bytes=12 * widest * finest + 6 * pixels,
+            work_bytes=maps * widest * finest + 6 * pixels,
             mix_bytes=7 * token + spare,  # tokens, queries, keys, values, attended, sums; measured
             mix_part_bytes=3 * token + spare,  # in their place; keys and values
-            mix_sampled_bytes=8 * token // 5 + spare,  # in their place; attended, a head, its order; measured
+            mix_sampled_bytes=17 * token // 10 + spare,  # in their place; attended, a head, its order; measured
             kernel_bytes=KERNEL_BYTES,
             # Norms in float32, hidden layers and their product, of those tokens that are taken at a time;
             # what a pilot of queries hears.
