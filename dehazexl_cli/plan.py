@@ -48,6 +48,7 @@ class Footprint:
     mix_part_bytes: int | None = None  # the same where a part of the queries attends at a time; None: cannot
     mix_sampled_bytes: int | None = None  # the same with sampled attention; None: no less than exact takes
     mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
+    mix_pilot_bytes: int = 0  # beside that while attention is sampled: what a pilot of queries hears
     kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
 
     def times(self, groups: int) -> Footprint:
@@ -239,6 +240,7 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
     if plan.seed is not None and footprint.mix_sampled_bytes is not None:
         mixing = footprint.mix_sampled_bytes
+    fixed = footprint.mix_fixed_bytes + (0 if plan.seed is None else footprint.mix_pilot_bytes)
     # The change to a row of patches in float32, and what of it reaches into the next; there is one, and
     # a second for what allocators keep of such sizes, measured.
     canvas = (2 if grid.overlap else 1) * 3 * 4 * grid.patch * grid.width
@@ -247,7 +249,7 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     always = footprint.weight_bytes + tokens + surveyed
     survey = footprint.weight_bytes + surveyed + for_a_look(plan, footprint, setting)
     flow = always + footprint.work_bytes * plan.batch * (1 if setting.on_gpu else setting.replicas) + canvas
-    mix = always + mixing * patches + footprint.mix_fixed_bytes
+    mix = always + mixing * patches + fixed
     # A row being read, one waiting and one being worked on, each with a copy where gaps are to be filled;
     # what came of one, one that waits to be written and one being written, cut anew into the file's blocks.
     rows = 10 * setting.band_bytes

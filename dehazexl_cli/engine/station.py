@@ -118,6 +118,7 @@ def plan_here(brief: Brief, scene: Scene, model: Dehazer, options: Options) -> P
     wishes = Wishes(options.wishes.skips, plan.batch, plan.seed is None, plan.seed or 0)
     footprint = model.footprint(brief.dtype).times(len(scene.groups))
     # The leader mixes.
-    footprint = replace(footprint, mix_bytes=0, mix_part_bytes=0, mix_sampled_bytes=0, mix_fixed_bytes=0)
+    mixing = ("mix_bytes", "mix_part_bytes", "mix_sampled_bytes", "mix_fixed_bytes", "mix_pilot_bytes")
+    footprint = replace(footprint, **dict.fromkeys(mixing, 0))
     plans = [each for each in ladder(footprint, grid, setting, wishes) if each.queries == plan.queries]
     return plans[choose(plans, budget)]

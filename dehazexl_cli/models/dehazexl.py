@@ -131,11 +131,11 @@ class DehazeXL(Dehazer):
             work_bytes=maps * widest * finest + 6 * pixels,
             mix_bytes=7 * token + spare,  # tokens, queries, keys, values, attended, sums; measured
             mix_part_bytes=3 * token + spare,  # in their place; keys and values
-            mix_sampled_bytes=17 * token // 10 + spare,  # in their place; attended, a head, its order; measured
+            mix_sampled_bytes=17 * token // 10 + spare,  # in their place; attended, a head of both; measured
             kernel_bytes=KERNEL_BYTES,
-            # Norms in float32, hidden layers and their product, of those tokens that are taken at a time;
-            # what a pilot of queries hears.
-            mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size) + 10 * PILOT_LOGITS,
+            # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
+            mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),
+            mix_pilot_bytes=10 * PILOT_LOGITS,
         )
 
 
