@@ -66,7 +66,8 @@ class Canvas:
         top = wanted.top - band.top
         laid = self._begun()
         # Only what reaches into the next row is kept, so that there is never more than one.
-        self._change, self._rest = None, laid[:, band.height :].clone() if self.scene.grid.overlap else None
+        self._change = None
+        self._rest = laid[:, band.height :].clone() if self.scene.grid.overlap else None
         return laid[:, top : top + wanted.height, wanted.left : wanted.right]
 
     def _begun(self) -> Tensor:
