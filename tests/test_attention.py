@@ -140,6 +140,21 @@ def test_attention_by_parts_is_exact_attention(name: str, queries: int) -> None:
     assert not torch.allclose(whole, before, atol=0.1)
 
 
+@pytest.mark.parametrize("queries", [None, 100])
+@pytest.mark.parametrize("seed", [None, 3])
+def test_tokens_of_half_precision_stay_as_they_are_in_case_they_are_mixed_again(
+    seed: int | None, queries: int | None
+) -> None:
+    torch.manual_seed(0)
+    mixer = Mixer(64, heads=4, depth=2, scaled_code=True).eval().half()
+    tokens, places = torch.randn(1, EXACT_TOKENS + 50, 64).half(), torch.rand(EXACT_TOKENS + 50, 2)
+    before = tokens.clone()
+    with torch.inference_mode():
+        mixed = mixer(tokens, places, seed, queries)
+    assert torch.equal(tokens, before)
+    assert mixed.data_ptr() != tokens.data_ptr() and not torch.allclose(mixed, tokens, atol=0.1)
+
+
 def test_sampling_a_few_heads_at_a_time_is_sampling_all() -> None:
     torch.manual_seed(0)
     mixer = Mixer(64, heads=4, depth=2, scaled_code=True).eval()

@@ -231,18 +231,17 @@ def test_a_batch_that_overflows_is_done_again_in_float32_and_counted() -> None:
     assert abs(output.astype(int) - expected).max() <= 1
 
 
-class OverflowingInPlace(Toy):
-    """Mixes where the tokens lie, and overflows unless it runs in float32."""
+class OverflowingMixer(Toy):
+    """Mixes where the tokens lie, unless they are of half precision, in which it overflows."""
 
     def mix(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
-        tokens *= 2
-        return tokens if self.anchor.dtype == torch.float32 else tokens.fill_(torch.inf)
+        return tokens.mul_(2) if tokens.dtype == torch.float32 else torch.full_like(tokens, torch.inf)
 
 
 def test_a_scene_that_overflows_is_mixed_again_from_what_its_tokens_were() -> None:
     report = Report()
     tokens = torch.rand(1, 4, 3).half()
-    careful = Careful(OverflowingInPlace().half(), report)
+    careful = Careful(OverflowingMixer().half(), report)
     assert torch.equal(careful.mix(tokens.clone(), PatchGrid(32, 32, 16), None), 2 * tokens)
     assert report.redone_batches == 1
 

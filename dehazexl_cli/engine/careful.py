@@ -46,13 +46,12 @@ class Careful:
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         """The mixed scene, which may lie where `tokens` lay; see Dehazer.mix."""
-        # The other types reach as far as float32 does, so mixing anew would give the same.
-        spare = tokens.clone() if tokens.dtype == torch.float16 else None
         scene = self.model.mix(tokens, grid, seed)
-        if spare is None or finite(scene):
+        # The other types reach as far as float32 does, so mixing anew would give the same.
+        if tokens.dtype != torch.float16 or finite(scene):
             return scene
         self.report.count_redone()
-        return held(self.full.mix(spare.float(), grid, seed), tokens.dtype)
+        return held(self.full.mix(tokens.float(), grid, seed), tokens.dtype)
 
     def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
         """Dehazed pixels; where even float32 gives no number, the pixel stays as it was."""

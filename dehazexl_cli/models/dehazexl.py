@@ -121,7 +121,7 @@ class DehazeXL(Dehazer):
         token = (self.patch // STRIDE) ** 2 * self.config.token_dim * size
         pixels = 3 * self.patch**2 * 4
         widest = 2 if self.config.join == "concat" else 1
-        spare = token if dtype == torch.float16 else 0  # to mix again in float32
+        kept = token if dtype == torch.float16 else 0  # to be mixed again in float32 where that overflows
         # Maps in flight; wide ones in float32 with as many that the C library keeps of their size, measured.
         maps = 22 if widest == 2 and dtype == torch.float32 else 12
         return Footprint(
@@ -129,9 +129,9 @@ class DehazeXL(Dehazer):
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
             work_bytes=maps * widest * finest + 6 * pixels,
-            mix_bytes=7 * token + spare,  # tokens, queries, keys, values, attended, sums; measured
-            mix_part_bytes=3 * token + spare,  # in their place; keys and values
-            mix_sampled_bytes=17 * token // 10 + spare,  # in their place; attended, a head of both; measured
+            mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
+            mix_part_bytes=3 * token + kept,  # in their place; keys and values
+            mix_sampled_bytes=17 * token // 10 + kept,  # in their place; attended, a head of both; measured
             kernel_bytes=KERNEL_BYTES,
             # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
             mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),

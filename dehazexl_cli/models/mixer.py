@@ -33,12 +33,13 @@ class Mixer(nn.Module):
         """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim].
 
         Attention is exact without a `seed`, with `queries` so many tokens at a time; else it is sampled.
-        Both of these are for scenes of many tokens: unless gradients are asked for, they take the place of
-        what comes in.
+        Both of these are for scenes of many tokens: unless gradients are asked for, or in half precision,
+        they take the place of what comes in.
         """
         sparing = not (torch.is_grad_enabled() or (seed is None and queries is None))
         places = places.expand(tokens.shape[0], -1, -1)
-        x = in_parts(self._enter, tokens, places, into=tokens if sparing else None)
+        own = sparing and tokens.dtype != torch.float16
+        x = in_parts(self._enter, tokens, places, into=tokens if own else None)
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, MixerBlock)
             drawn = None if seed is None else seed + number
