@@ -20,9 +20,12 @@ from rasterio.transform import from_origin
 from dehazexl_cli import __version__, dehaze, dehaze_file, load_model
 from dehazexl_cli.cli import share_processors
 from dehazexl_cli.engine import Options
+from dehazexl_cli.models import REGISTRY
 
 Command = Callable[..., Result]
 ROOT = Path(__file__).resolve().parents[1]
+# The first process that chooses a precision tries them, and what that takes counts as its own.
+FIXED = ("--precision", "fp32", "--max-ram", "8G")
 
 
 @pytest.fixture
@@ -161,13 +164,41 @@ def test_strength_zero_gives_the_input_back(dehazexl: Command, scene: Path, tiny
         assert np.array_equal(before.read(), after.read())
 
 
-def test_plan_and_dry_run_print_the_same_and_write_nothing(dehazexl: Command, scene: Path) -> None:
-    planned = dehazexl("plan", scene, "--max-ram", "8G")
-    dry = dehazexl("run", scene, scene.with_name("o.tif"), "--dry-run", "--max-ram", "8G")
-    assert planned.out == dry.out
-    assert "8.00 GB allowed" in planned.out
-    assert "attention  exact" in planned.out
+def printed(*arguments: object) -> str:
+    """What a command prints as a process of its own: plans count what the process of tests holds."""
+    command = [sys.executable, "-m", "dehazexl_cli", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_plan_and_dry_run_print_the_same_and_write_nothing(scene: Path) -> None:
+    planned = printed("plan", scene, *FIXED)
+    dry = printed("run", scene, scene.with_name("o.tif"), "--dry-run", *FIXED)
+    assert planned == dry
     assert names(scene.parent) == {"in.tif"}
+    assert "8.00 GB allowed" in planned
+    assert "attention  exact" in planned
+
+
+def test_a_run_is_planned_as_plan_says(scene: Path) -> None:
+    """Plans are made without weights, which take memory to load."""
+    planned, done = (
+        json.loads(printed(*words, *FIXED, "--json"))["plan"]
+        for words in (("plan", scene), ("run", scene, scene.with_name("o.tif"), "-q"))
+    )
+    assert planned["host_bytes"] == pytest.approx(done["host_bytes"], rel=0.03)
+
+
+@pytest.mark.parametrize("model", REGISTRY)
+def test_planning_does_not_load_a_compiler(model: str) -> None:
+    """Networks without numbers need none of it; it takes 80 MB, which plans would count, and a second."""
+    code = (
+        "import sys\n"
+        "from dehazexl_cli.cli.plan import network_for\n"
+        f"network_for({model!r}, None)\n"
+        "heavy = {'sympy', 'torch._inductor', 'torch._dynamo'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_plan_speaks_of_attention_only_where_there_is_some(dehazexl: Command, scene: Path) -> None:
@@ -178,9 +209,8 @@ def test_plan_speaks_of_attention_only_where_there_is_some(dehazexl: Command, sc
 
 
 def test_plan_says_what_was_rejected_and_why(tmp_path: Path) -> None:
-    def plan(*options: str) -> str:  # apart, as what the process of tests holds would count
-        command = [sys.executable, "-m", "dehazexl_cli", "plan", str(scene), "--precision", "fp32", *options]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    def plan(*options: str) -> str:
+        return printed("plan", scene, "--precision", "fp32", *options)
 
     scene = tmp_path / "large.tif"
     with rasterio.open(

@@ -92,5 +92,7 @@ class Head(nn.Module):
 
 def bilinear_weights(size: int, cells: int) -> Tensor:
     """Weights [size, cells] that raise an axis of cells to `size` linearly, its ends held level."""
-    place = ((torch.arange(size) + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
-    return (1 - (place[:, None] - torch.arange(cells)).abs()).clamp(min=0)
+    # On the CPU, also of a network without numbers: as "meta", they would load torch's compiler, 80 MB.
+    at, of = (torch.arange(count, device="cpu") for count in (size, cells))
+    place = ((at + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
+    return (1 - (place[:, None] - of).abs()).clamp(min=0)

@@ -232,7 +232,7 @@ def join_windows(x: Tensor, height: int, width: int) -> Tensor:
 
 def offset_index(window: int) -> Tensor:
     """Which of the (2·window-1)² offsets lies between each two tokens of a window: [n·n]."""
-    axis = torch.arange(window)
+    axis = torch.arange(window, device="cpu")  # not "meta", which would load torch's compiler, 80 MB
     rows, cols = (t.flatten() for t in torch.meshgrid(axis, axis, indexing="ij"))
     down = rows[:, None] - rows[None, :] + window - 1
     right = cols[:, None] - cols[None, :] + window - 1
@@ -241,7 +241,7 @@ def offset_index(window: int) -> Tensor:
 
 def log_offsets(window: int) -> Tensor:
     """All offsets in a window on Swin V2's logarithmic scale, [(2·window-1)², 2]."""
-    axis = torch.arange(1 - window, window, dtype=torch.float32) / max(1, window - 1) * 8
+    axis = torch.arange(1 - window, window, dtype=torch.float32, device="cpu") / max(1, window - 1) * 8
     offsets = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).view(-1, 2)
     return offsets.sign() * torch.log2(offsets.abs() + 1) / math.log2(8)
 
