@@ -246,9 +246,11 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     canvas = (2 if grid.overlap else 1) * 3 * 4 * grid.patch * grid.width
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
     surveyed = kept_of_survey(setting)
-    always = footprint.weight_bytes + tokens + surveyed
-    survey = footprint.weight_bytes + surveyed + for_a_look(plan, footprint, setting)
-    flow = always + footprint.work_bytes * plan.batch * (1 if setting.on_gpu else setting.replicas) + canvas
+    replicas = 1 if setting.on_gpu else setting.replicas  # each GPU has its own memory
+    weights = footprint.weight_bytes * replicas
+    always = weights + tokens + surveyed
+    survey = weights + surveyed + for_a_look(plan, footprint, setting)
+    flow = always + footprint.work_bytes * plan.batch * replicas + canvas
     mix = always + mixing * patches + fixed
     # A row being read, one waiting and one being worked on, each with a copy where gaps are to be filled;
     # what came of one, one that waits to be written and one being written, cut anew into the file's blocks.
@@ -257,7 +259,7 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     on_host = waiting if plan.skips == "host" else 0
     if not setting.on_gpu:
         on_host += waiting if plan.skips == "device" else 0
-        lasting = setting.process_bytes + files + footprint.kernel_bytes
+        lasting = setting.process_bytes + files + footprint.kernel_bytes * replicas
         lasting += SURVEY_LEAVES_BYTES if setting.look else 0
         flow, mix = flow + rows + on_host + lasting, mix + on_host + lasting
         survey += rows + lasting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -222,8 +223,9 @@ def test_only_what_is_written_waits() -> None:
 
 
 def test_replicas_and_results_that_are_arrays_count() -> None:
-    one = ladder(FOOTPRINT, GRID, Setting(0), Wishes("recompute", 8))[0]
-    two = ladder(FOOTPRINT, GRID, Setting(0, replicas=2), Wishes("recompute", 8))[0]
-    held = ladder(FOOTPRINT, GRID, Setting(0, held_bytes=7 * MB), Wishes("recompute", 8))[0]
-    assert two.host_bytes - one.host_bytes == 400 * MB
+    footprint = replace(FOOTPRINT, kernel_bytes=3 * MB)
+    one = ladder(footprint, GRID, Setting(0), Wishes("recompute", 8))[0]
+    two = ladder(footprint, GRID, Setting(0, replicas=2), Wishes("recompute", 8))[0]
+    held = ladder(footprint, GRID, Setting(0, held_bytes=7 * MB), Wishes("recompute", 8))[0]
+    assert two.host_bytes - one.host_bytes == (400 + 10 + 3) * MB  # in flight, weights, kernels
     assert held.host_bytes - one.host_bytes == 7 * MB

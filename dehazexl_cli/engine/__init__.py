@@ -194,12 +194,15 @@ def processors(threads: int | None) -> Iterator[None]:
 
 
 def replicas(model: Dehazer, job: Job) -> list[Dehazer]:
-    """The model on every device, in the job's precision; the first is the model itself."""
+    """The model on every device, in the job's precision; the first is the model itself.
+
+    It alone mixes and takes the looks of a survey, so the others need no companion.
+    """
+    model.to(dtype=job.dtype)  # before there are copies, which half precision makes half as large
     others = [copy.deepcopy(model) for _ in job.devices[1:]]
-    return [
-        each.to(device=device, dtype=job.dtype)
-        for each, device in zip([model, *others], job.devices, strict=True)
-    ]
+    for other in others:
+        other.companion = None
+    return [each.to(device=device) for each, device in zip([model, *others], job.devices, strict=True)]
 
 
 def told_of_tiles(job: Job) -> str:
