@@ -13,6 +13,7 @@ import pytest
 import rasterio
 import tifffile
 from affine import Affine
+from conftest import Result
 
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
@@ -187,3 +188,14 @@ def test_closing_twice_is_fine(tmp_path: Path) -> None:
     reader = open_reader(make(tmp_path / "in.tif"))
     reader.close()
     reader.close()
+
+
+def test_what_gdal_forgives_is_said_only_to_those_who_ask(
+    dehazexl: Callable[..., Result], tmp_path: Path, tiny_weights: Path
+) -> None:
+    """Photogrammetry writes a nodata of -10000 into files of bytes, where alpha tells what is ground."""
+    nodata = (42113, "s", 0, "-10000", True)
+    tifffile.imwrite(tmp_path / "in.tif", np.moveaxis(NOISE, 0, 2), photometric="rgb", extratags=[nodata])
+    words = ("run", tmp_path / "in.tif", tmp_path / "o.tif", "--weights", tiny_weights, "--overwrite")
+    assert "-10000" not in dehazexl(*words).err
+    assert "-10000" in dehazexl(*words, "--verbose").err

@@ -78,6 +78,8 @@ def configure_logging(verbose: bool, quiet: bool) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s", force=True
     )
+    # It warns of what GDAL forgives, such as a nodata value that no pixel can have, in words for programmers.
+    logging.getLogger("tifffile").setLevel(logging.NOTSET if verbose else logging.ERROR)
 
 
 @contextmanager
