@@ -55,6 +55,12 @@ class Footprint:
         """What groups of bands need that go through the model one after the other, each kept to the end."""
         return replace(self, token_bytes=groups * self.token_bytes, skip_bytes=groups * self.skip_bytes)
 
+    def without_mixing(self) -> Footprint:
+        """What a process needs that leaves mixing to another."""
+        return replace(
+            self, mix_bytes=0, mix_part_bytes=0, mix_sampled_bytes=0, mix_fixed_bytes=0, mix_pilot_bytes=0
+        )
+
 
 @dataclass(frozen=True)
 class MemoryBudget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -229,3 +229,9 @@ def test_replicas_and_results_that_are_arrays_count() -> None:
     held = ladder(footprint, GRID, Setting(0, held_bytes=7 * MB), Wishes("recompute", 8))[0]
     assert two.host_bytes - one.host_bytes == (400 + 10 + 3) * MB  # in flight, weights, kernels
     assert held.host_bytes - one.host_bytes == 7 * MB
+
+
+def test_whoever_leaves_mixing_to_another_needs_nothing_for_it() -> None:
+    whole = Footprint(*range(1, 1 + len(fields(Footprint))))
+    for name, value in asdict(whole.without_mixing()).items():
+        assert value == (0 if name.startswith("mix_") else getattr(whole, name)), name

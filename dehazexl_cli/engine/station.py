@@ -116,9 +116,7 @@ def plan_here(brief: Brief, scene: Scene, model: Dehazer, options: Options) -> P
         wanted=(-(-grid.rows // brief.size), grid.cols),
     )
     wishes = Wishes(options.wishes.skips, plan.batch, plan.seed is None, plan.seed or 0)
-    footprint = model.footprint(brief.dtype).times(len(scene.groups))
     # The leader mixes.
-    mixing = ("mix_bytes", "mix_part_bytes", "mix_sampled_bytes", "mix_fixed_bytes", "mix_pilot_bytes")
-    footprint = replace(footprint, **dict.fromkeys(mixing, 0))
+    footprint = model.footprint(brief.dtype).times(len(scene.groups)).without_mixing()
     plans = [each for each in ladder(footprint, grid, setting, wishes) if each.queries == plan.queries]
     return plans[choose(plans, budget)]
