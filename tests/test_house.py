@@ -40,7 +40,7 @@ TABLE = {
     "raster": Layer(("errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
     "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
-    "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy"})),
+    "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})),
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
     "files": Layer((*BELOW, ""), frozenset({"numpy"})),

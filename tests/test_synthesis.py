@@ -68,14 +68,21 @@ def test_the_densest_level_is_white_and_hides_some_ground_in_every_scene() -> No
     assert kinds == {"cloud", "field"}
 
 
-def test_most_thin_haze_is_a_bluish_veil() -> None:
-    skies = [draw_sky(Origin(0, f"scene {n}", 1), 64, 64) for n in range(60)]
-    veils = [haze for weather, haze in skies if weather == "bluish veil"]
-    assert len(veils) > 30
-    for haze in veils:
+@pytest.mark.parametrize("level", [1, 2])
+def test_thin_haze_is_a_bluish_or_a_grey_veil_alike(level: int) -> None:
+    skies = [draw_sky(Origin(0, f"scene {n}", level), 64, 64) for n in range(100)]
+    bluish, grey = (
+        [haze for weather, haze in skies if weather == f"{hue} veil"] for hue in ("bluish", "grey")
+    )
+    assert 30 <= len(bluish) <= 50
+    assert 30 <= len(grey) <= 50
+    for haze in bluish:
         red, _, blue = haze.transmission(Box(0, 0, 8, 8)).mean((1, 2))
         assert red > blue
         assert haze.airlight[0] < haze.airlight[2]
+    assert all(-0.1 <= haze.exponent <= 0.1 for haze in grey)
+    assert np.mean([haze.exponent for haze in grey]) == pytest.approx(0, abs=0.03)
+    assert min(haze.contrast for haze in grey) < 0.03
 
 
 def test_smoke_is_brown() -> None:

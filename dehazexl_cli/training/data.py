@@ -6,7 +6,7 @@ Every sample is drawn from its own number, so a resumed run sees exactly what an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError
@@ -22,12 +23,12 @@ from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
-from dehazexl_cli.training.haze import Haze
-from dehazexl_cli.training.skies import LEVELS, Origin, draw_sky
+from dehazexl_cli.training.mixture import Shares, draw_haze
 from dehazexl_cli.training.surfaces import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLOURS = (1, 2, 3)
+DARK_PERCENT = 0.3  # of pixels, which may lie below the dark level: dead pixels, text, gaps
 IN_MEMORY = 30_000_000  # pixels; larger images are read from disk crop by crop
 
 
@@ -47,8 +48,18 @@ class Recipe:
     clear_share: float = 0.14  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
-    level_share: float = 0.5  # hazy samples under a sky of one of the LEVELS; others under Haze.draw's
-    level_odds: tuple[float, ...] = (0.15, 0.25, 0.35, 0.25)  # of those levels, the densest last
+    haze: Shares = field(default_factory=Shares)  # kinds of haze over hazy samples
+    # Ground truths with lifted blacks teach that clear ground has a veil; blacks always taken off teach to
+    # darken clear photographs. So a random part of it is taken off now and then.
+    black_share: float = 0.3  # samples whose clear crop loses a part of its dark level
+    largest_black: float = 12 / 255  # what counts as dark level at most
+    linear_share: float = 0.25  # samples shown in a linear tone, value^gamma, as satellites deliver them
+    linear_gamma: tuple[float, float] = (1.4, 2.4)
+    dark_share: float = 0.15  # samples shown in a dark range, of which bright ground uses a part only
+    darkest_gain: float = 0.35
+    # Sources of strong false colours, which real inputs rarely have.
+    false_colours: tuple[str, ...] = ("earth_as_art",)
+    false_saturation: float = 0.8  # they keep a random share of the distance from grey, up to this
     exposure: float = 0.2  # largest change of gamma and gain in brightness, in natural logarithms
     darkening: float = 0.2  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
@@ -136,11 +147,15 @@ class Sampler:
             [size**0.5 / sources.count(source) ** 0.5 for size, source in zip(sizes, sources, strict=True)]
         )
         self.weights = weights / weights.sum()
+        # Products of small matrices wait longer for the threads of numpy's BLAS than they take on one, and
+        # while they wait the threads keep cores from the training. Torch's own threads are not concerned.
+        self.blas = ThreadpoolController().select(user_api="blas")
 
     def batch(self, step: int, size: int, side: int, first: int = 0) -> tuple[Tensor, Tensor]:
         """Hazy and clear crops [size, 3, side, side] float32 in [0, 1] of a step, from number `first` on."""
         numbers = range(first, first + size)
-        pairs = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in numbers]
+        with self.blas.limit(limits=1):
+            pairs = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in numbers]
         hazy, clear = (torch.stack(images) for images in zip(*pairs, strict=True))
         return hazy, clear
 
@@ -153,7 +168,7 @@ class Sampler:
             if rng.random() < self.recipe.clear_share:
                 return clear, clear
             return crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side), clear
-        clear = change_look(clear, rng, self.recipe)
+        clear = self._toned(clear, scene, rng)
         clear_share = self.recipe.clear_share
         if rng.random() < self.recipe.even_share:
             even, whole = with_even_ground(clear.numpy(), rng)
@@ -164,19 +179,27 @@ class Sampler:
             return clear, clear
         return self._hazed(clear, rng, side), clear
 
+    def _toned(self, clear: Tensor, scene: Scene, rng: Generator) -> Tensor:
+        """A clear crop with other blacks, tone and colours, as cameras and their processing give them."""
+        recipe = self.recipe
+        if scene.source in recipe.false_colours:
+            clear = saturate(clear, float(rng.uniform(0, recipe.false_saturation)))
+        if rng.random() < recipe.black_share:
+            clear = take_off(clear, float(rng.random()) * min(dark_level(clear), recipe.largest_black))
+        tone = rng.random()
+        if tone < recipe.linear_share:
+            return clear ** float(rng.uniform(*recipe.linear_gamma))
+        if tone < recipe.linear_share + recipe.dark_share:
+            return clear * float(np.exp(rng.uniform(np.log(recipe.darkest_gain), 0)))
+        return change_look(clear, rng, recipe)
+
     def _hazed(self, clear: Tensor, rng: Generator, side: int) -> Tensor:
-        hazed = self._sky(rng, side).apply(clear.numpy(), Box(0, 0, side, side))
+        hazed = draw_haze(rng, side, self.recipe.haze).apply(clear.numpy(), Box(0, 0, side, side))
         noise = rng.standard_normal(hazed.shape, dtype=np.float32) * np.float32(
             rng.uniform(0, self.recipe.sensor_noise)
         )
         # Real inputs are 8-bit, and what haze pressed into few levels stays pressed.
         return torch.from_numpy((hazed + noise).clip(0, 1) * 255).round() / 255
-
-    def _sky(self, rng: Generator, side: int) -> Haze:
-        if rng.random() >= self.recipe.level_share:
-            return Haze.draw(rng, side)
-        level = rng.choice(list(LEVELS), p=self.recipe.level_odds)
-        return draw_sky(Origin(int(rng.integers(2**31)), "", int(level)), side, side)[1]
 
 
 def place(picture: RasterReader, rng: Generator, side: int, recipe: Recipe) -> Placement:
@@ -212,6 +235,21 @@ def change_look(image: Tensor, rng: Generator, recipe: Recipe) -> Tensor:
     gamma = np.exp(rng.uniform(-recipe.exposure, recipe.exposure))
     gain = np.exp(rng.uniform(-recipe.darkening, recipe.exposure))
     colourful = np.exp(rng.uniform(-recipe.saturation, recipe.saturation))
-    grey = image.mean(0, keepdim=True)
-    image = (grey + (image - grey) * float(colourful)).clamp(1e-4, 1)
+    image = saturate(image, float(colourful)).clamp(1e-4, 1)
     return (image ** float(gamma) * float(gain)).clamp(0, 1).contiguous()
+
+
+def saturate(image: Tensor, factor: float) -> Tensor:
+    """The distance of colours from grey times that factor; 0 is grey."""
+    grey = image.mean(0, keepdim=True)
+    return grey + (image - grey) * factor
+
+
+def dark_level(image: Tensor) -> float:
+    """What nearly every pixel [3, height, width] exceeds in all its colours: its least but for outliers."""
+    return float(np.percentile(image.amin(0).numpy(), DARK_PERCENT))
+
+
+def take_off(image: Tensor, black: float) -> Tensor:
+    """An image in [0, 1] in which that value becomes black, and white stays white."""
+    return ((image - black) / (1 - black)).clamp(0, 1)

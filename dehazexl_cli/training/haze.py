@@ -1,4 +1,7 @@
-"""Haze by the scattering model: I = J·t + A·(1-t), with t = exp(-depth) different in every place and channel.
+"""Haze by the scattering model: I = J·t + A·(1-t)^q, t = exp(-depth) different in every place and channel.
+
+The textbook has q = 1. Light that crosses a layer twice makes thick haze brighter than that against thin haze
+(q from 1 to 2); the clear air's own aerosol adds light where it takes hardly any away (q below 1).
 
 `Haze.draw` draws the parameters of one sky; `Haze.apply` hazes any box of a scene, so that scenes of any
 size can be hazed by windows. Two draws from equal generators give equal haze.
@@ -72,9 +75,12 @@ class Haze:
     noise: Noise
     gradient: tuple[float, float]  # change of depth, as a share, per 1000 pixels down and to the right
     exponent: float  # depth goes with wavelength^-exponent: 0 grey cloud, 1.5 blue haze
-    airlight: tuple[float, float, float]  # colour of haze without ground, 0 to 1
+    airlight: tuple[float, float, float]  # colour of haze without ground, 0 to 1; see `veil_power`
     limit: float  # no place is deeper than this
     threshold: float = 0.3  # clouds close where the noise exceeds this; the lower, the less ground between
+    # Haze adds airlight * (1 - transmission) ** veil_power. Below 1 it is a law for thin haze alone: then the
+    # airlight is a factor that may exceed 1, and whoever stores the sum clips it.
+    veil_power: float = 1.0
 
     @classmethod
     def draw(cls, rng: Generator, side: int) -> Haze:
@@ -99,15 +105,21 @@ class Haze:
 
     def optical_depth(self, box: Box) -> Floats:
         """Optical depth in green light [height, width] over a box of the scene."""
-        noise = self.noise.at(box)
-        if self.kind == "cloud":
-            shape = 1 / (1 + np.exp(-(noise - self.threshold) * (2 + 6 * np.float32(self.contrast))))
-        else:
-            shape = np.exp(np.float32(self.contrast) * noise - np.float32(self.contrast**2 / 2))
+        shape = self._shape(box)
         down = (box.top + np.arange(box.height, dtype=np.float32)) / 1000 * self.gradient[0]
         right = (box.left + np.arange(box.width, dtype=np.float32)) / 1000 * self.gradient[1]
         slope = np.maximum(0.1, 1 + down[:, None] + right[None, :])
         return np.minimum(np.float32(self.depth) * shape * slope, np.float32(self.limit)).astype(np.float32)
+
+    def _shape(self, box: Box) -> Floats:
+        """Optical depth without gradient and limit, as a share of the typical one."""
+        if self.kind == "cloud":
+            steepness = 2 + 6 * np.float32(self.contrast)
+            return 1 / (1 + np.exp(-(self.noise.at(box) - np.float32(self.threshold)) * steepness))
+        if self.contrast == 0:  # no noise would show
+            return np.ones((box.height, box.width), np.float32)
+        contrast = np.float32(self.contrast)
+        return np.exp(contrast * self.noise.at(box) - contrast**2 / 2)
 
     def transmission(self, box: Box) -> Floats:
         """Share of the ground's red, green and blue light that arrives, [3, height, width] over a box."""
@@ -118,7 +130,10 @@ class Haze:
     def veil(self, clear: Floats, transmission: Floats) -> Floats:
         """Clear pixels [3, height, width] in [0, 1] as seen with that transmission, of the same shape."""
         airlight = np.array(self.airlight, np.float32)[:, None, None]
-        hazy: Any = clear * transmission + airlight * (1 - transmission)
+        thickness = 1 - transmission
+        if self.veil_power != 1:
+            thickness **= np.float32(self.veil_power)
+        hazy: Any = clear * transmission + airlight * thickness
         return hazy.astype(np.float32, copy=False)
 
     def apply(self, clear: Floats, box: Box) -> Floats:

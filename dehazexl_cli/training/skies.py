@@ -18,8 +18,8 @@ from dehazexl_cli.training.haze import Haze, Kind, Noise
 Range = tuple[float, float]
 
 SAMPLES = 160  # points along the longer side at which a sky is measured before it is used
-FINEST = 12  # pixels, about, between the lattice points of a sky's finest octave of noise
-MOST_OCTAVES = 9
+FINEST = 6  # pixels, about, between the lattice points of a sky's finest octave of noise
+MOST_OCTAVES = 12  # enough for FINEST in a scene of 8000 pixels
 CLOSED = 0.1  # where less of the ground's light arrives, its colours are lost and its shapes nearly so
 
 
@@ -48,9 +48,9 @@ BLUISH_VEIL = Weather(
 GREY_VEIL = Weather(
     name="grey veil",
     kind="field",
-    contrast=(0.15, 0.4),
+    contrast=(0.0, 0.4),
     scale=(0.3, 1.2),
-    exponent=(0.1, 0.6),
+    exponent=(-0.1, 0.1),
     airlight=(0.7, 0.9),
     warmth=(-0.015, 0.01),
 )
@@ -93,13 +93,14 @@ class Level:
     closed: float = 0.0  # least share of the scene that is to lie below CLOSED
 
 
-# Real scenes are mostly seen through thin, bluish veils, so those lead up to where a scene keeps half its
-# signal. Models trained on veils alone fail under dense, white, uneven haze; level 4 is that, and parts of
-# it hide the ground altogether. The gaps between the ranges keep levels apart in what they are to measure.
+# Real thin haze is grey as often as bluish, so veils of both kinds lead in like shares up to where a scene
+# keeps half its signal. Models trained on veils alone fail under dense, white, uneven haze; level 4 is that,
+# and parts of it hide the ground altogether. The gaps between the ranges keep levels apart in what they are
+# to measure.
 LEVELS: Mapping[int, Level] = MappingProxyType(
     {
-        1: Level((0.76, 0.9), (1.5, 3.0), ((BLUISH_VEIL, 0.7), (GREY_VEIL, 0.15), (SMOKE, 0.15))),
-        2: Level((0.52, 0.7), (1.5, 3.0), ((BLUISH_VEIL, 0.55), (GREY_VEIL, 0.2), (SMOKE, 0.25))),
+        1: Level((0.76, 0.9), (1.5, 3.0), ((BLUISH_VEIL, 0.4), (GREY_VEIL, 0.4), (SMOKE, 0.2))),
+        2: Level((0.52, 0.7), (1.5, 3.0), ((BLUISH_VEIL, 0.4), (GREY_VEIL, 0.4), (SMOKE, 0.2))),
         3: Level(
             (0.32, 0.48), (2.0, 3.0), ((BLUISH_VEIL, 0.25), (GREY_VEIL, 0.35), (SMOKE, 0.2), (CLOUD, 0.2))
         ),
@@ -129,7 +130,7 @@ def draw_sky(origin: Origin, height: int, width: int) -> tuple[str, Haze]:
     weather: Weather = weathers[rng.choice(len(weathers), p=shares)]
     side = max(height, width)
     period = side * float(np.exp(rng.uniform(*np.log(weather.scale))))
-    octaves = int(np.clip(1 + round(np.log2(period / FINEST)), 2, MOST_OCTAVES))
+    octaves = count_octaves(period)
     brightness, warmth = rng.uniform(*weather.airlight), rng.uniform(*weather.warmth)
     slope, angle = rng.uniform(0, 0.6) / side * 1000, rng.uniform(0, 2 * np.pi)
     haze = Haze(
@@ -146,6 +147,11 @@ def draw_sky(origin: Origin, height: int, width: int) -> tuple[str, Haze]:
     if weather.kind == "cloud":
         haze = with_gaps(haze, wanted * gaps, height, width)
     return weather.name, as_dense_as(haze, wanted, level.closed, height, width)
+
+
+def count_octaves(period: float) -> int:
+    """Octaves of noise from features `period` pixels wide down to FINEST, about."""
+    return int(np.clip(1 + round(np.log2(period / FINEST)), 2, MOST_OCTAVES))
 
 
 def draw_noise(origin: Origin, period: float, decay: float, octaves: int) -> Noise:

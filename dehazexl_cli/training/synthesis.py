@@ -26,8 +26,9 @@ from dehazexl_cli.training.skies import LEVELS, Origin, draw_noise, draw_sky
 
 log = logging.getLogger(__name__)
 
-FORMAT = "dehazexl-haze/1"
+FORMAT = "dehazexl-haze/2"
 FLOAT32_HOLDS = ("uint8", "int16", "uint16", "float32")  # every one of their values
+PLAIN = ("kind", "depth", "contrast", "exponent", "limit", "threshold", "veil_power")  # fields of Haze
 BAND_PIXELS = 2**20  # written at a time; about ten float32 images of that size are in memory
 COLOURS = 3
 
@@ -112,6 +113,7 @@ class Hazing:
             "gradient": list(haze.gradient),
             "limit": haze.limit,
             "threshold": haze.threshold,
+            "veil_power": haze.veil_power,
             "period": noise.period,
             "decay": noise.decay,
             "octaves": len(noise.lattices),
@@ -132,7 +134,7 @@ class Hazing:
             noise=draw_noise(origin, record["period"], record["decay"], record["octaves"]),
             gradient=tuple(record["gradient"]),
             airlight=tuple(record["airlight"]),
-            **{key: record[key] for key in ("kind", "depth", "contrast", "exponent", "limit", "threshold")},
+            **{key: record[key] for key in PLAIN},
         )
         low, high = record["range"]
         radiometry = Radiometry(low, high, record["range_source"])

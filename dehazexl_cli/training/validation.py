@@ -14,7 +14,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.training.data import COLOURS, Scene
-from dehazexl_cli.training.haze import Haze
+from dehazexl_cli.training.mixture import draw_haze
 
 SIDE = 768  # pixels: three patches, so that mixing counts
 PER_SOURCE = 7  # scenes, so that each place counts alike
@@ -40,9 +40,9 @@ def make_trial(scene: Scene, number: int) -> Trial:
     clear = cut(scene.clear, box)
     if scene.hazy:
         return Trial(cut(scene.hazy[number % len(scene.hazy)], box), clear)
-    haze = Haze.draw(np.random.default_rng((1, number)), max(box.height, box.width))
+    haze = draw_haze(np.random.default_rng((1, number)), max(box.height, box.width))
     hazy = haze.apply(clear[0].numpy(), Box(0, 0, box.height, box.width))
-    return Trial((torch.from_numpy(hazy)[None] * 255).round() / 255, clear)
+    return Trial((torch.from_numpy(hazy.clip(0, 1))[None] * 255).round() / 255, clear)
 
 
 def cut(picture: RasterReader, box: Box) -> Tensor:

@@ -1,0 +1,138 @@
+"""Skies that training samples lie under, in the shares in which real haze was found.
+
+Measured on real pairs, haze is often strictly even and grey, or white and uneven down to a few pixels; that
+of clear air is bluish and adds more light than it takes. Skies by the textbook alone teach none of them well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+from numpy.random import Generator
+
+from dehazexl_cli.training.haze import WAVELENGTHS, Haze, Noise
+from dehazexl_cli.training.skies import LEVELS, Origin, count_octaves, draw_sky, sampled
+
+LEVEL_ODDS = (0.15, 0.25, 0.35, 0.25)  # of the LEVELS, the densest last
+LEAST_AIRLIGHT = 0.3  # of an aerosol whose veil were in proportion to its thickness; less would be soot
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Probabilities of the kinds of haze; their sum is 1."""
+
+    even: float = 0.27  # grey, the same everywhere
+    uneven: float = 0.35  # white-grey fields and clouds with fine detail
+    aerosol: float = 0.16  # the bluish light of clear air
+    level: float = 0.11  # as `dehazexl synth` makes it
+    broad: float = 0.11  # `Haze.draw`: anything between
+
+
+def draw_haze(rng: Generator, side: int, shares: Shares | None = None) -> Haze:
+    """The haze over one training sample of `side` pixels."""
+    odds = asdict(shares or Shares())
+    kind = list(odds)[rng.choice(len(odds), p=list(odds.values()))]
+    return KINDS[kind](rng, side)
+
+
+def draw_even(rng: Generator, side: int) -> Haze:
+    """A grey veil, the same everywhere; every second is brighter the thicker it is."""
+    airlight = rng.uniform(0.4, 1.0) + rng.uniform(-0.01, 0.01, 3)
+    return Haze(
+        kind="veil",
+        depth=float(-np.log(rng.uniform(0.2, 0.9))),
+        contrast=0.0,
+        noise=Noise.draw(rng, side, 0.5, 1),  # unseen
+        gradient=(0.0, 0.0),
+        exponent=0.0,
+        airlight=tuple(np.minimum(airlight, 1.0).tolist()),
+        limit=3.0,
+        veil_power=draw_veil_power(rng, 1 / 2),
+    )
+
+
+def draw_uneven(rng: Generator, side: int) -> Haze:
+    """White-grey haze, thin to dense, its features as wide as the scene down to a few pixels."""
+    cloud = rng.random() < 0.5
+    period = draw_evenly_by_ratio(rng, 0.1 * side, 1.2 * side)
+    airlight = rng.uniform(0.82, 1.0) + rng.uniform(-0.01, 0.01, 3)
+    haze = Haze(
+        kind="cloud" if cloud else "field",
+        depth=1.0,
+        contrast=float(rng.uniform(0.0, 0.7) if cloud else rng.uniform(0.25, 1.0)),
+        noise=Noise.draw(rng, period, float(rng.uniform(0.4, 0.75)), count_octaves(period)),
+        gradient=draw_gradient(rng, 0.6 / side),
+        exponent=float(np.clip(rng.normal(0, 0.05), -0.1, 0.1)),
+        airlight=tuple(np.minimum(airlight, 1.0).tolist()),
+        limit=float(rng.uniform(2.5, 4.5)),
+        threshold=float(rng.uniform(-0.7, 1.0)),  # a quarter to five sixths of the scene between clouds
+        veil_power=draw_veil_power(rng, 1 / 3),
+    )
+    return with_mean_depth(haze, draw_evenly_by_ratio(rng, 0.15, 2.0), side)
+
+
+def draw_aerosol(rng: Generator, side: int) -> Haze:
+    """The haze of clear air: adds bluish light, wavelength^-p of it, and takes hardly any away."""
+    offset = draw_evenly_by_ratio(rng, 0.03, 0.25)  # light added in green
+    thickest = min(0.5, -np.log(1 - offset / LEAST_AIRLIGHT))
+    depth, exponent = draw_evenly_by_ratio(rng, 0.03, thickest), float(rng.uniform(0.6, 2.0))
+    power = float(rng.uniform(0.2, 0.8))
+    wavelengths = np.array(WAVELENGTHS) / WAVELENGTHS[1]
+    # For thin haze that is an airlight that goes with wavelength^(exponent * power - p).
+    thickness = 1 - np.exp(-depth * wavelengths**-exponent)
+    airlight = offset * wavelengths ** -rng.uniform(1.3, 2.4) / thickness**power
+    return Haze(
+        kind="veil",
+        depth=depth,
+        contrast=float(rng.uniform(0.0, 0.1)),
+        noise=Noise.draw(rng, side * float(rng.uniform(0.5, 1.5)), 0.5, 3),
+        gradient=draw_gradient(rng, 0.1 / side),
+        exponent=exponent,
+        airlight=tuple(airlight.tolist()),
+        limit=3.0,
+        veil_power=power,
+    )
+
+
+def draw_of_level(rng: Generator, side: int) -> Haze:
+    """A sky of one of the four LEVELS."""
+    level = rng.choice(list(LEVELS), p=LEVEL_ODDS)
+    haze = draw_sky(Origin(int(rng.integers(2**31)), "", int(level)), side, side)[1]
+    # Its numbers are in double precision for the sake of scenes that are hazed by rows.
+    return replace(haze, noise=replace(haze.noise, lattices=haze.noise.lattices.astype(np.float32)))
+
+
+KINDS: Mapping[str, Callable[[Generator, int], Haze]] = MappingProxyType(
+    {
+        "even": draw_even,
+        "uneven": draw_uneven,
+        "aerosol": draw_aerosol,
+        "level": draw_of_level,
+        "broad": Haze.draw,
+    }
+)
+
+
+def draw_evenly_by_ratio(rng: Generator, low: float, high: float) -> float:
+    """A number between two, each octave of them as likely as another."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def draw_veil_power(rng: Generator, share: float) -> float:
+    """Between 1 and 2 with that probability, else 1."""
+    return float(rng.uniform(1.0, 2.0)) if rng.random() < share else 1.0
+
+
+def draw_gradient(rng: Generator, most: float) -> tuple[float, float]:
+    """A change of depth in any direction by up to that share per pixel."""
+    slope, angle = 1000 * rng.uniform(0, most), rng.uniform(0, 2 * np.pi)
+    return float(slope * np.sin(angle)), float(slope * np.cos(angle))
+
+
+def with_mean_depth(haze: Haze, depth: float, side: int) -> Haze:
+    """The haze of that mean optical depth over the scene, but for its limit."""
+    thin, box = sampled(replace(haze, depth=1.0, limit=float("inf")), side, side)
+    return replace(haze, depth=depth / float(thin.optical_depth(box).mean()))
