@@ -74,15 +74,15 @@ def test_thin_haze_is_a_bluish_or_a_grey_veil_alike(level: int) -> None:
     bluish, grey = (
         [haze for weather, haze in skies if weather == f"{hue} veil"] for hue in ("bluish", "grey")
     )
-    assert 30 <= len(bluish) <= 50
-    assert 30 <= len(grey) <= 50
+    assert 27 < len(bluish) < 53
+    assert 27 < len(grey) < 53
     for haze in bluish:
         red, _, blue = haze.transmission(Box(0, 0, 8, 8)).mean((1, 2))
         assert red > blue
         assert haze.airlight[0] < haze.airlight[2]
     assert all(-0.1 <= haze.exponent <= 0.1 for haze in grey)
     assert np.mean([haze.exponent for haze in grey]) == pytest.approx(0, abs=0.03)
-    assert min(haze.contrast for haze in grey) < 0.03
+    assert min(haze.contrast for haze in grey) < 0.05
 
 
 def test_smoke_is_brown() -> None:

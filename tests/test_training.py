@@ -86,7 +86,7 @@ def test_training_lowers_the_error_under_skies_it_did_not_train_on(
     recipe = Recipe(
         clear_share=0.0, linear_share=0.0, dark_share=0.0
     )  # few steps: no more than haze to learn
-    settings = config(pictures, tmp_path, model=model, lessons=(Lesson(1, 2, 14),), rate=5e-4, recipe=recipe)
+    settings = config(pictures, tmp_path, model=model, lessons=(Lesson(1, 2, 20),), rate=5e-4, recipe=recipe)
     trainer = Trainer(settings)
     hazy, clear = trainer.sampler.batch(1000, 6, 256)
 
