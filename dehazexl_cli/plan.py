@@ -46,7 +46,7 @@ class Footprint:
     work_bytes: int  # per patch in flight through the encoder or decoder
     mix_bytes: int  # per patch while the mixer runs
     mix_part_bytes: int | None = None  # the same where a part of the queries attends at a time; None: cannot
-    mix_sampled_bytes: int | None = None  # the same with sampled attention; None: no less than exact takes
+    mix_sampled_bytes: int | None = None  # the same with sampled attention; None: it has no such form
     mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
     mix_pilot_bytes: int = 0  # beside that while attention is sampled: what a pilot of queries hears
     kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
@@ -57,8 +57,14 @@ class Footprint:
 
     def without_mixing(self) -> Footprint:
         """What a process needs that leaves mixing to another."""
+        sampled = None if self.mix_sampled_bytes is None else 0
         return replace(
-            self, mix_bytes=0, mix_part_bytes=0, mix_sampled_bytes=0, mix_fixed_bytes=0, mix_pilot_bytes=0
+            self,
+            mix_bytes=0,
+            mix_part_bytes=0,
+            mix_sampled_bytes=sampled,
+            mix_fixed_bytes=0,
+            mix_pilot_bytes=0,
         )
 
 
@@ -169,6 +175,8 @@ class Rungs:
     @cached_property
     def exact(self) -> bool:
         """Whether attention is to be exact."""
+        if self.footprint.mix_sampled_bytes is None:
+            return True
         if self.wishes.exact_attention is not None:
             return self.wishes.exact_attention
         return self.setting.on_gpu or len(self.grid) <= EXACT_PATCHES_ON_CPU
@@ -195,7 +203,8 @@ class Rungs:
 
     def sampled_at_last(self) -> Iterator[Plan]:
         """Sampled attention where exact attention was meant, for when the device cannot do it after all."""
-        if self.exact and self.wishes.exact_attention is None and self.footprint.mix_bytes:
+        has_form = self.footprint.mix_sampled_bytes is not None
+        if has_form and self.exact and self.wishes.exact_attention is None:
             policy = self.wishes.skips or ("recompute" if self.footprint.skip_bytes else "host")
             for size in self.batches:
                 yield self._plan(Plan(policy, size, self.wishes.seed))

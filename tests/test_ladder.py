@@ -50,7 +50,8 @@ class Failing(Toy):
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         usual = vars(super().footprint(dtype))
-        return Footprint(**(usual | {"mix_part_bytes": usual["mix_bytes"] // 2}))
+        mixing = usual["mix_bytes"]
+        return Footprint(**(usual | {"mix_part_bytes": mixing // 2, "mix_sampled_bytes": mixing}))
 
 
 def rungs(report: Report) -> list[str]:

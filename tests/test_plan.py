@@ -27,7 +27,12 @@ from dehazexl_cli.plan import (
 
 MB = 1 << 20
 FOOTPRINT = Footprint(
-    weight_bytes=10 * MB, token_bytes=1 * MB, skip_bytes=10 * MB, work_bytes=50 * MB, mix_bytes=2 * MB
+    weight_bytes=10 * MB,
+    token_bytes=1 * MB,
+    skip_bytes=10 * MB,
+    work_bytes=50 * MB,
+    mix_bytes=2 * MB,
+    mix_sampled_bytes=2 * MB,
 )
 GRID = PatchGrid(2560, 2560, 256)  # 100 patches
 CANVAS = 12 * 256 * 2560  # of patches that do not overlap
@@ -134,7 +139,7 @@ def test_overlapping_patches_leave_a_second_row_of_changes() -> None:
 
 
 def lean(footprint: Footprint) -> Footprint:
-    return Footprint(*list(vars(footprint).values())[:5], mix_part_bytes=MB)
+    return replace(footprint, mix_part_bytes=MB)
 
 
 def test_mixing_in_parts_comes_before_anything_else_is_given_up() -> None:
@@ -143,6 +148,13 @@ def test_mixing_in_parts_comes_before_anything_else_is_given_up() -> None:
     plan = plans[choose(plans, MemoryBudget(whole.host_bytes - 1, None))]
     assert plan.queries and plan.attention == "exact"
     assert whole.host_bytes - plan.host_bytes == 100 * MB  # mixing 2 MB a patch and not 1
+
+
+def test_a_network_without_sampled_attention_attends_exactly_wherever_it_runs() -> None:
+    large = PatchGrid(256 * 20, 256 * 20, 256)
+    footprint = replace(FOOTPRINT, mix_sampled_bytes=None)
+    for wishes in (Wishes(), Wishes(exact_attention=False)):
+        assert {plan.attention for plan in ladder(footprint, large, CPU, wishes)} == {"exact"}
 
 
 def test_features_wait_on_disk_where_a_folder_with_room_is_named() -> None:

@@ -55,4 +55,5 @@ class MixingPatches(WithoutMixing):
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         alone = PatchGrid(self.patch, self.patch, self.patch, self.halo)
         parts = tokens.flatten(0, 1)[:, None].split(AT_ONCE)
-        return torch.cat([self.model.mix(part, alone, seed) for part in parts]).view_as(tokens)
+        mixed = torch.cat([self.model.mix(part, alone, seed) for part in parts])
+        return mixed.view(*tokens.shape[:2], *mixed.shape[2:])
