@@ -44,7 +44,7 @@ RENAMES = [
     (r"^encoder\.model\.layers_2\.downsample\.", "encoder.merges.1."),
     (r"^encoder\.model\.layers_3\.downsample\.", "encoder.merges.2."),
     (r"^bottleneck\.(layers\.\d)\.(?:attn|mlp)\.", r"mixer.\1."),
-    (r"^bottleneck\.", "mixer."),
+    (r"^bottleneck\.(input_proj|layers)\.", r"mixer.\1."),
     (r"^decoder\.layers_up\.3\.upsample\.", "decoder.ending.first."),
     (r"^decoder\.layers_up\.(\d)\.", r"decoder.stages.\1."),
     (r"^decoder\.up_x2\.", "decoder.ending.up."),

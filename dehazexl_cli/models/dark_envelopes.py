@@ -1,0 +1,73 @@
+"""Dark envelopes: how dark the darkest things around each place of a scene are, and what veil that tells.
+
+Haze adds light to everything, so no ground is darker than the veil over it, and where shadows, water or
+forest lie near, the darkest is hardly brighter (Chavez, "An improved dark-object subtraction technique",
+1988; He, Sun, Tang, "Single image haze removal using dark channel prior", CVPR 2009). An envelope is the
+scene's minimum over a window, smoothed. The veil of each place is a mixture of envelopes of several widths,
+whose shares a network writes; so it lies between nothing and the darkest there is, whatever that says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+AIRLIGHT = 0.85  # of a veil through which no ground is seen; networks correct the gain that follows from it
+THICKEST = 0.92 * AIRLIGHT  # veils are not taken for more: what is left of the ground is not raised further
+COLOURS = 3
+TRANSFORM = 2 * COLOURS  # numbers that correct a transform: the logarithm of a gain and an offset per colour
+
+
+def darkest_cells(pixels: Tensor, side: int) -> Tensor:
+    """The darkest of each colour in cells of `side` pixels: [b, 3, h, w] -> [b, 3, h / side, w / side].
+
+    Of means of 2 x 2 pixels, as the darkest of single pixels is mostly noise.
+    """
+    return -F.max_pool2d(-F.avg_pool2d(pixels, 2), side // 2)
+
+
+def envelope(cells: Tensor, window: int) -> Tensor:
+    """The minimum over `window` x `window` cells [b, c, h, w] around each, then their mean over as many.
+
+    Windows end where the cells end.
+    """
+    window = min(window, 2 * max(cells.shape[2:]) - 1)
+    darkest = -separable(F.max_pool2d, -cells, window)
+    return separable(F.avg_pool2d, darkest, window)
+
+
+def separable(pool: object, cells: Tensor, window: int) -> Tensor:
+    """A pooling over squares as two over lines, which take a fraction of the time."""
+    reach, options = window // 2, {"count_include_pad": False} if pool is F.avg_pool2d else {}
+    for kernel, padding in (((window, 1), (reach, 0)), ((1, window), (0, reach))):
+        cells = pool(cells, kernel, 1, padding, **options)  # type: ignore[operator]
+    return cells
+
+
+def candidates(envelopes: Sequence[Tensor]) -> Tensor:
+    """What a veil may be mixed of: nothing, then each envelope [b, 3, h, w] by colours, and as a grey veil.
+
+    Returns [b, 1 + 2·envelopes, 3, h, w].
+    """
+    made = [torch.zeros_like(envelopes[0])]
+    for colours in envelopes:
+        made += [colours, colours.amin(1, keepdim=True).expand_as(colours)]
+    return torch.stack(made, dim=1)
+
+
+def colour_transforms(numbers: Tensor, veils: Tensor) -> Tensor:
+    """Gains, then offsets, [b, 6, h, w] of the transforms that take a veil off each place.
+
+    `numbers` [b, n + 6, h, w] are the logits of the shares of the n `veils` [b, n, 3, h, w], then
+    corrections: logarithms of gains, and offsets. With V the mixed veil, a pixel I becomes
+    gain·(I - V) + offset, where the gain is 1 / (1 - V / AIRLIGHT) before correction.
+    """
+    count = veils.shape[1]
+    shares = numbers[:, :count].softmax(1)
+    veil = (shares[:, :, None] * veils).sum(1).clamp(max=THICKEST)
+    log_gain, offset = numbers[:, count:].split(COLOURS, dim=1)
+    gain = log_gain.clamp(-2, 2).exp() / (1 - veil / AIRLIGHT)
+    return torch.cat([gain, offset - gain * veil], dim=1)

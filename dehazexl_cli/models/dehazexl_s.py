@@ -1,0 +1,316 @@
+"""The default network: a good dehazer before it has learned anything, and convolutions to make it better.
+
+Of the family of DehazeXL (Chen et al., CVPR 2025): patches are encoded to tokens, a global bottleneck lets
+the whole scene be seen once, patches are decoded. What needs the whole scene is gathered as tokens: how dark
+the darkest things are, means and deviations, and what a small network sees. The bottleneck makes of them the
+scene's dark envelopes, what tokens tell each other, and one vector for the scene. The decoder is convolutions
+over a patch; each of its stages writes shares of envelopes and corrections of a colour transform
+(`dark_envelopes`). It ends in an affine transform per place and colour, so it cannot invent texture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.dark_envelopes import (
+    COLOURS,
+    TRANSFORM,
+    candidates,
+    colour_transforms,
+    darkest_cells,
+    envelope,
+)
+from dehazexl_cli.models.token_bottleneck import TokenBottleneck, TokenMap
+from dehazexl_cli.plan import Footprint
+
+STRIDE = 32  # pixels per token side
+STEM = 4  # pixels per side of a cell of the finest feature map
+NEAR = 5  # cells of STEM pixels: the window of the narrowest envelope
+WINDOWS = (3, 9)  # tokens: the windows of the wider envelopes; the widest is the scene
+STATISTICS = 4 * COLOURS  # of a token: least, mean, deviation and greatest of each colour
+ENVELOPES = COLOURS * (len(WINDOWS) + 1)  # that come from the bottleneck
+VEILS = 1 + 2 * (len(WINDOWS) + 2)  # candidates of a veil
+NUMBERS = VEILS + TRANSFORM
+MARGIN = 1  # tokens around a patch that its context reaches
+CENTER, SPREAD = 0.45, 0.22  # of pixels, so that networks see numbers around 0
+
+
+@dataclass(frozen=True)
+class DehazeXLSConfig:
+    """The shape of the network."""
+
+    patch: int = 256
+    encoder_widths: tuple[int, ...] = (24, 48, 96)  # channels at strides 4, 8, 16
+    token_dim: int = 96  # of what the encoder makes of a token
+    dim: int = 128  # of tokens in the bottleneck, and of the context that patches get
+    wide_dim: int = 160  # of tokens of four times the side
+    latents: int = 16  # that hear all tokens, and that all tokens hear; 0: tokens do not attend
+    heads: int = 4
+    scene_dim: int = 96  # of what is said of the scene as one
+    widths: tuple[int, ...] = (48, 96, 160, 224)  # channels at strides 4, 8, 16, 32
+    down_blocks: tuple[int, ...] = (1, 1, 2, 2)
+    up_blocks: tuple[int, ...] = (1, 1, 1)  # at strides 4, 8, 16
+
+
+DEFAULT = DehazeXLSConfig()
+
+
+class DehazeXLS(Dehazer):
+    """The network. Tokens are [b, 64, statistics + token_dim] per 256-pixel patch.
+
+    The scene is told to each patch as one vector: the tokens of the bottleneck around it, envelopes among
+    them, and the scene's own.
+    """
+
+    def __init__(self, config: DehazeXLSConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch = config.patch
+        self.overlap = STRIDE
+        self.encoder = Encoder(config)
+        self.bottleneck = TokenBottleneck(
+            statistics=STATISTICS,
+            token_dim=config.token_dim,
+            dim=config.dim,
+            wide_dim=config.wide_dim,
+            latents=config.latents,
+            heads=config.heads,
+            scene_dim=config.scene_dim,
+            windows=WINDOWS,
+        )
+        self.decoder = Decoder(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype the network computes in."""
+        return self.encoder.last.weight.dtype
+
+    @property
+    def side(self) -> int:
+        """Tokens per side of a patch."""
+        return self.patch // STRIDE
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            known = token_statistics(batch.pixels)
+        seen = self.encoder(shown(batch.pixels).to(self.dtype))
+        tokens = torch.cat([known, seen.float()], dim=1).flatten(2).mT
+        # Half precision has room for statistics of 8 bits and more; bfloat16 has not.
+        return (tokens if self.dtype == torch.float32 else tokens.half()), ()
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        places = token_places(grid, tokens.device)
+        size = -(-grid.height // STRIDE), -(-grid.width // STRIDE)
+        scene = self.bottleneck(TokenMap.of(tokens.flatten(1, 2), places, size))
+        offsets = torch.arange(-MARGIN, self.side + MARGIN, device=tokens.device)
+        rows, cols = (
+            torch.arange(count, device=tokens.device)[:, None] * (grid.stride / STRIDE) + offsets
+            for count in (grid.rows, grid.cols)
+        )
+        around = scene.around(rows, cols).flatten(1, 2).flatten(2)
+        if grid.absent:
+            around = around[:, grid.present]
+        whole = scene.vector[:, None].expand(-1, around.shape[1], -1)
+        return torch.cat([around, whole], dim=2)
+
+    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        told = scene.flatten(0, 1)[list(batch.ids)]
+        around, whole = told.split([told.shape[1] - self.config.scene_dim, self.config.scene_dim], dim=1)
+        side = self.side + 2 * MARGIN
+        context = around.unflatten(1, (-1, side, side))
+        return self.decoder(batch.pixels, context, whole)
+
+    def footprint(self, dtype: torch.dtype) -> Footprint:
+        size = torch.empty((), dtype=dtype).element_size()
+        config = self.config
+        token = (self.patch // STRIDE) ** 2
+        said = token * (STATISTICS + config.token_dim) * (4 if dtype == torch.float32 else 2)
+        told = 4 * ((self.side + 2 * MARGIN) ** 2 * (config.dim + ENVELOPES) + config.scene_dim)
+        finest = (self.patch // STEM) ** 2 * config.widths[0] * size
+        pixels = 3 * self.patch**2 * 4
+        return Footprint(
+            weight_bytes=sum(p.numel() for p in self.parameters()) * size,
+            token_bytes=said + told,
+            skip_bytes=0,
+            work_bytes=8 * finest + 8 * pixels,
+            mix_bytes=token * 4 * (STATISTICS + config.token_dim + 5 * config.dim),
+            kernel_bytes=40 << 20,
+        )
+
+
+class Encoder(nn.Module):
+    """What a small network makes of 32 x 32 pixels: [b, 48, side, side] at stride 4 -> [b, dim, …] at 32."""
+
+    def __init__(self, config: DehazeXLSConfig) -> None:
+        super().__init__()
+        fine, middle, coarse = config.encoder_widths
+        self.first = nn.Conv2d(COLOURS * STEM**2, fine, 1)
+        self.second = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
+        self.third = nn.Conv2d(middle, coarse, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(Residual(coarse), Residual(coarse))
+        self.last = nn.Conv2d(coarse, config.token_dim, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.second, self.third):
+            x = layer(x).relu_()
+        return self.last(self.blocks(x))
+
+
+class Decoder(nn.Module):
+    """Convolutions over a patch and what it was told, to a colour transform for every pixel."""
+
+    def __init__(self, config: DehazeXLSConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        known = COLOURS * STEM**2 + ENVELOPES + 2 * COLOURS  # pixels, wide envelopes, narrow ones, cells
+        self.dim = config.dim
+        self.down = nn.ModuleList()
+        before = known
+        for number, (width, blocks) in enumerate(zip(widths, config.down_blocks, strict=True)):
+            stride = 2 if number else 1
+            self.down.append(Stage(before, width, blocks, stride, config.scene_dim))
+            before = width
+        self.tell = nn.Conv2d(config.dim, widths[-1], 1)
+        self.lift = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.heads = nn.ModuleList([head(widths[-1])])
+        for number in reversed(range(len(widths) - 1)):
+            self.lift.append(nn.Conv2d(widths[number + 1], widths[number], 1))
+            self.up.append(
+                nn.Sequential(*(Residual(widths[number]) for _ in range(config.up_blocks[number])))
+            )
+            self.heads.append(head(widths[number]))
+        self.scene_head = nn.Linear(config.scene_dim, NUMBERS)
+        nn.init.zeros_(self.scene_head.weight)
+        with torch.no_grad():
+            self.scene_head.bias.zero_()
+            self.scene_head.bias[:VEILS] = torch.tensor(START)
+        cells = config.patch // STEM
+        tokens = config.patch // STRIDE
+        self.register_buffer("raise_context", bilinear_weights(cells, tokens, MARGIN), persistent=False)
+        self.register_buffer("raise_pixels", bilinear_weights(config.patch, cells), persistent=False)
+
+    def forward(self, pixels: Tensor, context: Tensor, scene: Tensor) -> Tensor:
+        """Pixels [b, 3, patch, patch], context [b, dim + envelopes, side, side], scene [b, scene_dim]."""
+        dtype = self.tell.weight.dtype
+        said, wide = context.split([self.dim, ENVELOPES], dim=1)
+        with torch.autocast(pixels.device.type, enabled=False):
+            cells = darkest_cells(pixels, STEM)
+            near = envelope(cells, NEAR)
+            up = self.get_buffer("raise_context").float()
+            wide = up @ wide.float() @ up.mT
+            known = torch.cat([shown(pixels), normal(torch.cat([wide, near, cells], dim=1))], dim=1)
+            veils = candidates([near, *wide.split(COLOURS, dim=1)])
+        numbers = self._numbers(
+            known.to(dtype), said[..., MARGIN:-MARGIN, MARGIN:-MARGIN].to(dtype), scene.to(dtype)
+        )
+        with torch.autocast(pixels.device.type, enabled=False):
+            transforms = colour_transforms(numbers.float(), veils)
+            up = self.get_buffer("raise_pixels").float()
+            gain, offset = (up @ transforms @ up.mT).split(COLOURS, dim=1)
+            return torch.addcmul(offset, gain, pixels)
+
+    def _numbers(self, x: Tensor, said: Tensor, scene: Tensor) -> Tensor:
+        """Shares and corrections of each cell [b, NUMBERS, cells, cells]: what every stage has written."""
+        kept = []
+        for stage in self.down:
+            x = stage(x, scene)
+            kept.append(x)
+        x = x + self.tell(said)
+        numbers = self.scene_head(scene)[:, :, None, None] + self.heads[0](x)
+        skips = reversed(kept[:-1])
+        for lift, blocks, written, skip in zip(self.lift, self.up, self.heads[1:], skips, strict=True):
+            x = blocks(doubled(lift(x)).add_(skip))
+            numbers = doubled(numbers) + written(x)
+        return numbers
+
+
+# Where learning starts: shares (as logits) of no veil, then of each envelope by colours and grey.
+START = (0.0, -1.0, -1.0, 0.0, -1.0, 0.5, -1.0, 1.0, 0.0)
+
+
+class Stage(nn.Module):
+    """A resolution on the way down: a convolution, gated by what the scene is like, and residual blocks."""
+
+    def __init__(self, before: int, width: int, blocks: int, stride: int, scene_dim: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(before, width, 3, stride=stride, padding=1)
+        self.gate = nn.Linear(scene_dim, 2 * width)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
+
+    def forward(self, x: Tensor, scene: Tensor) -> Tensor:
+        factor, offset = self.gate(scene)[:, :, None, None].chunk(2, dim=1)
+        return self.blocks(torch.addcmul(offset, self.enter(x), 1 + factor).relu_())
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions, added to their input; at first they add nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x).relu_())
+
+
+def head(width: int) -> nn.Conv2d:
+    """What a stage writes; zeros at first."""
+    layer = nn.Conv2d(width, NUMBERS, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def doubled(x: Tensor) -> Tensor:
+    """A map of twice the sides, between its cells linearly."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+def shown(pixels: Tensor) -> Tensor:
+    """Pixels [b, 3, h, w] in [0, 1] as networks see them: centred, at stride 4 [b, 48, h / 4, w / 4]."""
+    return F.pixel_unshuffle(normal(pixels), STEM).contiguous(memory_format=torch.channels_last)
+
+
+def normal(values: Tensor) -> Tensor:
+    """Values in [0, 1] around 0."""
+    return (values - CENTER) / SPREAD
+
+
+def token_statistics(pixels: Tensor) -> Tensor:
+    """Least, mean, deviation and greatest of each colour: [b, 3, h, w] -> [b, 12, h / 32, w / 32]."""
+    half = F.avg_pool2d(pixels, 2)
+    least, greatest = -F.max_pool2d(-half, STRIDE // 2), F.max_pool2d(half, STRIDE // 2)
+    mean = F.avg_pool2d(half, STRIDE // 2)
+    variance = F.avg_pool2d(half.square(), STRIDE // 2) - mean.square()
+    return torch.cat([least, mean, variance.clamp(min=0).sqrt(), greatest], dim=1)
+
+
+def token_places(grid: PatchGrid, device: torch.device) -> Tensor:
+    """The middle of each token of the present patches, in pixels (down, right): [n, 2] float32."""
+    side = grid.patch // STRIDE
+    starts = torch.tensor([[box.top, box.left] for box in map(grid.box, grid.present)], dtype=torch.float32)
+    within = STRIDE * (torch.cartesian_prod(torch.arange(side), torch.arange(side)) + 0.5)
+    return (starts[:, None] + within[None]).view(-1, 2).to(device)
+
+
+def bilinear_weights(size: int, cells: int, margin: int = 0) -> Tensor:
+    """Weights [size, cells + 2·margin] that raise an axis of cells to `size` linearly.
+
+    With a margin there are further cells on either side; without one, the ends are held level.
+    """
+    at, of = torch.arange(size, device="cpu"), torch.arange(cells + 2 * margin, device="cpu")
+    place = (at + 0.5) * cells / size - 0.5 + margin
+    place = place.clamp(0, cells + 2 * margin - 1)
+    return (1 - (place[:, None] - of).abs()).clamp(min=0)

@@ -1,0 +1,144 @@
+"""The default network: what it knows before it learns, and what its bottleneck must keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.base import compose, cut_batches
+from dehazexl_cli.models.dark_envelopes import AIRLIGHT
+from dehazexl_cli.models.dehazexl_s import DEFAULT, STATISTICS, VEILS, DehazeXLS, token_places
+from dehazexl_cli.models.token_bottleneck import Scene, TokenMap
+
+SCENE_BY_COLOURS = VEILS - 2
+
+
+def fresh(seed: int = 0) -> DehazeXLS:
+    torch.manual_seed(seed)
+    return DehazeXLS(DEFAULT).eval()
+
+
+def unlike_fresh(seed: int = 0) -> DehazeXLS:
+    """A network in which nothing is zero, so that whatever there is has an effect."""
+    model = fresh(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return model
+
+
+def picture(height: int, width: int, seed: int = 0) -> Tensor:
+    """Noise with black in every token."""
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    image = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
+    image[..., ::16, :] = image[..., 1::16, :] = 0
+    return image
+
+
+def test_a_fresh_network_lessens_an_even_veil() -> None:
+    ground = picture(256, 300)
+    hazy = 0.5 * ground + 0.5 * AIRLIGHT
+    with torch.no_grad():
+        before, after = ((image - ground).square().mean() for image in (hazy, fresh()(hazy)))
+    assert after < before / 4
+
+
+def test_it_can_take_an_even_veil_off_entirely() -> None:
+    model = fresh()
+    ground = picture(256, 300)
+    with torch.no_grad():
+        model.decoder.scene_head.bias[SCENE_BY_COLOURS] = 99.0
+        output = model(0.4 * ground + 0.6 * AIRLIGHT)
+    torch.testing.assert_close(output, ground, atol=2e-3, rtol=0)
+
+
+def test_it_has_at_most_eight_million_parameters() -> None:
+    assert sum(p.numel() for p in fresh().parameters()) <= 8_000_000
+
+
+def test_every_parameter_learns_from_the_first_steps() -> None:
+    torch.manual_seed(0)
+    model = DehazeXLS(DEFAULT)
+    image = picture(256, 512)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(5):  # at first what is zero lets nothing pass
+        optimizer.step()
+        optimizer.zero_grad()
+        (compose(model, image) - 0.5 * image).square().mean().backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not silent
+
+
+def test_scenes_do_not_see_each_other() -> None:
+    model = unlike_fresh()
+    one, other = picture(300, 512, 1), picture(300, 512, 2)
+    with torch.no_grad():
+        both = compose(model, torch.cat([one, other]))
+        torch.testing.assert_close(both[:1], compose(model, one), atol=1e-5, rtol=1e-5)
+
+
+def test_a_patch_is_judged_by_what_lies_far_from_it() -> None:
+    model = unlike_fresh()
+    image = picture(256, 2048)
+    elsewhere = image.clone()
+    elsewhere[..., 1800:] += 0.3
+    with torch.no_grad():
+        change = compose(model, elsewhere) - compose(model, image)
+    assert change[..., :256].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 700), (257, 33), (512, 512)])
+def test_any_size_goes_through(height: int, width: int) -> None:
+    image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        output = compose(unlike_fresh(), image, overlap=32)
+    assert output.shape == image.shape
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("overlap", [0, 24, 28, 32, 100])
+def test_tokens_lie_on_the_map_where_their_pixels_do(overlap: int) -> None:
+    # Tokens that say where they are must be found there, however patches overlap.
+    grid = PatchGrid(700, 1000, 256, overlap=overlap)
+    places = token_places(grid, torch.device("cpu"))
+    seen = TokenMap.of(places[None], places, (22, 32))
+    assert seen.present.all()
+    for axis, size in enumerate((22, 32)):
+        middles = 32 * (torch.arange(size) + 0.5)
+        error = (seen.tokens[0, axis] - (middles[:, None] if axis == 0 else middles[None])).abs()
+        assert error.max() <= (16 if overlap % 32 else 0)
+
+
+def test_the_map_is_read_between_tokens_and_held_at_its_edges() -> None:
+    scene = Scene(torch.arange(12.0).view(1, 1, 3, 4), torch.zeros(1, 1))
+    read = scene.around(torch.tensor([[-1.0, 0.5]]), torch.tensor([[0.0, 1.25], [3.0, 9.0]]))
+    assert read[0, 0, :, 0].flatten(1).tolist() == [[0.0, 1.25, 2.0, 3.25], [3.0, 3.0, 5.0, 5.0]]
+
+
+def test_patches_without_ground_say_nothing_to_the_others() -> None:
+    model = unlike_fresh()
+    image = picture(512, 512)
+    grid = PatchGrid(512, 512, 256)
+    batch = cut_batches(image, grid, 4)[0]
+    with torch.no_grad():
+        tokens, _ = model.encode(batch)
+        absent = replace(grid, absent=frozenset({1}))
+        told = [model.mix(x[[0, 2, 3]][None], absent, None) for x in (tokens, tokens + 0)]
+        assert told[0].shape[:2] == (1, 3)
+        assert torch.equal(*told)
+        whole = model.mix(tokens[None], grid, None)
+    assert (whole[:, [0, 2, 3]] - told[0]).abs().max() > 1e-4
+
+
+def test_statistics_of_tokens_keep_their_precision_in_half_precision() -> None:
+    model = fresh().bfloat16()
+    batch = cut_batches(picture(256, 256), PatchGrid(256, 256, 256), 1)[0]
+    with torch.no_grad():
+        tokens, _ = model.encode(batch)
+        exact, _ = fresh().encode(batch)
+    assert tokens.dtype == torch.float16
+    assert (tokens - exact)[..., :STATISTICS].abs().max() < 1 / 2000
