@@ -22,7 +22,7 @@ from dehazexl_cli.models.checkpoint import load
 from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.data import Recipe, Sampler, Scene, load_scenes, split
-from dehazexl_cli.training.loop import Lesson, TrainConfig, Trainer, train
+from dehazexl_cli.training.loop import Lesson, TrainConfig, Trainer, config_text, train
 from dehazexl_cli.training.losses import Drafts, Loss
 from dehazexl_cli.training.validation import make_trials
 
@@ -99,12 +99,16 @@ def test_training_lowers_the_error_under_skies_it_did_not_train_on(
     assert error() < 0.85 * before
 
 
-def test_the_learning_rate_warms_up_and_falls_as_a_cosine(pictures: Path, tmp_path: Path) -> None:
-    settings = config(pictures, tmp_path, lessons=(Lesson(1, 1, 110),), warm_up=10, rate=1.0)
-    assert settings.rate_at(0) == pytest.approx(0.1)
-    assert settings.rate_at(10) == pytest.approx(1.0)
-    assert settings.rate_at(60) == pytest.approx(0.505)
-    assert settings.rate_at(110) == pytest.approx(0.01)
+def test_the_learning_rate_warms_up_is_steady_and_falls_to_nothing(pictures: Path, tmp_path: Path) -> None:
+    settings = config(pictures, tmp_path, lessons=(Lesson(1, 1, 100),), warm_up=10, rate=1.0, cool_down=0.2)
+    rates = [settings.rate_at(step) for step in (0, 4, 10, 79, 80, 90, 100)]
+    assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_a_run_can_be_made_longer_while_its_rate_is_steady(pictures: Path, tmp_path: Path) -> None:
+    short, long = (config(pictures, tmp_path, lessons=(Lesson(1, 1, n),), warm_up=10) for n in (100, 900))
+    assert all(short.rate_at(step) == long.rate_at(step) for step in range(80))
+    assert config_text(short) == config_text(long)
 
 
 def test_lessons_follow_each_other(pictures: Path, tmp_path: Path) -> None:
@@ -216,7 +220,7 @@ def test_the_loss_counts_pixels_spectrum_and_seams() -> None:
     clear = torch.zeros(1, 3, 8, 8)
 
     def loss(frequency: float, seam: float, output: Tensor, patch: int = 4) -> float:
-        return Loss(frequency, cells=0, seam=seam)(output, clear, patch).item()
+        return Loss(frequency, cells=0, seam=seam, knee=0)(output, clear, patch).item()
 
     assert loss(0, 0, clear + 0.5) == pytest.approx(0.5)
     # A constant error is one Fourier coefficient, 0.5·sqrt(64), of the 8·5·2 real numbers of each band.
@@ -244,7 +248,7 @@ def test_the_loss_counts_mean_colours_beside_pixels() -> None:
     output = clear.clone()
     output[..., ::2] = 0.2
     output[..., 1::2] = -0.2  # no change of any mean
-    loss = Loss(0, cells=1)
+    loss = Loss(0, cells=1, knee=0)
     assert loss(output, clear, 64).item() == pytest.approx(0.2, abs=1e-4)
     assert loss(clear + 0.2, clear, 64).item() == pytest.approx(0.2 + 0.2, abs=1e-4)
 

@@ -37,7 +37,7 @@ def train(
         str,
         typer.Option(metavar="SIDExCROPSxSTEPS,…", help="Crop side in patches, crops per step, steps."),
     ] = "1x12x3000,2x3x1400,3x1x700",
-    rate: Annotated[float, typer.Option("--rate", help="Largest learning rate.")] = 8e-4,
+    rate: Annotated[float, typer.Option("--rate", help="Largest learning rate.")] = 6e-4,
     precision: options.PrecisionName = options.Precision.bf16,
     device: options.Device = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves it to PyTorch.")] = 0,
@@ -56,7 +56,7 @@ def train(
     knee: Annotated[
         float,
         typer.Option("--knee", help="Error of an image from which on only its logarithm counts; 0: none."),
-    ] = 0.0,
+    ] = 0.1,
     seed: Annotated[int, typer.Option("--seed", help="Of weights and samples.")] = 22,
     validate_every: Annotated[int, typer.Option("--validate-every", metavar="STEPS")] = 500,
     time_limit: Annotated[

@@ -28,7 +28,7 @@ class Loss:
     cells: float = 0.3  # weight of the error of means of CELL x CELL pixels: a scene's brightness is hardest
     drafts: float = 0.2  # weight of the error of what each coarser stage makes by itself, if a model has such
     seam: float = 0.0  # weight of steps in the error where patches meet
-    knee: float = 0.0  # from which error on it counts by its logarithm only; 0: all count as they are
+    knee: float = 0.1  # from which error on it counts by its logarithm only; 0: all count as they are
 
     def __call__(self, output: Tensor, clear: Tensor, patch: int) -> Tensor:
         """The loss of outputs made of `patch`-pixel patches."""
