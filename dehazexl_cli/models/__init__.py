@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.bilateral import PUBLISHED, BilateralConfig, MultiGuidedBilateral
-from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, XLConfig
+from dehazexl_cli.models.dehazexl import PAPER, DehazeXL, XLConfig
+from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS, DehazeXLSConfig
 from dehazexl_cli.models.spatial import SPATIAL, SpatialBilateral, SpatialConfig
 
-Config = XLConfig | BilateralConfig | SpatialConfig
+Config = DehazeXLSConfig | XLConfig | BilateralConfig | SpatialConfig
 
 
 class Preset(NamedTuple):
@@ -22,7 +23,7 @@ class Preset(NamedTuple):
 
 
 REGISTRY: dict[str, Preset] = {
-    "dehazexl-s": Preset(DehazeXL, SMALL),
+    "dehazexl-s": Preset(DehazeXLS, DEFAULT),
     "dehazexl-paper": Preset(DehazeXL, PAPER),
     "mgbl-s": Preset(SpatialBilateral, SPATIAL),
     "mgbl-paper": Preset(MultiGuidedBilateral, PUBLISHED),
