@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AIRLIGHT = 0.85  # of a veil through which no ground is seen; networks correct the gain that follows from it
+NARROWEST = 1  # of the candidates: the narrowest envelope, by colours
 THICKEST = 0.92 * AIRLIGHT  # veils are not taken for more: what is left of the ground is not raised further
+# Networks write numbers of the order of one; what these are worth as logarithm of a gain, and as an offset.
+GAIN_UNIT, OFFSET_UNIT = 0.2, 0.05
+# Where even the darkest of a place is that bright, it is snow, or no ground is seen through its cloud: from
+# the first on less is changed, from the second on nothing.
+UNSEEN = (0.92, 0.97)
 COLOURS = 3
 TRANSFORM = 2 * COLOURS  # numbers that correct a transform: the logarithm of a gain and an offset per colour
 
@@ -62,12 +68,21 @@ def colour_transforms(numbers: Tensor, veils: Tensor) -> Tensor:
     """Gains, then offsets, [b, 6, h, w] of the transforms that take a veil off each place.
 
     `numbers` [b, n + 6, h, w] are the logits of the shares of the n `veils` [b, n, 3, h, w], then
-    corrections: logarithms of gains, and offsets. With V the mixed veil, a pixel I becomes
-    gain·(I - V) + offset, where the gain is 1 / (1 - V / AIRLIGHT) before correction.
+    corrections: logarithms of gains, and offsets, in GAIN_UNIT and OFFSET_UNIT. With V the mixed veil, a pixel
+    I becomes gain·(I - V) + offset, where the gain is 1 / (1 - V / AIRLIGHT) before correction. Where nothing
+    arrives, pixels stay as they are.
     """
     count = veils.shape[1]
     shares = numbers[:, :count].softmax(1)
     veil = (shares[:, :, None] * veils).sum(1).clamp(max=THICKEST)
     log_gain, offset = numbers[:, count:].split(COLOURS, dim=1)
-    gain = log_gain.clamp(-2, 2).exp() / (1 - veil / AIRLIGHT)
-    return torch.cat([gain, offset - gain * veil], dim=1)
+    gain = (GAIN_UNIT * log_gain).clamp(-2, 2).exp() / (1 - veil / AIRLIGHT)
+    offset = OFFSET_UNIT * offset
+    seen = share_seen(veils[:, NARROWEST].amin(1, keepdim=True))
+    return torch.cat([torch.lerp(torch.ones_like(gain), gain, seen), seen * (offset - gain * veil)], dim=1)
+
+
+def share_seen(darkest: Tensor) -> Tensor:
+    """How much is changed where the darkest of all colours is that bright, 0 to 1."""
+    begin, end = UNSEEN
+    return ((end - darkest) / (end - begin)).clamp(0, 1)

@@ -26,6 +26,7 @@ from dehazexl_cli.models.dark_envelopes import (
     darkest_cells,
     envelope,
 )
+from dehazexl_cli.models.residual import Residual, bent, keep_spread
 from dehazexl_cli.models.token_bottleneck import TokenBottleneck, TokenMap
 from dehazexl_cli.plan import Footprint
 
@@ -85,6 +86,9 @@ class DehazeXLS(Dehazer):
             windows=WINDOWS,
         )
         self.decoder = Decoder(config)
+        keep_spread(self)
+        with torch.no_grad():
+            self.decoder.scene_head.bias[:VEILS] = torch.tensor(START)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,7 +162,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (self.first, self.second, self.third):
-            x = layer(x).relu_()
+            x = bent(layer(x))
         return self.last(self.blocks(x))
 
 
@@ -188,9 +192,6 @@ class Decoder(nn.Module):
             self.heads.append(head(widths[number]))
         self.scene_head = nn.Linear(config.scene_dim, NUMBERS)
         nn.init.zeros_(self.scene_head.weight)
-        with torch.no_grad():
-            self.scene_head.bias.zero_()
-            self.scene_head.bias[:VEILS] = torch.tensor(START)
         cells = config.patch // STEM
         tokens = config.patch // STRIDE
         self.register_buffer("raise_context", bilinear_weights(cells, tokens, MARGIN), persistent=False)
@@ -248,21 +249,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, scene: Tensor) -> Tensor:
         factor, offset = self.gate(scene)[:, :, None, None].chunk(2, dim=1)
-        return self.blocks(torch.addcmul(offset, self.enter(x), 1 + factor).relu_())
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions, added to their input; at first they add nothing."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x).relu_())
+        return self.blocks(bent(torch.addcmul(offset, self.enter(x), 1 + factor)))
 
 
 def head(width: int) -> nn.Conv2d:

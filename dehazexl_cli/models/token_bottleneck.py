@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.models.dark_envelopes import COLOURS, envelope
+from dehazexl_cli.models.residual import SLOPE, Residual, bent
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of tokens over the scene
 DARKEST = 0.01  # the quantile of tokens that is taken for the scene's darkest: single ones may be damaged
@@ -89,17 +90,17 @@ class TokenBottleneck(nn.Module):
         self.statistics, self.windows = statistics, tuple(windows)
         self.scene = nn.Sequential(
             nn.Linear(len(QUANTILES) * statistics + 2 * dim, 2 * scene_dim),
-            nn.ReLU(),
+            nn.LeakyReLU(SLOPE),
             nn.Linear(2 * scene_dim, scene_dim),
         )
         self.enter = nn.Conv2d(statistics + token_dim, dim, 1)
-        self.first = Block(dim)
+        self.first = Residual(dim)
         self.widen = nn.Conv2d(dim, wide_dim, WIDE, stride=WIDE)
-        self.wide = nn.Sequential(Block(wide_dim), Block(wide_dim))
+        self.wide = nn.Sequential(Residual(wide_dim), Residual(wide_dim))
         self.narrow = nn.Conv2d(wide_dim, dim, 1)
         self.attention = InducedAttention(dim, latents, heads) if latents else None
         self.tell = nn.Linear(scene_dim, dim)
-        self.last = Block(dim)
+        self.last = Residual(dim)
 
     def forward(self, seen: TokenMap) -> Scene:
         """Scenes do not see each other."""
@@ -109,7 +110,7 @@ class TokenBottleneck(nn.Module):
             spread = quantiles(statistics, seen.present).flatten(1)
         dtype = self.enter.weight.dtype
         known = torch.cat([(statistics - 0.4) / 0.25, seen.tokens[:, self.statistics :]], dim=1)
-        x = self.enter((known * seen.present).to(dtype)).relu()
+        x = bent(self.enter((known * seen.present).to(dtype)))
         x = self.first(x)
         x = x + self._widely(x)
         if self.attention is not None:
@@ -129,22 +130,8 @@ class TokenBottleneck(nn.Module):
         """What convolutions over tokens of four times the side say, at the tokens' own places."""
         height, width = x.shape[2:]
         beyond = (-width % WIDE, -height % WIDE)
-        wide = self.narrow(self.wide(self.widen(F.pad(x, (0, beyond[0], 0, beyond[1])))))
+        wide = self.narrow(self.wide(bent(self.widen(F.pad(x, (0, beyond[0], 0, beyond[1]))))))
         return F.interpolate(wide, scale_factor=WIDE, mode="bilinear")[..., :height, :width]
-
-
-class Block(nn.Module):
-    """Two 3x3 convolutions over tokens, added to their input; at first they add nothing."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(dim, dim, 3, padding=1)
-        self.second = nn.Conv2d(dim, dim, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.first(x).relu())
 
 
 class InducedAttention(nn.Module):
