@@ -147,14 +147,16 @@ class Sampler:
             [size**0.5 / sources.count(source) ** 0.5 for size, source in zip(sizes, sources, strict=True)]
         )
         self.weights = weights / weights.sum()
-        # Products of small matrices wait longer for the threads of numpy's BLAS than they take on one, and
-        # while they wait the threads keep cores from the training. Torch's own threads are not concerned.
-        self.blas = ThreadpoolController().select(user_api="blas")
+        self.pools = ThreadpoolController()
 
     def batch(self, step: int, size: int, side: int, first: int = 0) -> tuple[Tensor, Tensor]:
         """Hazy and clear crops [size, 3, side, side] float32 in [0, 1] of a step, from number `first` on."""
         numbers = range(first, first + size)
-        with self.blas.limit(limits=1):
+        # Work as small as this waits longer for other threads than it takes on one, and threads that wait keep
+        # cores from the training. OpenMP's limit holds for this thread only, once torch has begun with it;
+        # that of numpy's BLAS holds for all, and the training does without numpy.
+        torch.get_num_threads()
+        with self.pools.limit(limits=1):
             pairs = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in numbers]
         hazy, clear = (torch.stack(images) for images in zip(*pairs, strict=True))
         return hazy, clear
