@@ -49,12 +49,38 @@ def test_short_waves_are_scattered_more() -> None:
     assert red < green < blue
 
 
+@pytest.mark.parametrize(("power", "share"), [(1.0, 0.5), (2.0, 0.25), (0.5, 0.5**0.5)])
+def test_the_veil_grows_with_a_power_of_thickness(power: float, share: float) -> None:
+    sky = haze(contrast=0.0, gradient=(0.0, 0.0), exponent=0.0, airlight=(0.8, 0.6, 0.4), kind="veil")
+    sky = dataclasses.replace(sky, depth=float(np.log(2)), veil_power=power)
+    hazy = sky.apply(np.full((3, 8, 8), 0.5, np.float32), Box(0, 0, 8, 8))
+    for values, airlight in zip(hazy, sky.airlight, strict=True):
+        assert np.allclose(values, 0.25 + airlight * share, atol=1e-6)
+    assert np.array_equal(
+        sky.veil(hazy, np.ones_like(hazy)), hazy
+    )  # nothing without haze, whatever the power
+
+
+def test_airlight_above_one_is_added_as_it_is() -> None:
+    sky = haze(airlight=(0.5, 1.0, 3.0), kind="veil", exponent=0.0, veil_power=0.5)
+    red, _, blue = sky.apply(np.zeros((3, 8, 8), np.float32), Box(0, 0, 8, 8))
+    assert np.allclose(blue, 6 * red)
+
+
 def test_skies_range_from_hardly_visible_to_almost_closed() -> None:
     rng = np.random.default_rng(0)
     shares = [float(np.exp(-Haze.draw(rng, 256).optical_depth(Box(0, 0, 64, 64))).mean()) for _ in range(300)]
     assert min(shares) < 0.2
     assert max(shares) > 0.85
     assert 0.4 < np.mean(shares) < 0.75
+
+
+def test_stretched_noise_is_wider_than_high() -> None:
+    noise = Noise.draw(np.random.default_rng(0), 40, 0.5, 3, stretch=4.0)
+    values = noise.at(Box(0, 0, 400, 400))
+    assert np.diff(values, axis=0).std() == pytest.approx(4 * np.diff(values, axis=1).std(), rel=0.2)
+    even = dataclasses.replace(noise, stretch=1.0).at(Box(0, 0, 400, 100))
+    assert np.allclose(values[:, ::4], even, atol=1e-5)
 
 
 def test_noise_has_unit_scale_and_no_steps() -> None:

@@ -130,6 +130,30 @@ def test_a_record_as_json_makes_the_same_image_again() -> None:
     assert again.to_dict() == made.to_dict()
 
 
+def with_power(made: Hazing, veil_power: float, stretch: float) -> Hazing:
+    noise = dataclasses.replace(made.haze.noise, stretch=stretch)
+    return dataclasses.replace(made, haze=dataclasses.replace(made.haze, noise=noise, veil_power=veil_power))
+
+
+def test_a_record_holds_how_the_veil_grows_and_its_streaks() -> None:
+    made = with_power(hazing(2), 1.7, 3.0)
+    record = json.loads(json.dumps(made.to_dict()))
+    assert (record["format"], record["veil_power"], record["stretch"]) == ("dehazexl-haze/2", 1.7, 3.0)
+    reader = clear_scene()
+    pixels = made.rows(reader, 0, 150).pixels
+    assert np.array_equal(Hazing.from_dict(record).rows(reader, 0, 150).pixels, pixels)
+    assert not np.array_equal(hazing(2).rows(reader, 0, 150).pixels, pixels)
+
+
+@pytest.mark.parametrize("veil_power", [0.4, 1.7])
+def test_rows_of_veils_of_any_power_are_equal_however_cut(veil_power: float) -> None:
+    reader = clear_scene(width=203)
+    made = with_power(hazing(4), veil_power, 0.5)
+    cuts = [0, 1, 17, 64, 99, 149, 150]
+    parts = [made.rows(reader, top, end - top).pixels for top, end in pairwise(cuts)]
+    assert np.array_equal(np.concatenate(parts, axis=1), made.rows(reader, 0, 150).pixels)
+
+
 def test_a_record_of_another_format_is_refused() -> None:
     with pytest.raises(InputError, match="format 'x/2'"):
         Hazing.from_dict(hazing().to_dict() | {"format": "x/2"})

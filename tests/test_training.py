@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from dehazexl_cli.models.base import compose
 from dehazexl_cli.models.checkpoint import load
 from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.raster.memory import ArrayReader
-from dehazexl_cli.training.data import Recipe, Sampler, Scene, load_scenes, split
+from dehazexl_cli.training.data import Recipe, Sampler, Scene, dark_level, load_scenes, split
 from dehazexl_cli.training.loop import Lesson, TrainConfig, Trainer, config_text, train
 from dehazexl_cli.training.losses import Drafts, Loss
+from dehazexl_cli.training.mixture import Shares
 from dehazexl_cli.training.validation import make_trials
 
 
@@ -147,6 +149,100 @@ def test_samples_are_pairs_of_hazy_and_clear_in_range() -> None:
     assert contrast.max() < 1.1
     assert contrast.mean() < 0.9
     assert contrast.min() < 0.6
+
+
+PLAIN = Recipe(
+    clear_share=1.0,
+    even_share=0.0,
+    black_share=0.0,
+    linear_share=0.0,
+    dark_share=0.0,
+    exposure=0.0,
+    darkening=0.0,
+    saturation=0.0,
+    largest_scale=1.0,
+    smallest_scale=1.0,
+)
+
+
+def crops(pixels: np.ndarray, recipe: Recipe, source: str = "a", count: int = 40) -> Tensor:  # type: ignore[type-arg]
+    """Clear crops of a scene of 64 by 64 pixels, all of it but for turns."""
+    scene = Scene("a", source, ArrayReader(pixels))
+    return Sampler([scene], recipe, seed=0).batch(0, count, 64)[1]
+
+
+def lifted(black: int) -> np.ndarray:  # type: ignore[type-arg]
+    """Random ground that is nowhere darker than this, nor lighter than white."""
+    pixels = np.random.default_rng(0).integers(black, 256, (64, 64, 3), dtype=np.uint8)
+    pixels[0] = 255
+    return pixels
+
+
+def test_a_random_share_of_lifted_blacks_is_taken_off_and_white_stays_white() -> None:
+    clear = crops(lifted(10), dataclasses.replace(PLAIN, black_share=1.0), count=60)
+    levels = clear.amin(1).flatten(1).min(1).values * 255
+    assert 0 <= levels.min() < 2 and 8 < levels.max() <= 10.01
+    assert torch.equal(clear.amax((1, 2, 3)), torch.ones(60))
+    untouched = crops(lifted(10), dataclasses.replace(PLAIN, black_share=0.3), count=200).amin((1, 2, 3))
+    assert (untouched * 255 > 9.99).float().mean().item() == pytest.approx(0.7, abs=0.1)
+
+
+def test_no_more_than_a_little_is_taken_for_lifted_black() -> None:
+    clear = crops(lifted(100), dataclasses.replace(PLAIN, black_share=1.0)).amin((1, 2, 3))
+    least = (100 - 12) / (255 - 12)  # where the most was taken off
+    assert least - 1e-5 <= clear.min() < least + 0.01
+    assert clear.max() < 100 / 255
+
+
+def test_some_dead_pixels_do_not_hide_lifted_blacks() -> None:
+    image = torch.full((3, 100, 100), 0.3)
+    image[:, 0, :20] = 0
+    assert dark_level(image) == pytest.approx(0.3)
+
+
+def test_crops_are_shown_in_linear_tone_or_dark_range_as_often_as_asked() -> None:
+    pixels = np.full((64, 64, 3), 128, np.uint8)
+    linear = crops(pixels, dataclasses.replace(PLAIN, linear_share=1.0)).mean((1, 2, 3))
+    bounds = [(128 / 255) ** gamma for gamma in (2.4, 1.4)]
+    assert bounds[0] <= linear.min() < linear.max() <= bounds[1]
+    dark = crops(pixels, dataclasses.replace(PLAIN, dark_share=1.0)).mean((1, 2, 3)) * 255 / 128
+    assert 0.349 < dark.min() < 0.42 and 0.9 < dark.max() <= 1.001
+    recipe = dataclasses.replace(PLAIN, linear_share=0.25, dark_share=0.15)
+    means = crops(pixels, recipe, count=300).mean((1, 2, 3)) * 255 / 128
+    assert (abs(means - 1) < 1e-3).float().mean().item() == pytest.approx(0.6, abs=0.07)
+
+
+def test_false_colours_are_faded_and_others_are_not() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[..., 0] = 255
+    faded = crops(pixels, PLAIN, "earth_as_art")
+    spread = faded.amax((1, 2, 3)) - faded.amin((1, 2, 3))
+    assert 0 <= spread.min() < 0.2 and 0.6 < spread.max() <= 0.8
+    assert faded.mean((1, 2, 3)).numpy() == pytest.approx(1 / 3, abs=1e-5)
+    assert (crops(pixels, PLAIN).amax((1, 2, 3)) == 1).all()
+
+
+def test_haze_comes_over_the_tone_and_so_do_its_limits() -> None:
+    black = np.zeros((64, 64, 3), np.uint8)
+    recipe = dataclasses.replace(PLAIN, clear_share=0.0, dark_share=1.0, haze=Shares(1, 0, 0, 0, 0))
+    hazy, clear = Sampler([Scene("a", "a", ArrayReader(black))], recipe, seed=0).batch(0, 30, 64)
+    assert clear.max() == 0
+    assert hazy.mean((1, 2, 3)).max() > 0.5  # a veil is not darkened with its ground
+
+
+def test_sampling_leaves_the_threads_of_others_alone() -> None:
+    sampler = Sampler(scenes(), Recipe(), seed=1)
+    within: list[int] = []
+    sampler.sample = lambda rng, side: within.append(torch.get_num_threads()) or (torch.zeros(1),) * 2  # type: ignore[method-assign, func-returns-value]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(sampler.batch, 0, 2, 32).result()
+            assert thread.submit(torch.get_num_threads).result() == 2
+        assert (within, torch.get_num_threads()) == ([1, 1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_validation_scenes_are_not_trained_on() -> None:

@@ -17,7 +17,17 @@ from dehazexl_cli.cli.findings import Finding, Verdict
 from dehazexl_cli.errors import DehazeError
 from dehazexl_cli.plan import PROCESS_BYTES, gigabytes
 
-PACKAGES = ("torch", "numpy", "rasterio", "tifffile", "imagecodecs", "typer", "rich", "safetensors")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "rasterio",
+    "tifffile",
+    "imagecodecs",
+    "typer",
+    "rich",
+    "safetensors",
+    "threadpoolctl",
+)
 OLDEST_PYTHON = (3, 11)
 # What is written, and what a file to be read is likely to be packed with.
 DRIVERS = ("COG", "PNG", "JPEG", "JP2OpenJPEG", "WEBP")

@@ -68,9 +68,9 @@ def colour_transforms(numbers: Tensor, veils: Tensor) -> Tensor:
     """Gains, then offsets, [b, 6, h, w] of the transforms that take a veil off each place.
 
     `numbers` [b, n + 6, h, w] are the logits of the shares of the n `veils` [b, n, 3, h, w], then
-    corrections: logarithms of gains, and offsets, in GAIN_UNIT and OFFSET_UNIT. With V the mixed veil, a pixel
-    I becomes gain·(I - V) + offset, where the gain is 1 / (1 - V / AIRLIGHT) before correction. Where nothing
-    arrives, pixels stay as they are.
+    corrections: logarithms of gains, and offsets, in GAIN_UNIT and OFFSET_UNIT. With V the mixed veil, a
+    pixel I becomes gain·(I - V) + offset, where the gain is 1 / (1 - V / AIRLIGHT) before correction. Where
+    nothing arrives, pixels stay as they are.
     """
     count = veils.shape[1]
     shares = numbers[:, :count].softmax(1)

@@ -6,7 +6,7 @@ Every sample is drawn from its own number, so a resumed run sees exactly what an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
-from dehazexl_cli.training.mixture import Shares, draw_haze
+from dehazexl_cli.training.mixture import MEASURED, Shares, draw_haze
 from dehazexl_cli.training.surfaces import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
@@ -48,7 +48,7 @@ class Recipe:
     clear_share: float = 0.14  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
-    haze: Shares = field(default_factory=Shares)  # kinds of haze over hazy samples
+    haze: Shares = MEASURED  # kinds of haze over hazy samples
     # Ground truths with lifted blacks teach that clear ground has a veil; blacks always taken off teach to
     # darken clear photographs. So a random part of it is taken off now and then.
     black_share: float = 0.3  # samples whose clear crop loses a part of its dark level
@@ -147,14 +147,16 @@ class Sampler:
             [size**0.5 / sources.count(source) ** 0.5 for size, source in zip(sizes, sources, strict=True)]
         )
         self.weights = weights / weights.sum()
-        # Products of small matrices wait longer for the threads of numpy's BLAS than they take on one, and
-        # while they wait the threads keep cores from the training. Torch's own threads are not concerned.
-        self.blas = ThreadpoolController().select(user_api="blas")
+        self.pools = ThreadpoolController()
 
     def batch(self, step: int, size: int, side: int, first: int = 0) -> tuple[Tensor, Tensor]:
         """Hazy and clear crops [size, 3, side, side] float32 in [0, 1] of a step, from number `first` on."""
         numbers = range(first, first + size)
-        with self.blas.limit(limits=1):
+        # Work as small as this waits longer for other threads than it takes on one, and threads that wait
+        # keep cores from the training. OpenMP's limit holds for this thread only, once torch has begun with
+        # it; that of numpy's BLAS holds for all, and the training does without numpy.
+        torch.get_num_threads()
+        with self.pools.limit(limits=1):
             pairs = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in numbers]
         hazy, clear = (torch.stack(images) for images in zip(*pairs, strict=True))
         return hazy, clear
@@ -227,7 +229,7 @@ def crop(picture: RasterReader, placement: Placement, side: int) -> Tensor:
     if covered != side:
         pixels = F.interpolate(pixels, (side, side), mode="bilinear", antialias=covered > side)
     turned = torch.rot90(pixels[0], turns, (1, 2))
-    return turned.flip(2) if flipped else turned
+    return (turned.flip(2) if flipped else turned).contiguous()  # what follows is faster so
 
 
 def change_look(image: Tensor, rng: Generator, recipe: Recipe) -> Tensor:
@@ -236,7 +238,7 @@ def change_look(image: Tensor, rng: Generator, recipe: Recipe) -> Tensor:
     gain = np.exp(rng.uniform(-recipe.darkening, recipe.exposure))
     colourful = np.exp(rng.uniform(-recipe.saturation, recipe.saturation))
     image = saturate(image, float(colourful)).clamp(1e-4, 1)
-    return (image ** float(gamma) * float(gain)).clamp(0, 1).contiguous()
+    return (image ** float(gamma) * float(gain)).clamp(0, 1)
 
 
 def saturate(image: Tensor, factor: float) -> Tensor:

@@ -30,13 +30,14 @@ class Noise:
     """Smooth noise of several octaves over the plane: mean about 0, standard deviation about 1."""
 
     lattices: Floats  # [octaves, LATTICE, LATTICE]
-    period: float  # pixels between lattice points of the coarsest octave
+    period: float  # pixels down between lattice points of the coarsest octave
     decay: float  # how much weaker each octave, of half the period, is than the one before
+    stretch: float = 1.0  # how many times as wide as high its features are: streaks
 
     @classmethod
-    def draw(cls, rng: Generator, period: float, decay: float, octaves: int) -> Noise:
-        """Noise whose coarsest features are about `period` pixels wide."""
-        return cls(rng.standard_normal((octaves, LATTICE, LATTICE), dtype=np.float32), period, decay)
+    def draw(cls, rng: Generator, period: float, decay: float, octaves: int, stretch: float = 1.0) -> Noise:
+        """Noise whose coarsest features are about `period` pixels high."""
+        return cls(rng.standard_normal((octaves, LATTICE, LATTICE), dtype=np.float32), period, decay, stretch)
 
     def at(self, box: Box) -> Floats:
         """Values [height, width] in a box; any box, also outside the scene."""
@@ -45,7 +46,7 @@ class Noise:
         for octave, (lattice, weight) in enumerate(zip(self.lattices, weights, strict=True)):
             period = self.period / 2**octave
             down = spline_weights(box.top, box.height, period)
-            right = spline_weights(box.left, box.width, period)
+            right = spline_weights(box.left, box.width, period * self.stretch)
             total += np.float32(weight) * (down @ lattice @ right.T)
         # A cubic B-spline of independent numbers has 0.479 of their standard deviation on each axis.
         return total / np.float32(0.479 * np.sqrt((weights**2).sum()))

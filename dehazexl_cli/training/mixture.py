@@ -13,11 +13,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.random import Generator
 
-from dehazexl_cli.training.haze import WAVELENGTHS, Haze, Noise
-from dehazexl_cli.training.skies import LEVELS, Origin, count_octaves, draw_sky, sampled
+from dehazexl_cli.training.haze import WAVELENGTHS, Haze, Kind, Noise
+from dehazexl_cli.training.skies import LEVELS, Origin, count_octaves, draw_sky, sampled, with_gaps
 
 LEVEL_ODDS = (0.15, 0.25, 0.35, 0.25)  # of the LEVELS, the densest last
-LEAST_AIRLIGHT = 0.3  # of an aerosol whose veil were in proportion to its thickness; less would be soot
+LEAST_AIRLIGHT = 0.3  # an aerosol adds that much of the light it takes at least; less would be soot
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,18 @@ class Shares:
     broad: float = 0.11  # `Haze.draw`: anything between
 
 
-def draw_haze(rng: Generator, side: int, shares: Shares | None = None) -> Haze:
-    """The haze over one training sample of `side` pixels."""
-    odds = asdict(shares or Shares())
+MEASURED = Shares()
+
+
+def draw_haze(rng: Generator, side: int, shares: Shares = MEASURED) -> Haze:
+    """Draw the haze over one training sample of `side` pixels."""
+    odds = asdict(shares)
     kind = list(odds)[rng.choice(len(odds), p=list(odds.values()))]
     return KINDS[kind](rng, side)
 
 
 def draw_even(rng: Generator, side: int) -> Haze:
-    """A grey veil, the same everywhere; every second is brighter the thicker it is."""
+    """Draw a grey veil, the same everywhere; every second is brighter the thicker it is."""
     airlight = rng.uniform(0.4, 1.0) + rng.uniform(-0.01, 0.01, 3)
     return Haze(
         kind="veil",
@@ -55,30 +58,32 @@ def draw_even(rng: Generator, side: int) -> Haze:
 
 
 def draw_uneven(rng: Generator, side: int) -> Haze:
-    """White-grey haze, thin to dense, its features as wide as the scene down to a few pixels."""
-    cloud = rng.random() < 0.5
-    period = draw_evenly_by_ratio(rng, 0.1 * side, 1.2 * side)
+    """Draw white-grey haze, thin to dense, its features as wide as the scene down to a few pixels."""
+    kind: Kind = "cloud" if rng.random() < 0.4 else "field"
+    period, stretch = draw_by_ratio(rng, 0.1 * side, 1.2 * side), draw_stretch(rng)
+    octaves = count_octaves(period * min(1.0, stretch))
     airlight = rng.uniform(0.82, 1.0) + rng.uniform(-0.01, 0.01, 3)
     haze = Haze(
-        kind="cloud" if cloud else "field",
+        kind=kind,
         depth=1.0,
-        contrast=float(rng.uniform(0.0, 0.7) if cloud else rng.uniform(0.25, 1.0)),
-        noise=Noise.draw(rng, period, float(rng.uniform(0.4, 0.75)), count_octaves(period)),
+        contrast=float(rng.uniform(0.25, 1.0)),
+        noise=Noise.draw(rng, period, float(rng.uniform(0.4, 0.75)), octaves, stretch),
         gradient=draw_gradient(rng, 0.6 / side),
         exponent=float(np.clip(rng.normal(0, 0.05), -0.1, 0.1)),
         airlight=tuple(np.minimum(airlight, 1.0).tolist()),
         limit=float(rng.uniform(2.5, 4.5)),
-        threshold=float(rng.uniform(-0.7, 1.0)),  # a quarter to five sixths of the scene between clouds
         veil_power=draw_veil_power(rng, 1 / 3),
     )
-    return with_mean_depth(haze, draw_evenly_by_ratio(rng, 0.15, 2.0), side)
+    if kind == "cloud":
+        haze = with_gaps(haze, rng.uniform(0.2, 0.8), side, side)
+    return with_mean_depth(haze, draw_by_ratio(rng, 0.15, 2.0), side)
 
 
 def draw_aerosol(rng: Generator, side: int) -> Haze:
-    """The haze of clear air: adds bluish light, wavelength^-p of it, and takes hardly any away."""
-    offset = draw_evenly_by_ratio(rng, 0.03, 0.25)  # light added in green
+    """Draw the haze of clear air: it adds bluish light, wavelength^-p of it, and takes hardly any away."""
+    offset = draw_by_ratio(rng, 0.03, 0.25)  # light added in green
     thickest = min(0.5, -np.log(1 - offset / LEAST_AIRLIGHT))
-    depth, exponent = draw_evenly_by_ratio(rng, 0.03, thickest), float(rng.uniform(0.6, 2.0))
+    depth, exponent = draw_by_ratio(rng, 0.03, thickest), float(rng.uniform(0.6, 2.0))
     power = float(rng.uniform(0.2, 0.8))
     wavelengths = np.array(WAVELENGTHS) / WAVELENGTHS[1]
     # For thin haze that is an airlight that goes with wavelength^(exponent * power - p).
@@ -98,7 +103,7 @@ def draw_aerosol(rng: Generator, side: int) -> Haze:
 
 
 def draw_of_level(rng: Generator, side: int) -> Haze:
-    """A sky of one of the four LEVELS."""
+    """Draw a sky of one of the four LEVELS."""
     level = rng.choice(list(LEVELS), p=LEVEL_ODDS)
     haze = draw_sky(Origin(int(rng.integers(2**31)), "", int(level)), side, side)[1]
     # Its numbers are in double precision for the sake of scenes that are hazed by rows.
@@ -116,23 +121,29 @@ KINDS: Mapping[str, Callable[[Generator, int], Haze]] = MappingProxyType(
 )
 
 
-def draw_evenly_by_ratio(rng: Generator, low: float, high: float) -> float:
-    """A number between two, each octave of them as likely as another."""
+def draw_by_ratio(rng: Generator, low: float, high: float) -> float:
+    """Draw a number between two, log-uniformly."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def draw_veil_power(rng: Generator, share: float) -> float:
-    """Between 1 and 2 with that probability, else 1."""
+    """Draw a power from 1 to 2 with that probability, else give 1."""
     return float(rng.uniform(1.0, 2.0)) if rng.random() < share else 1.0
 
 
+def draw_stretch(rng: Generator) -> float:
+    """Draw how many times as wide as high features are: in a quarter of cases 2 to 6, or the inverse."""
+    stretch = draw_by_ratio(rng, 2.0, 6.0) ** float(rng.choice((-1, 1)))
+    return stretch if rng.random() < 0.25 else 1.0
+
+
 def draw_gradient(rng: Generator, most: float) -> tuple[float, float]:
-    """A change of depth in any direction by up to that share per pixel."""
+    """Draw a change of depth in any direction by up to that share per pixel."""
     slope, angle = 1000 * rng.uniform(0, most), rng.uniform(0, 2 * np.pi)
     return float(slope * np.sin(angle)), float(slope * np.cos(angle))
 
 
 def with_mean_depth(haze: Haze, depth: float, side: int) -> Haze:
-    """The haze of that mean optical depth over the scene, but for its limit."""
+    """Give the haze that mean optical depth over the scene, but for what its limit cuts off."""
     thin, box = sampled(replace(haze, depth=1.0, limit=float("inf")), side, side)
     return replace(haze, depth=depth / float(thin.optical_depth(box).mean()))

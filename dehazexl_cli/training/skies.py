@@ -154,13 +154,13 @@ def count_octaves(period: float) -> int:
     return int(np.clip(1 + round(np.log2(period / FINEST)), 2, MOST_OCTAVES))
 
 
-def draw_noise(origin: Origin, period: float, decay: float, octaves: int) -> Noise:
+def draw_noise(origin: Origin, period: float, decay: float, octaves: int, stretch: float = 1.0) -> Noise:
     """The noise of an origin's sky.
 
     In double precision: a matrix product's last bits depend on how many rows it has, and a hazy image is
     not to depend on how many rows are made at a time.
     """
-    noise = Noise.draw(origin.generator("noise"), period, decay, octaves)
+    noise = Noise.draw(origin.generator("noise"), period, decay, octaves, stretch)
     return dataclasses.replace(noise, lattices=noise.lattices.astype(np.float64))
 
 

@@ -117,6 +117,7 @@ class Hazing:
             "period": noise.period,
             "decay": noise.decay,
             "octaves": len(noise.lattices),
+            "stretch": noise.stretch,
             "bands": list(self.bands),
             "range": [self.radiometry.low, self.radiometry.high],
             "range_source": self.radiometry.source,
@@ -131,7 +132,7 @@ class Hazing:
             raise InputError(f"no record of a hazy image, format {record.get('format')!r}", "update dehazexl")
         origin = Origin(record["seed"], record["name"], record["level"])
         haze = Haze(
-            noise=draw_noise(origin, record["period"], record["decay"], record["octaves"]),
+            noise=draw_noise(origin, *(record[key] for key in ("period", "decay", "octaves", "stretch"))),
             gradient=tuple(record["gradient"]),
             airlight=tuple(record["airlight"]),
             **{key: record[key] for key in PLAIN},
