@@ -142,3 +142,16 @@ def test_statistics_of_tokens_keep_their_precision_in_half_precision() -> None:
         exact, _ = fresh().encode(batch)
     assert tokens.dtype == torch.float16
     assert (tokens - exact)[..., :STATISTICS].abs().max() < 1 / 2000
+
+
+def test_a_fresh_network_keeps_the_spread_of_what_passes() -> None:
+    model = fresh()
+    spreads: dict[str, float] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer.weight.any():
+            layer.register_forward_hook(
+                lambda _layer, _inputs, output, name=name: spreads.update({name: output.std().item()})
+            )
+    with torch.no_grad():
+        model(picture(256, 256) * 0.5 + 0.3)
+    assert {name for name, spread in spreads.items() if not 0.2 < spread < 5} == set()

@@ -60,9 +60,11 @@ class Scene(NamedTuple):
         Between tokens it is read linearly, and beyond the edge of the scene the edge is repeated.
         """
         down = linear_weights(rows, self.map.shape[2])
-        right = linear_weights(cols, self.map.shape[3])
+        right = linear_weights(cols, self.map.shape[3]).flatten(0, 1)
+        whole, side = self.map.contiguous(), cols.shape[1]
         # Row by row, as all rows of patches at once would be many times the map.
-        return torch.stack([((one @ self.map)[:, None] @ right[:, None].mT) for one in down], dim=1)
+        read = [(one @ whole @ right.mT).unflatten(3, (-1, side)).permute(0, 3, 1, 2, 4) for one in down]
+        return torch.stack(read, dim=1)
 
 
 def linear_weights(places: Tensor, size: int) -> Tensor:
