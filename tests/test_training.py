@@ -23,7 +23,7 @@ from dehazexl_cli.models.checkpoint import load
 from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.data import Recipe, Sampler, Scene, dark_level, load_scenes, split
-from dehazexl_cli.training.loop import Lesson, TrainConfig, Trainer, config_text, train
+from dehazexl_cli.training.loop import TrainConfig, Trainer, config_text, train
 from dehazexl_cli.training.losses import Drafts, Loss
 from dehazexl_cli.training.mixture import Shares
 from dehazexl_cli.training.validation import make_trials
@@ -46,7 +46,9 @@ def config(pictures: Path, out: Path, **changes: object) -> TrainConfig:
         data=(str(pictures),),
         out=str(out),
         held_out=("field",),
-        lessons=(Lesson(1, 1, 2), Lesson(2, 1, 2)),
+        steps=4,
+        patches=1,
+        crop_sides=(1, 2),
         warm_up=1,
         precision="fp32",
         validate_every=100,
@@ -77,7 +79,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(pictures: Path, tmp_path
 def test_a_folder_of_other_settings_is_not_gone_on_with(pictures: Path, tmp_path: Path) -> None:
     train(config(pictures, tmp_path, time_limit=0.0), lambda progress: None)
     with pytest.raises(UsageError, match="other settings"):
-        train(config(pictures, tmp_path, rate=1e-5), lambda progress: None)
+        train(config(pictures, tmp_path, weight_decay=0.5), lambda progress: None)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -88,7 +90,9 @@ def test_training_lowers_the_error_under_skies_it_did_not_train_on(
     recipe = Recipe(
         clear_share=0.0, linear_share=0.0, dark_share=0.0
     )  # few steps: no more than haze to learn
-    settings = config(pictures, tmp_path, model=model, lessons=(Lesson(1, 2, 20),), rate=5e-4, recipe=recipe)
+    settings = config(
+        pictures, tmp_path, model=model, steps=40, patches=2, crop_sides=(1,), rate=1e-4, recipe=recipe
+    )
     trainer = Trainer(settings)
     hazy, clear = trainer.sampler.batch(1000, 6, 256)
 
@@ -102,20 +106,25 @@ def test_training_lowers_the_error_under_skies_it_did_not_train_on(
 
 
 def test_the_learning_rate_warms_up_is_steady_and_falls_to_nothing(pictures: Path, tmp_path: Path) -> None:
-    settings = config(pictures, tmp_path, lessons=(Lesson(1, 1, 100),), warm_up=10, rate=1.0, cool_down=0.2)
+    settings = config(pictures, tmp_path, steps=100, warm_up=10, rate=1.0, cool_down=0.2)
     rates = [settings.rate_at(step) for step in (0, 4, 10, 79, 80, 90, 100)]
     assert rates == pytest.approx([0.1, 0.5, 1.0, 1.0, 1.0, 0.5, 0.0])
 
 
 def test_a_run_can_be_made_longer_while_its_rate_is_steady(pictures: Path, tmp_path: Path) -> None:
-    short, long = (config(pictures, tmp_path, lessons=(Lesson(1, 1, n),), warm_up=10) for n in (100, 900))
+    short, long = (config(pictures, tmp_path, steps=n, warm_up=10) for n in (100, 900))
     assert all(short.rate_at(step) == long.rate_at(step) for step in range(80))
     assert config_text(short) == config_text(long)
 
 
-def test_lessons_follow_each_other(pictures: Path, tmp_path: Path) -> None:
-    settings = config(pictures, tmp_path)
-    assert [settings.lesson(step).side for step in range(5)] == [1, 1, 2, 2, 2]
+def test_each_step_takes_about_as_many_patches_in_crops_of_one_of_the_sides(
+    pictures: Path, tmp_path: Path
+) -> None:
+    settings = config(pictures, tmp_path, patches=16, crop_sides=(1, 2, 2, 3, 5))
+    drawn = [settings.crops(step) for step in range(1000)]
+    assert set(drawn) == {(16, 1), (4, 2), (2, 3), (1, 5)}
+    assert 350 < drawn.count((4, 2)) < 450
+    assert drawn == [settings.crops(step) for step in range(1000)]
 
 
 def scenes() -> list[Scene]:
@@ -302,7 +311,7 @@ def test_two_processes_learn_what_one_with_twice_the_crops_learns(pictures: Path
     common = ["train", "--data", pictures, "--hold-out", "field", "--precision", "fp32", "--device", "cpu"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     for folder, crops, start in (("one", 2, ["-m"]), ("two", 1, launcher)):
-        options = ["--out", tmp_path / folder, "--lessons", f"1x{crops}x2", "-q"]
+        options = ["--out", tmp_path / folder, "--crop-sides", "1", "--patches", crops, "--steps", 2, "-q"]
         command = [sys.executable, *start, "dehazexl_cli", *common, *options]
         subprocess.run([str(part) for part in command], check=True, capture_output=True)
     first, second = (

@@ -17,7 +17,7 @@ from dehazexl_cli.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from dehazexl_cli.training.loop import Lesson, Progress
+    from dehazexl_cli.training.loop import Progress
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -33,11 +33,15 @@ def train(
     ] = None,
     model: Annotated[str, typer.Option("--model", help="The network to train.")] = "dehazexl-s",
     start: Annotated[Path | None, typer.Option("--start-from", help="Weights to begin from.")] = None,
-    lessons: Annotated[
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Steps in all; a run may be made longer.")
+    ] = 60_000,
+    patches: Annotated[int, typer.Option("--patches", min=1, help="Patches per step, about.")] = 16,
+    crop_sides: Annotated[
         str,
-        typer.Option(metavar="SIDExCROPSxSTEPS,…", help="Crop side in patches, crops per step, steps."),
-    ] = "1x12x3000,2x3x1400,3x1x700",
-    rate: Annotated[float, typer.Option("--rate", help="Largest learning rate.")] = 6e-4,
+        typer.Option("--crop-sides", metavar="1,2,2,3", help="Of crops, in patches; each step draws one."),
+    ] = "1,2,2,3",
+    rate: Annotated[float, typer.Option("--rate", help="Largest learning rate.")] = 2e-4,
     precision: options.PrecisionName = options.Precision.bf16,
     device: options.Device = "auto",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves it to PyTorch.")] = 0,
@@ -74,7 +78,7 @@ def train(
     Example: dehazexl train --data scenes --hold-out town --out runs/first --time-limit 2h
     """
     limit = float("inf") if time_limit is None else parse_duration(time_limit)
-    curriculum = parse_lessons(lessons)
+    sides = parse_sides(crop_sides)
     from dehazexl_cli.engine.transfer import choose_device
     from dehazexl_cli.training import loop
     from dehazexl_cli.training.losses import Loss
@@ -85,7 +89,9 @@ def train(
         held_out=tuple(held_out or ()),
         model=model,
         start=None if start is None else str(start),
-        lessons=curriculum,
+        steps=steps,
+        patches=patches,
+        crop_sides=sides,
         rate=rate,
         loss=Loss(frequency_weight, cell_weight, draft_weight, seam_weight, knee),
         precision=precision.value,
@@ -166,11 +172,8 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * SECONDS[match[2]]
 
 
-def parse_lessons(text: str) -> tuple[Lesson, ...]:
-    """The curriculum of "1x12x3400,2x3x1000"."""
-    from dehazexl_cli.training.loop import Lesson
-
-    parts = [re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", part.strip()) for part in text.split(",")]
-    if not all(parts):
-        raise UsageError(f"--lessons {text!r} is no curriculum", "write it like 1x12x3400,2x3x1000")
-    return tuple(Lesson(*map(int, part.groups())) for part in parts if part)
+def parse_sides(text: str) -> tuple[int, ...]:
+    """The sides of crops in "1,2,2,3"; UsageError for what is no such list."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text.replace(" ", "")):
+        raise UsageError(f"--crop-sides {text!r} is no list of patches", "write it like 1,2,2,3")
+    return tuple(map(int, text.split(",")))

@@ -1,7 +1,8 @@
 """The trainer: AdamW at a steady rate that falls at last, an average of the weights, checkpoints that resume.
 
-The curriculum goes from single patches (haze as such) to crops of several (what the mixer is for). Lines
-marked `torchrun` are all that several GPUs need: each process makes its share of a step's samples.
+Each step takes crops of one size, single patches (haze as such) or squares of several (what the bottleneck
+is for), drawn at random. Lines marked `torchrun` are all that several GPUs need: each process makes its share
+of a step's samples.
 """
 
 from __future__ import annotations
@@ -31,14 +32,6 @@ from dehazexl_cli.training.validation import Trial, make_trials, mean_psnr
 FARTHEST = 320  # tokens from the origin up to which position codes are trained: 10240 pixels
 
 
-class Lesson(NamedTuple):
-    """A part of the curriculum."""
-
-    side: int  # patches per side of a crop
-    crops: int  # per step
-    steps: int
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides what a training run does."""
@@ -48,8 +41,10 @@ class TrainConfig:
     held_out: tuple[str, ...] = ()
     model: str = "dehazexl-s"
     start: str | None = None  # weights to begin from
-    lessons: tuple[Lesson, ...] = (Lesson(1, 12, 3000), Lesson(2, 3, 1400), Lesson(3, 1, 700))
-    rate: float = 6e-4
+    steps: int = 60_000
+    patches: int = 16  # per step, about
+    crop_sides: tuple[int, ...] = (1, 2, 2, 3)  # of square crops, in patches; each step draws one
+    rate: float = 2e-4
     warm_up: int = 150
     cool_down: float = 0.2  # share of all steps, the last, in which the rate falls to nothing
     weight_decay: float = 0.02
@@ -65,18 +60,10 @@ class TrainConfig:
     time_limit: float = math.inf  # seconds
     recipe: Recipe = field(default_factory=Recipe)
 
-    @property
-    def steps(self) -> int:
-        """Steps of the whole curriculum."""
-        return sum(lesson.steps for lesson in self.lessons)
-
-    def lesson(self, step: int) -> Lesson:
-        """The lesson that a step belongs to."""
-        for lesson in self.lessons:
-            if step < lesson.steps:
-                return lesson
-            step -= lesson.steps
-        return self.lessons[-1]
+    def crops(self, step: int) -> tuple[int, int]:
+        """How many crops a step takes, and their side in patches."""
+        side = int(np.random.default_rng((self.seed, step, 0xC409)).choice(self.crop_sides))
+        return max(1, round(self.patches / side**2)), side
 
     def rate_at(self, step: int) -> float:
         """Learning rate: linear warm-up, steady, and half a cosine down at the end.
@@ -140,7 +127,7 @@ class Trainer:
         self._begin()
 
     def run(self, show: Callable[[Progress], None]) -> Path:
-        """Train until the curriculum or the time is over."""
+        """Train until all steps are taken or the time is over."""
         config = self.config
         began = time.monotonic()
         waiting = 0.0
@@ -159,9 +146,9 @@ class Trainer:
         return self._finish()
 
     def _samples(self, step: int) -> tuple[Tensor, Tensor]:
-        lesson = self.config.lesson(step)
-        first = ranks.number() * lesson.crops  # torchrun
-        return self.sampler.batch(step, lesson.crops, lesson.side * self.model.patch, first)
+        crops, side = self.config.crops(step)
+        first = ranks.number() * crops  # torchrun
+        return self.sampler.batch(step, crops, side * self.model.patch, first)
 
     def _learn(self, hazy: Tensor, clear: Tensor) -> float:
         config = self.config
@@ -282,18 +269,12 @@ class Trainer:
         return torch.autocast(self.device.type, half, enabled=self.config.precision != "fp32")
 
 
+# What may change when a run is gone on with: how far it is to go and how fast, and where it runs.
+FREE = {"data", "out", "start", "steps", "rate", "cool_down", "device", "threads", "time_limit"}
+FREE |= {"validate_every", "checkpoint_every"}
+
+
 def config_text(config: TrainConfig) -> str:
     """The settings that must not change between the pieces of one run."""
     values: dict[str, Any] = asdict(config)
-    free = (
-        "data",
-        "out",
-        "start",
-        "lessons",
-        "device",
-        "threads",
-        "time_limit",
-        "validate_every",
-        "checkpoint_every",
-    )
-    return repr(sorted(item for item in values.items() if item[0] not in free))
+    return repr(sorted(item for item in values.items() if item[0] not in FREE))
