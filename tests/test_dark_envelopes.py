@@ -70,21 +70,16 @@ def test_no_numbers_make_a_veil_darker_than_nothing_or_brighter_than_the_darkest
     gain, offset = colour_transforms(numbers, veils).chunk(2, dim=1)
     veil = -offset / gain
     assert veil.min() >= 0
-    assert (veil <= torch.maximum(*envelopes).clamp(max=THICKEST) + 1e-6).all()
+    assert (veil <= torch.maximum(*envelopes) + 1e-6).all()
     assert gain.max() <= 1 / (1 - THICKEST / AIRLIGHT) + 1e-3
 
 
-@pytest.mark.parametrize(("brightness", "share"), [(0.9, 1.0), (0.945, 0.5), (0.98, 0.0)])
+@pytest.mark.parametrize(("brightness", "share"), [(0.9, 1.0), (0.975, 0.5), (0.995, 0.0)])
 def test_what_is_white_all_around_stays_as_it_is(brightness: float, share: float) -> None:
-    veils = candidates([torch.full((1, COLOURS, 2, 2), brightness)])
+    hazy = torch.full((1, COLOURS, 2, 2), brightness)
+    veils = candidates([hazy])
     numbers = torch.zeros(1, veils.shape[1] + 2 * COLOURS, 2, 2)
-    numbers[:, -COLOURS:] = -0.4 / OFFSET_UNIT  # an offset that would paint it dark
+    numbers[:, 0] = 99.0  # no veil, and an offset that would paint it dark
+    numbers[:, -COLOURS:] = -0.4 / OFFSET_UNIT
     gain, offset = colour_transforms(numbers, veils).chunk(2, dim=1)
-    plain = torch.full_like(gain, brightness)
-    whole = colour_transforms(numbers, candidates([torch.full((1, COLOURS, 2, 2), 0.5)]))
-    assert whole.isfinite().all()
-    change = gain * plain + offset - plain
-    if share == 0:
-        assert torch.equal(change, torch.zeros_like(change))
-    else:
-        assert change.mean() < -0.1 * share
+    torch.testing.assert_close(gain * hazy + offset - hazy, torch.full_like(hazy, -0.4 * share))

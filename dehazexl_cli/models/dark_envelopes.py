@@ -17,12 +17,14 @@ from torch import Tensor
 
 AIRLIGHT = 0.85  # of a veil through which no ground is seen; networks correct the gain that follows from it
 NARROWEST = 1  # of the candidates: the narrowest envelope, by colours
-THICKEST = 0.92 * AIRLIGHT  # veils are not taken for more: what is left of the ground is not raised further
+THICKEST = (
+    0.8 * AIRLIGHT
+)  # gains do not follow veils beyond: what is left of the ground drowns in noise there
 # Networks write numbers of the order of one; what these are worth as logarithm of a gain, and as an offset.
-GAIN_UNIT, OFFSET_UNIT = 0.2, 0.05
+GAIN_UNIT, OFFSET_UNIT = 0.3, 0.1
 # Where even the darkest of a place is that bright, it is snow, or no ground is seen through its cloud: from
 # the first on less is changed, from the second on nothing.
-UNSEEN = (0.92, 0.97)
+UNSEEN = (0.96, 0.99)
 COLOURS = 3
 TRANSFORM = 2 * COLOURS  # numbers that correct a transform: the logarithm of a gain and an offset per colour
 
@@ -74,9 +76,9 @@ def colour_transforms(numbers: Tensor, veils: Tensor) -> Tensor:
     """
     count = veils.shape[1]
     shares = numbers[:, :count].softmax(1)
-    veil = (shares[:, :, None] * veils).sum(1).clamp(max=THICKEST)
+    veil = (shares[:, :, None] * veils).sum(1)
     log_gain, offset = numbers[:, count:].split(COLOURS, dim=1)
-    gain = (GAIN_UNIT * log_gain).clamp(-2, 2).exp() / (1 - veil / AIRLIGHT)
+    gain = (GAIN_UNIT * log_gain).clamp(-2, 2).exp() / (1 - veil.clamp(max=THICKEST) / AIRLIGHT)
     offset = OFFSET_UNIT * offset
     seen = share_seen(veils[:, NARROWEST].amin(1, keepdim=True))
     return torch.cat([torch.lerp(torch.ones_like(gain), gain, seen), seen * (offset - gain * veil)], dim=1)

@@ -63,9 +63,9 @@ class Recipe:
     exposure: float = 0.2  # largest change of gamma and gain in brightness, in natural logarithms
     darkening: float = 0.2  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
-    even_share: float = 0.15  # samples with water, sand or other even ground drawn in
+    even_share: float = 0.2  # samples with water, sand or other even ground drawn in
     # Of those that show nothing else, without haze: a lake alone cannot be told from a veil, and is to stay.
-    whole_clear_share: float = 0.75
+    whole_clear_share: float = 0.8
     sensor_noise: float = 0.01  # largest standard deviation
 
 

@@ -30,7 +30,7 @@ FAMILIES = (
     Family((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.1),  # snow, salt, pale roofs
     Family((0.10, 0.10, 0.10), (0.70, 0.70, 0.70), 0.2),  # asphalt, concrete, rock
 )
-WHOLE = 0.25  # share of crops with even ground that show nothing else
+WHOLE = 0.4  # share of crops with even ground that show nothing else
 EDGE = 12.0  # how steeply even ground gives way to the rest
 
 
