@@ -38,7 +38,7 @@ def test_a_saved_model_comes_back_with_its_name_and_provenance(small: Path) -> N
 
 def test_the_config_in_the_file_decides_the_shape_not_the_preset(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
-    save(path, DehazeXL(TINY), "dehazexl-paper", {}, torch.float32)
+    save(path, DehazeXL(TINY), "dehazexl-s", {}, torch.float32)
     assert load(path).model.config == TINY  # type: ignore[union-attr]
 
 

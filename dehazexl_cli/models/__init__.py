@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.bilateral import PUBLISHED, BilateralConfig, MultiGuidedBilateral
-from dehazexl_cli.models.dehazexl import PAPER, DehazeXL, XLConfig
+from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, XLConfig
 from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS, DehazeXLSConfig
 from dehazexl_cli.models.spatial import SPATIAL, SpatialBilateral, SpatialConfig
 
@@ -23,7 +23,8 @@ class Preset(NamedTuple):
 
 
 REGISTRY: dict[str, Preset] = {
-    "dehazexl-s": Preset(DehazeXLS, DEFAULT),
+    "dehazexl-s": Preset(DehazeXL, SMALL),
+    "dehazexl-next": Preset(DehazeXLS, DEFAULT),  # in training: to become the default when it is better
     "dehazexl-paper": Preset(DehazeXL, PAPER),
     "mgbl-s": Preset(SpatialBilateral, SPATIAL),
     "mgbl-paper": Preset(MultiGuidedBilateral, PUBLISHED),
