@@ -12,6 +12,7 @@ from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import compose, cut_batches
 from dehazexl_cli.models.dark_envelopes import AIRLIGHT
 from dehazexl_cli.models.dehazexl_s import DEFAULT, STATISTICS, VEILS, DehazeXLS, token_places
+from dehazexl_cli.models.residual import SpreadConv2d
 from dehazexl_cli.models.token_bottleneck import Scene, TokenMap
 
 SCENE_BY_COLOURS = VEILS - 2
@@ -148,7 +149,7 @@ def test_a_fresh_network_keeps_the_spread_of_what_passes() -> None:
     model = fresh()
     spreads: dict[str, float] = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear) and layer.weight.any():
+        if isinstance(layer, SpreadConv2d):
             layer.register_forward_hook(
                 lambda _layer, _inputs, output, name=name: spreads.update({name: output.std().item()})
             )

@@ -26,7 +26,7 @@ from dehazexl_cli.models.dark_envelopes import (
     darkest_cells,
     envelope,
 )
-from dehazexl_cli.models.residual import Residual, bent, keep_spread
+from dehazexl_cli.models.residual import Residual, SpreadConv2d, bent, silent
 from dehazexl_cli.models.token_bottleneck import TokenBottleneck, TokenMap
 from dehazexl_cli.plan import Footprint
 
@@ -86,9 +86,6 @@ class DehazeXLS(Dehazer):
             windows=WINDOWS,
         )
         self.decoder = Decoder(config)
-        keep_spread(self)
-        with torch.no_grad():
-            self.decoder.scene_head.bias[:VEILS] = torch.tensor(START)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -154,11 +151,11 @@ class Encoder(nn.Module):
     def __init__(self, config: DehazeXLSConfig) -> None:
         super().__init__()
         fine, middle, coarse = config.encoder_widths
-        self.first = nn.Conv2d(COLOURS * STEM**2, fine, 1)
-        self.second = nn.Conv2d(fine, middle, 3, stride=2, padding=1)
-        self.third = nn.Conv2d(middle, coarse, 3, stride=2, padding=1)
+        self.first = SpreadConv2d(COLOURS * STEM**2, fine, 1)
+        self.second = SpreadConv2d(fine, middle, stride=2)
+        self.third = SpreadConv2d(middle, coarse, stride=2)
         self.blocks = nn.Sequential(Residual(coarse), Residual(coarse))
-        self.last = nn.Conv2d(coarse, config.token_dim, 3, stride=2, padding=1)
+        self.last = SpreadConv2d(coarse, config.token_dim, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (self.first, self.second, self.third):
@@ -180,18 +177,19 @@ class Decoder(nn.Module):
             stride = 2 if number else 1
             self.down.append(Stage(before, width, blocks, stride, config.scene_dim))
             before = width
-        self.tell = nn.Conv2d(config.dim, widths[-1], 1)
+        self.tell = silent(nn.Conv2d(config.dim, widths[-1], 1))
         self.lift = nn.ModuleList()
         self.up = nn.ModuleList()
-        self.heads = nn.ModuleList([head(widths[-1])])
+        self.heads = nn.ModuleList([silent(nn.Conv2d(widths[-1], NUMBERS, 1))])
         for number in reversed(range(len(widths) - 1)):
-            self.lift.append(nn.Conv2d(widths[number + 1], widths[number], 1))
+            self.lift.append(silent(nn.Conv2d(widths[number + 1], widths[number], 1)))
             self.up.append(
                 nn.Sequential(*(Residual(widths[number]) for _ in range(config.up_blocks[number])))
             )
-            self.heads.append(head(widths[number]))
-        self.scene_head = nn.Linear(config.scene_dim, NUMBERS)
-        nn.init.zeros_(self.scene_head.weight)
+            self.heads.append(silent(nn.Conv2d(widths[number], NUMBERS, 1)))
+        self.scene_head = silent(nn.Linear(config.scene_dim, NUMBERS))
+        with torch.no_grad():
+            self.scene_head.bias[:VEILS] = torch.tensor(START)
         cells = config.patch // STEM
         tokens = config.patch // STRIDE
         self.register_buffer("raise_context", bilinear_weights(cells, tokens, MARGIN), persistent=False)
@@ -241,23 +239,13 @@ class Stage(nn.Module):
 
     def __init__(self, before: int, width: int, blocks: int, stride: int, scene_dim: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(before, width, 3, stride=stride, padding=1)
-        self.gate = nn.Linear(scene_dim, 2 * width)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        self.enter = SpreadConv2d(before, width, stride=stride)
+        self.gate = silent(nn.Linear(scene_dim, 2 * width))
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
     def forward(self, x: Tensor, scene: Tensor) -> Tensor:
         factor, offset = self.gate(scene)[:, :, None, None].chunk(2, dim=1)
         return self.blocks(bent(torch.addcmul(offset, self.enter(x), 1 + factor)))
-
-
-def head(width: int) -> nn.Conv2d:
-    """What a stage writes; zeros at first."""
-    layer = nn.Conv2d(width, NUMBERS, 1)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
 
 
 def doubled(x: Tensor) -> Tensor:

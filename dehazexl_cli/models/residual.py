@@ -1,16 +1,39 @@
 """Convolutions without normalisation that keep the spread of what passes through them.
 
-A norm over a patch would make its neighbours differ, and one over channels divides what tells places apart by
-whatever constants have grown beside it. So nothing is normalised: weights start such that spreads stay (He et
-al., "Delving deep into rectifiers", ICCV 2015), residual branches start at zero, and no unit can fall silent.
+A norm over a patch would make its neighbours differ, and one over channels divides what tells places apart
+by whatever constants have grown beside it. So nothing is normalised but weights: those of convolutions with a
+rectifier behind them start such that spreads stay (He et al., "Delving deep into rectifiers", ICCV 2015), and
+keep their norm while they learn (Salimans, Kingma, "Weight normalization", NeurIPS 2016). A network that
+begins well is else tempted to silence what does not help yet: its coarse stages said nothing after a few
+hundred steps, and nothing taught them any more.
 """
 
 from __future__ import annotations
 
+from math import sqrt
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 SLOPE = 0.1  # of what is below zero
+NORM = sqrt(2 / (1 + SLOPE**2))  # of the weights of one output: what a rectifier takes, they give
+
+
+class SpreadConv2d(nn.Conv2d):
+    """A convolution whose weights have one norm for each output; `restore_norm` brings it back."""
+
+    def __init__(self, before: int, width: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__(before, width, kernel, stride, padding=kernel // 2 if kernel % 2 else 0)
+        nn.init.normal_(self.weight)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+        self.restore_norm()
+
+    @torch.no_grad()
+    def restore_norm(self) -> None:
+        """Bring the weights of each output back to NORM, as trainers do after each step."""
+        self.weight *= NORM / self.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
 class Residual(nn.Module):
@@ -18,9 +41,8 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
+        self.first = SpreadConv2d(width, width)
+        self.second = silent(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(bent(self.first(x)))
@@ -31,14 +53,8 @@ def bent(x: Tensor) -> Tensor:
     return F.leaky_relu_(x, SLOPE)
 
 
-def keep_spread(network: nn.Module) -> None:
-    """Start all layers but those that are zero such that they keep the spread of their input.
-
-    Convolutions over several places have a rectifier behind them, which takes half of it.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.any():
-            wide = isinstance(layer, nn.Conv2d) and max(layer.kernel_size) > 1
-            nn.init.kaiming_normal_(layer.weight, SLOPE, nonlinearity="leaky_relu" if wide else "linear")
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+def silent(layer: Any) -> Any:
+    """The layer with weights and bias of zero: what it is to say, it learns."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.models.dark_envelopes import COLOURS, envelope
-from dehazexl_cli.models.residual import SLOPE, Residual, bent
+from dehazexl_cli.models.residual import SLOPE, Residual, SpreadConv2d, bent, silent
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of tokens over the scene
 DARKEST = 0.01  # the quantile of tokens that is taken for the scene's darkest: single ones may be damaged
@@ -95,13 +95,13 @@ class TokenBottleneck(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Linear(2 * scene_dim, scene_dim),
         )
-        self.enter = nn.Conv2d(statistics + token_dim, dim, 1)
+        self.enter = SpreadConv2d(statistics + token_dim, dim, 1)
         self.first = Residual(dim)
-        self.widen = nn.Conv2d(dim, wide_dim, WIDE, stride=WIDE)
+        self.widen = SpreadConv2d(dim, wide_dim, WIDE, stride=WIDE)
         self.wide = nn.Sequential(Residual(wide_dim), Residual(wide_dim))
-        self.narrow = nn.Conv2d(wide_dim, dim, 1)
+        self.narrow = silent(nn.Conv2d(wide_dim, dim, 1))
         self.attention = InducedAttention(dim, latents, heads) if latents else None
-        self.tell = nn.Linear(scene_dim, dim)
+        self.tell = silent(nn.Linear(scene_dim, dim))
         self.last = Residual(dim)
 
     def forward(self, seen: TokenMap) -> Scene:
@@ -148,9 +148,7 @@ class InducedAttention(nn.Module):
         self.ask = nn.Linear(dim, dim)
         self.tell = nn.Linear(dim, 2 * dim)
         self.middle_norm = nn.RMSNorm(dim, elementwise_affine=False)
-        self.output = nn.Linear(dim, dim)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        self.output = silent(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         height, width = x.shape[2:]

@@ -24,6 +24,7 @@ from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import compose
 from dehazexl_cli.models.checkpoint import load, save
+from dehazexl_cli.models.residual import SpreadConv2d
 from dehazexl_cli.training import ranks
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.losses import Drafts, Loss
@@ -45,7 +46,7 @@ class TrainConfig:
     patches: int = 16  # per step, about
     crop_sides: tuple[int, ...] = (1, 2, 2, 3)  # of square crops, in patches; each step draws one
     rate: float = 2e-4
-    warm_up: int = 150
+    warm_up: int = 500
     cool_down: float = 0.2  # share of all steps, the last, in which the rate falls to nothing
     weight_decay: float = 0.02
     average: float = 0.999
@@ -114,12 +115,13 @@ class Trainer:
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         self.average = build(config.model).to(self.device).eval()
         self.drafts = Drafts(self.model) if config.loss.drafts else None
+        self.spreading = [layer for layer in self.model.modules() if isinstance(layer, SpreadConv2d)]
         self.step = 0
         self.seconds = 0.0
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.rate,
-            betas=(0.9, 0.99),
+            betas=(0.9, 0.999),
             weight_decay=config.weight_decay,
             fused=True,
         )
@@ -167,6 +169,8 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if self.scaler.is_enabled() or torch.isfinite(norm):  # one bad batch is not to spoil the run
             self.scaler.step(self.optimizer)
+            for layer in self.spreading:
+                layer.restore_norm()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
