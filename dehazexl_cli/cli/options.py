@@ -29,7 +29,7 @@ class Precision(StrEnum):
 
 
 # Said here again, as the registry of models takes seconds to load; a test compares them.
-MODELS = ("dehazexl-s", "dehazexl-paper", "mgbl-s", "mgbl-paper", "generic")
+MODELS = ("dehazexl-s", "dehazexl-next", "dehazexl-paper", "mgbl-s", "mgbl-paper", "generic")
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:

@@ -26,13 +26,12 @@ class SpreadConv2d(nn.Conv2d):
 
     def __init__(self, before: int, width: int, kernel: int = 3, stride: int = 1) -> None:
         super().__init__(before, width, kernel, stride, padding=kernel // 2 if kernel % 2 else 0)
-        nn.init.normal_(self.weight)
+        nn.init.kaiming_uniform_(self.weight, SLOPE)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
-        self.restore_norm()
 
     @torch.no_grad()
     def restore_norm(self) -> None:
-        """Bring the weights of each output back to NORM, as trainers do after each step."""
+        """Bring the weights of each output to NORM exactly, as trainers do after each step."""
         self.weight *= NORM / self.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 

@@ -142,7 +142,8 @@ class InducedAttention(nn.Module):
     def __init__(self, dim: int, latents: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.latents = nn.Parameter(torch.randn(latents, dim) / dim**0.5)
+        self.latents = nn.Parameter(torch.empty(latents, dim))
+        nn.init.uniform_(self.latents, -1, 1)
         self.norm = nn.RMSNorm(dim, elementwise_affine=False)
         self.hear = nn.Linear(dim, 2 * dim)
         self.ask = nn.Linear(dim, dim)
