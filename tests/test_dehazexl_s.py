@@ -1,4 +1,4 @@
-"""The default network: what it knows before it learns, and what its bottleneck must keep."""
+"""`dehazexl-next`: what it knows before it learns, and what its bottleneck must keep."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import compose, cut_batches
 from dehazexl_cli.models.dark_envelopes import AIRLIGHT
-from dehazexl_cli.models.dehazexl_s import DEFAULT, STATISTICS, VEILS, DehazeXLS, token_places
-from dehazexl_cli.models.residual import SpreadConv2d
+from dehazexl_cli.models.dehazexl import token_places
+from dehazexl_cli.models.dehazexl_s import DEFAULT, STATISTICS, VEILS, DehazeXLS
+from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.models.token_bottleneck import Scene, TokenMap
 
 SCENE_BY_COLOURS = VEILS - 2
@@ -109,8 +110,12 @@ def test_tokens_lie_on_the_map_where_their_pixels_do(overlap: int) -> None:
     seen = TokenMap.of(places[None], places, (22, 32))
     assert seen.present.all()
     for axis, size in enumerate((22, 32)):
-        middles = 32 * (torch.arange(size) + 0.5)
-        error = (seen.tokens[0, axis] - (middles[:, None] if axis == 0 else middles[None])).abs()
+        error = (
+            32
+            * (
+                seen.tokens[0, axis] - (torch.arange(size)[:, None] if axis == 0 else torch.arange(size))
+            ).abs()
+        )
         assert error.max() <= (16 if overlap % 32 else 0)
 
 
@@ -149,7 +154,7 @@ def test_a_fresh_network_keeps_the_spread_of_what_passes() -> None:
     model = fresh()
     spreads: dict[str, float] = {}
     for name, layer in model.named_modules():
-        if isinstance(layer, SpreadConv2d):
+        if isinstance(layer, FixedNormConv2d):
             layer.register_forward_hook(
                 lambda _layer, _inputs, output, name=name: spreads.update({name: output.std().item()})
             )

@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from dehazexl_cli.grid import Box
 from dehazexl_cli.training import mixture
 from dehazexl_cli.training.haze import WAVELENGTHS, Haze
-from dehazexl_cli.training.mixture import KINDS, MEASURED, Shares, draw_haze
+from dehazexl_cli.training.mixture import DEFAULT_SHARES, KINDS, Shares, draw_haze
 
 SIDE = 128
 SCENE = Box(0, 0, SIDE, SIDE)
@@ -40,7 +40,7 @@ def test_kinds_are_drawn_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_other_shares_can_be_asked_for() -> None:
     rng = default_rng(0)
     assert all(draw_haze(rng, SIDE, Shares(1, 0, 0, 0, 0)).contrast == 0 for _ in range(20))
-    assert sum(vars(MEASURED).values()) == pytest.approx(1)
+    assert sum(vars(DEFAULT_SHARES).values()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

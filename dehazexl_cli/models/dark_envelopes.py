@@ -17,9 +17,8 @@ from torch import Tensor
 
 AIRLIGHT = 0.85  # of a veil through which no ground is seen; networks correct the gain that follows from it
 NARROWEST = 1  # of the candidates: the narrowest envelope, by colours
-THICKEST = (
-    0.8 * AIRLIGHT
-)  # gains do not follow veils beyond: what is left of the ground drowns in noise there
+# Gains do not follow veils beyond: what is left of the ground drowns in noise there.
+THICKEST = 0.8 * AIRLIGHT
 # Networks write numbers of the order of one; what these are worth as logarithm of a gain, and as an offset.
 GAIN_UNIT, OFFSET_UNIT = 0.3, 0.1
 # Where even the darkest of a place is that bright, it is snow, or no ground is seen through its cloud: from
@@ -43,15 +42,12 @@ def envelope(cells: Tensor, window: int) -> Tensor:
     Windows end where the cells end.
     """
     window = min(window, 2 * max(cells.shape[2:]) - 1)
-    darkest = -separable(F.max_pool2d, -cells, window)
-    return separable(F.avg_pool2d, darkest, window)
-
-
-def separable(pool: object, cells: Tensor, window: int) -> Tensor:
-    """A pooling over squares as two over lines, which take a fraction of the time."""
-    reach, options = window // 2, {"count_include_pad": False} if pool is F.avg_pool2d else {}
-    for kernel, padding in (((window, 1), (reach, 0)), ((1, window), (0, reach))):
-        cells = pool(cells, kernel, 1, padding, **options)  # type: ignore[operator]
+    # Over lines one way and then the other, which takes a fraction of the time of squares.
+    lines = (((window, 1), (window // 2, 0)), ((1, window), (0, window // 2)))
+    for kernel, padding in lines:
+        cells = -F.max_pool2d(-cells, kernel, 1, padding)
+    for kernel, padding in lines:
+        cells = F.avg_pool2d(cells, kernel, 1, padding, count_include_pad=False)
     return cells
 
 

@@ -1,4 +1,4 @@
-"""The default network: a good dehazer before it has learned anything, and convolutions to make it better.
+"""`dehazexl-next`: a good dehazer before it has learned anything, and convolutions to make it better.
 
 Of the family of DehazeXL (Chen et al., CVPR 2025): patches are encoded to tokens, a global bottleneck lets
 the whole scene be seen once, patches are decoded. What needs the whole scene is gathered as tokens: how dark
@@ -10,7 +10,7 @@ over a patch; each of its stages writes shares of envelopes and corrections of a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,12 @@ from dehazexl_cli.models.dark_envelopes import (
     darkest_cells,
     envelope,
 )
-from dehazexl_cli.models.residual import Residual, SpreadConv2d, bent, silent
+from dehazexl_cli.models.dehazexl import STEM, STRIDE, token_places
+from dehazexl_cli.models.interpolation import bilinear_weights
+from dehazexl_cli.models.residual import FixedNormConv2d, Residual, leaky_relu, zero_init
 from dehazexl_cli.models.token_bottleneck import TokenBottleneck, TokenMap
 from dehazexl_cli.plan import Footprint
 
-STRIDE = 32  # pixels per token side
-STEM = 4  # pixels per side of a cell of the finest feature map
 NEAR = 5  # cells of STEM pixels: the window of the narrowest envelope
 WINDOWS = (3, 9)  # tokens: the windows of the wider envelopes; the widest is the scene
 STATISTICS = 4 * COLOURS  # of a token: least, mean, deviation and greatest of each colour
@@ -100,13 +100,14 @@ class DehazeXLS(Dehazer):
     def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
         with torch.autocast(batch.pixels.device.type, enabled=False):
             known = token_statistics(batch.pixels)
-        seen = self.encoder(shown(batch.pixels).to(self.dtype))
+        seen = self.encoder(normalized_cells(batch.pixels).to(self.dtype))
         tokens = torch.cat([known, seen.float()], dim=1).flatten(2).mT
         # Half precision has room for statistics of 8 bits and more; bfloat16 has not.
         return (tokens if self.dtype == torch.float32 else tokens.half()), ()
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        places = token_places(grid, tokens.device)
+        # The map begins with the scene, wherever that lies in a larger one.
+        places = token_places(replace(grid, origin=(0, 0)), tokens.device)
         size = -(-grid.height // STRIDE), -(-grid.width // STRIDE)
         scene = self.bottleneck(TokenMap.of(tokens.flatten(1, 2), places, size))
         offsets = torch.arange(-MARGIN, self.side + MARGIN, device=tokens.device)
@@ -151,15 +152,15 @@ class Encoder(nn.Module):
     def __init__(self, config: DehazeXLSConfig) -> None:
         super().__init__()
         fine, middle, coarse = config.encoder_widths
-        self.first = SpreadConv2d(COLOURS * STEM**2, fine, 1)
-        self.second = SpreadConv2d(fine, middle, stride=2)
-        self.third = SpreadConv2d(middle, coarse, stride=2)
+        self.first = FixedNormConv2d(COLOURS * STEM**2, fine, 1)
+        self.second = FixedNormConv2d(fine, middle, stride=2)
+        self.third = FixedNormConv2d(middle, coarse, stride=2)
         self.blocks = nn.Sequential(Residual(coarse), Residual(coarse))
-        self.last = SpreadConv2d(coarse, config.token_dim, stride=2)
+        self.last = FixedNormConv2d(coarse, config.token_dim, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in (self.first, self.second, self.third):
-            x = bent(layer(x))
+            x = leaky_relu(layer(x))
         return self.last(self.blocks(x))
 
 
@@ -177,17 +178,17 @@ class Decoder(nn.Module):
             stride = 2 if number else 1
             self.down.append(Stage(before, width, blocks, stride, config.scene_dim))
             before = width
-        self.tell = silent(nn.Conv2d(config.dim, widths[-1], 1))
+        self.tell = zero_init(nn.Conv2d(config.dim, widths[-1], 1))
         self.lift = nn.ModuleList()
         self.up = nn.ModuleList()
-        self.heads = nn.ModuleList([silent(nn.Conv2d(widths[-1], NUMBERS, 1))])
+        self.heads = nn.ModuleList([zero_init(nn.Conv2d(widths[-1], NUMBERS, 1))])
         for number in reversed(range(len(widths) - 1)):
-            self.lift.append(silent(nn.Conv2d(widths[number + 1], widths[number], 1)))
+            self.lift.append(zero_init(nn.Conv2d(widths[number + 1], widths[number], 1)))
             self.up.append(
                 nn.Sequential(*(Residual(widths[number]) for _ in range(config.up_blocks[number])))
             )
-            self.heads.append(silent(nn.Conv2d(widths[number], NUMBERS, 1)))
-        self.scene_head = silent(nn.Linear(config.scene_dim, NUMBERS))
+            self.heads.append(zero_init(nn.Conv2d(widths[number], NUMBERS, 1)))
+        self.scene_head = zero_init(nn.Linear(config.scene_dim, NUMBERS))
         with torch.no_grad():
             self.scene_head.bias[:VEILS] = torch.tensor(START)
         cells = config.patch // STEM
@@ -204,7 +205,9 @@ class Decoder(nn.Module):
             near = envelope(cells, NEAR)
             up = self.get_buffer("raise_context").float()
             wide = up @ wide.float() @ up.mT
-            known = torch.cat([shown(pixels), normal(torch.cat([wide, near, cells], dim=1))], dim=1)
+            known = torch.cat(
+                [normalized_cells(pixels), normalize(torch.cat([wide, near, cells], dim=1))], dim=1
+            )
             veils = candidates([near, *wide.split(COLOURS, dim=1)])
         numbers = self._numbers(
             known.to(dtype), said[..., MARGIN:-MARGIN, MARGIN:-MARGIN].to(dtype), scene.to(dtype)
@@ -225,8 +228,8 @@ class Decoder(nn.Module):
         numbers = self.scene_head(scene)[:, :, None, None] + self.heads[0](x)
         skips = reversed(kept[:-1])
         for lift, blocks, written, skip in zip(self.lift, self.up, self.heads[1:], skips, strict=True):
-            x = blocks(doubled(lift(x)).add_(skip))
-            numbers = doubled(numbers) + written(x)
+            x = blocks(upsample(lift(x)).add_(skip))
+            numbers = upsample(numbers) + written(x)
         return numbers
 
 
@@ -239,26 +242,26 @@ class Stage(nn.Module):
 
     def __init__(self, before: int, width: int, blocks: int, stride: int, scene_dim: int) -> None:
         super().__init__()
-        self.enter = SpreadConv2d(before, width, stride=stride)
-        self.gate = silent(nn.Linear(scene_dim, 2 * width))
+        self.enter = FixedNormConv2d(before, width, stride=stride)
+        self.gate = zero_init(nn.Linear(scene_dim, 2 * width))
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
     def forward(self, x: Tensor, scene: Tensor) -> Tensor:
         factor, offset = self.gate(scene)[:, :, None, None].chunk(2, dim=1)
-        return self.blocks(bent(torch.addcmul(offset, self.enter(x), 1 + factor)))
+        return self.blocks(leaky_relu(torch.addcmul(offset, self.enter(x), 1 + factor)))
 
 
-def doubled(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     """A map of twice the sides, between its cells linearly."""
     return F.interpolate(x, scale_factor=2, mode="bilinear")
 
 
-def shown(pixels: Tensor) -> Tensor:
+def normalized_cells(pixels: Tensor) -> Tensor:
     """Pixels [b, 3, h, w] in [0, 1] as networks see them: centred, at stride 4 [b, 48, h / 4, w / 4]."""
-    return F.pixel_unshuffle(normal(pixels), STEM).contiguous(memory_format=torch.channels_last)
+    return F.pixel_unshuffle(normalize(pixels), STEM).contiguous(memory_format=torch.channels_last)
 
 
-def normal(values: Tensor) -> Tensor:
+def normalize(values: Tensor) -> Tensor:
     """Values in [0, 1] around 0."""
     return (values - CENTER) / SPREAD
 
@@ -270,22 +273,3 @@ def token_statistics(pixels: Tensor) -> Tensor:
     mean = F.avg_pool2d(half, STRIDE // 2)
     variance = F.avg_pool2d(half.square(), STRIDE // 2) - mean.square()
     return torch.cat([least, mean, variance.clamp(min=0).sqrt(), greatest], dim=1)
-
-
-def token_places(grid: PatchGrid, device: torch.device) -> Tensor:
-    """The middle of each token of the present patches, in pixels (down, right): [n, 2] float32."""
-    side = grid.patch // STRIDE
-    starts = torch.tensor([[box.top, box.left] for box in map(grid.box, grid.present)], dtype=torch.float32)
-    within = STRIDE * (torch.cartesian_prod(torch.arange(side), torch.arange(side)) + 0.5)
-    return (starts[:, None] + within[None]).view(-1, 2).to(device)
-
-
-def bilinear_weights(size: int, cells: int, margin: int = 0) -> Tensor:
-    """Weights [size, cells + 2·margin] that raise an axis of cells to `size` linearly.
-
-    With a margin there are further cells on either side; without one, the ends are held level.
-    """
-    at, of = torch.arange(size, device="cpu"), torch.arange(cells + 2 * margin, device="cpu")
-    place = (at + 0.5) * cells / size - 0.5 + margin
-    place = place.clamp(0, cells + 2 * margin - 1)
-    return (1 - (place[:, None] - of).abs()).clamp(min=0)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dehazexl_cli.models.interpolation import bilinear_weights
+
 COLOURS = 3
 NUMBERS = COLOURS * (COLOURS + 1)  # of a transform: a row of three factors for each colour, and offsets
 
@@ -88,11 +90,3 @@ class Head(nn.Module):
         # What stages add up, and great factors under dense haze, need float32, whatever the weights.
         x = self.norm(x.to(self.norm.weight.dtype)).float()
         return F.linear(x, self.affine.weight.float(), self.affine.bias.float()).permute(0, 3, 1, 2)
-
-
-def bilinear_weights(size: int, cells: int) -> Tensor:
-    """Weights [size, cells] that raise an axis of cells to `size` linearly, its ends held level."""
-    # On the CPU, also of a network without numbers: as "meta", they would load torch's compiler, 80 MB.
-    at, of = (torch.arange(count, device="cpu") for count in (size, cells))
-    place = ((at + 0.5) * cells / size - 0.5).clamp(0, cells - 1)
-    return (1 - (place[:, None] - of).abs()).clamp(min=0)

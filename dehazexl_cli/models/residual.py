@@ -11,17 +11,19 @@ hundred steps, and nothing taught them any more.
 from __future__ import annotations
 
 from math import sqrt
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
 SLOPE = 0.1  # of what is below zero
 NORM = sqrt(2 / (1 + SLOPE**2))  # of the weights of one output: what a rectifier takes, they give
 
 
-class SpreadConv2d(nn.Conv2d):
+class FixedNormConv2d(nn.Conv2d):
     """A convolution whose weights have one norm for each output; `restore_norm` brings it back."""
 
     def __init__(self, before: int, width: int, kernel: int = 3, stride: int = 1) -> None:
@@ -40,20 +42,20 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = SpreadConv2d(width, width)
-        self.second = silent(nn.Conv2d(width, width, 3, padding=1))
+        self.first = FixedNormConv2d(width, width)
+        self.second = zero_init(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(bent(self.first(x)))
+        return x + self.second(leaky_relu(self.first(x)))
 
 
-def bent(x: Tensor) -> Tensor:
+def leaky_relu(x: Tensor) -> Tensor:
     """Leaky rectifier, in the place of `x`."""
     return F.leaky_relu_(x, SLOPE)
 
 
-def silent(layer: Any) -> Any:
+def zero_init(layer: Layer) -> Layer:
     """The layer with weights and bias of zero: what it is to say, it learns."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer

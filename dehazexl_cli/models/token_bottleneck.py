@@ -1,4 +1,4 @@
-"""The global bottleneck of the default network: what all tokens of a scene say together.
+"""The global bottleneck of `dehazexl-next`: what all tokens of a scene say together.
 
 Tokens of all patches come to lie on one map of the scene. It is read in three ways: as dark envelopes, by
 convolutions with a wider view, and by latents, a few vectors that attend to every token and that every token
@@ -16,28 +16,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.models.dark_envelopes import COLOURS, envelope
-from dehazexl_cli.models.residual import SLOPE, Residual, SpreadConv2d, bent, silent
+from dehazexl_cli.models.interpolation import linear_weights
+from dehazexl_cli.models.residual import SLOPE, FixedNormConv2d, Residual, leaky_relu, zero_init
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of tokens over the scene
 DARKEST = 0.01  # the quantile of tokens that is taken for the scene's darkest: single ones may be damaged
+CENTER, SPREAD = 0.4, 0.25  # of statistics, so that layers see numbers around 0
 WIDE = 4  # tokens per side of a wide one
 
 
 class TokenMap(NamedTuple):
-    """Tokens where they lie in their scenes; places without ground hold what lies nearest."""
+    """Tokens where they lie in their scenes; zeros where there is no ground."""
 
     tokens: Tensor  # [scenes, channels, height, width] float32
     present: Tensor  # [1, 1, height, width] float32: 1 where there is ground, else 0
 
     @classmethod
-    def of(cls, tokens: Tensor, places: Tensor, size: tuple[int, int], stride: int = 32) -> TokenMap:
-        """Tokens [scenes, n, channels] at places [n, 2] (pixels down, right) on a map of that size.
+    def of(cls, tokens: Tensor, places: Tensor, size: tuple[int, int]) -> TokenMap:
+        """Tokens [scenes, n, channels] at places [n, 2] (down, right, in tokens) on a map of that size.
 
         Where patches overlap, a cell holds the mean of its tokens. Tokens beyond the edge of the scene
         are dropped: they show what was mirrored there.
         """
         height, width = size
-        cell = (places / stride).floor().long()
+        cell = (places + 0.5).floor().long()
         inside = (cell[:, 0] < height) & (cell[:, 1] < width)
         index = (cell[:, 0] * width + cell[:, 1])[inside]
         tokens = tokens[:, inside].float()
@@ -67,12 +69,6 @@ class Scene(NamedTuple):
         return torch.stack(read, dim=1)
 
 
-def linear_weights(places: Tensor, size: int) -> Tensor:
-    """Weights [n, side, size] that read an axis of `size` cells at fractional places [n, side]."""
-    places = places.clamp(0, size - 1)
-    return (1 - (places[:, :, None] - torch.arange(size, device=places.device)).abs()).clamp(min=0)
-
-
 class TokenBottleneck(nn.Module):
     """A map of tokens -> the scene's context, envelopes and vector."""
 
@@ -95,13 +91,13 @@ class TokenBottleneck(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Linear(2 * scene_dim, scene_dim),
         )
-        self.enter = SpreadConv2d(statistics + token_dim, dim, 1)
+        self.enter = FixedNormConv2d(statistics + token_dim, dim, 1)
         self.first = Residual(dim)
-        self.widen = SpreadConv2d(dim, wide_dim, WIDE, stride=WIDE)
+        self.widen = FixedNormConv2d(dim, wide_dim, WIDE, stride=WIDE)
         self.wide = nn.Sequential(Residual(wide_dim), Residual(wide_dim))
-        self.narrow = silent(nn.Conv2d(wide_dim, dim, 1))
+        self.narrow = zero_init(nn.Conv2d(wide_dim, dim, 1))
         self.attention = InducedAttention(dim, latents, heads) if latents else None
-        self.tell = silent(nn.Linear(scene_dim, dim))
+        self.tell = zero_init(nn.Linear(scene_dim, dim))
         self.last = Residual(dim)
 
     def forward(self, seen: TokenMap) -> Scene:
@@ -111,13 +107,13 @@ class TokenBottleneck(nn.Module):
             envelopes = self._envelopes(statistics[:, :COLOURS], seen.present)
             spread = quantiles(statistics, seen.present).flatten(1)
         dtype = self.enter.weight.dtype
-        known = torch.cat([(statistics - 0.4) / 0.25, seen.tokens[:, self.statistics :]], dim=1)
-        x = bent(self.enter((known * seen.present).to(dtype)))
+        known = torch.cat([normalize(statistics), seen.tokens[:, self.statistics :]], dim=1)
+        x = leaky_relu(self.enter((known * seen.present).to(dtype)))
         x = self.first(x)
         x = x + self._widely(x)
         if self.attention is not None:
             x = x + self.attention(x, seen.present)
-        vector = self.scene(torch.cat([(spread - 0.4) / 0.25, moments(x, seen.present)], dim=1).to(dtype))
+        vector = self.scene(torch.cat([normalize(spread), moments(x, seen.present)], dim=1).to(dtype))
         x = self.last(x + self.tell(vector)[:, :, None, None])
         return Scene(torch.cat([x.float(), envelopes], dim=1), vector.float())
 
@@ -125,14 +121,14 @@ class TokenBottleneck(nn.Module):
         """Of each window, then of the scene: [scenes, 3·(windows + 1), height, width]."""
         darkest = quantiles(least, present, (DARKEST,))[..., None].expand_as(least)
         filled = torch.where(present > 0, least, 1.0)
-        wide = [torch.minimum(envelope(filled, window), filled.new_tensor(1.0)) for window in self.windows]
+        wide = [envelope(filled, window) for window in self.windows]
         return torch.cat([*wide, darkest], dim=1)
 
     def _widely(self, x: Tensor) -> Tensor:
         """What convolutions over tokens of four times the side say, at the tokens' own places."""
         height, width = x.shape[2:]
         beyond = (-width % WIDE, -height % WIDE)
-        wide = self.narrow(self.wide(bent(self.widen(F.pad(x, (0, beyond[0], 0, beyond[1]))))))
+        wide = self.narrow(self.wide(leaky_relu(self.widen(F.pad(x, (0, beyond[0], 0, beyond[1]))))))
         return F.interpolate(wide, scale_factor=WIDE, mode="bilinear")[..., :height, :width]
 
 
@@ -149,7 +145,7 @@ class InducedAttention(nn.Module):
         self.ask = nn.Linear(dim, dim)
         self.tell = nn.Linear(dim, 2 * dim)
         self.middle_norm = nn.RMSNorm(dim, elementwise_affine=False)
-        self.output = silent(nn.Linear(dim, dim))
+        self.output = zero_init(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -178,14 +174,19 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, there: Tensor | None =
 
 def quantiles(x: Tensor, present: Tensor, levels: Sequence[float] = QUANTILES) -> Tensor:
     """Quantiles of each channel over the tokens with ground: [b, channels, h, w] -> [b, channels, levels]."""
-    ordered = flat(x, present).sort(dim=2).values
+    ordered = present_tokens(x, present).sort(dim=2).values
     last = ordered.shape[2] - 1
     places = torch.tensor(levels, device=x.device) * last
     first = places.floor().long()
     return torch.lerp(ordered[:, :, first], ordered[:, :, (first + 1).clamp(max=last)], places - first)
 
 
-def flat(x: Tensor, present: Tensor) -> Tensor:
+def normalize(statistics: Tensor) -> Tensor:
+    """Bring statistics of pixels in [0, 1] around 0."""
+    return (statistics - CENTER) / SPREAD
+
+
+def present_tokens(x: Tensor, present: Tensor) -> Tensor:
     """The tokens with ground, in a row: [b, channels, n]."""
     x = x.flatten(2)
     there = present.flatten() > 0
@@ -194,5 +195,5 @@ def flat(x: Tensor, present: Tensor) -> Tensor:
 
 def moments(x: Tensor, present: Tensor) -> Tensor:
     """Mean and deviation of each channel over the tokens with ground: [b, 2 · channels] float32."""
-    tokens = flat(x.float(), present)
+    tokens = present_tokens(x.float(), present)
     return torch.cat([tokens.mean(2), tokens.var(2, unbiased=False).add(1e-5).sqrt()], dim=1)

@@ -23,7 +23,7 @@ from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
-from dehazexl_cli.training.mixture import MEASURED, Shares, draw_haze
+from dehazexl_cli.training.mixture import DEFAULT_SHARES, Shares, draw_haze
 from dehazexl_cli.training.surfaces import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
@@ -48,7 +48,7 @@ class Recipe:
     clear_share: float = 0.14  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
-    haze: Shares = MEASURED  # kinds of haze over hazy samples
+    haze: Shares = DEFAULT_SHARES  # kinds of haze over hazy samples
     # Ground truths with lifted blacks teach that clear ground has a veil; blacks always taken off teach to
     # darken clear photographs. So a random part of it is taken off now and then.
     black_share: float = 0.3  # samples whose clear crop loses a part of its dark level

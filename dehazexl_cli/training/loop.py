@@ -24,7 +24,7 @@ from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import compose
 from dehazexl_cli.models.checkpoint import load, save
-from dehazexl_cli.models.residual import SpreadConv2d
+from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.training import ranks
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.losses import Drafts, Loss
@@ -110,12 +110,12 @@ class Trainer:
         self.sampler = Sampler(training, config.recipe, config.seed)
         self.trials: list[Trial] = make_trials(validation)
         torch.manual_seed(config.seed)
-        # Convolutions are a third faster in this order of numbers, which changes no result.
+        # Convolutions are a third faster in this order of numbers, which changes rounding only.
         self.model = build(config.model).to(self.device).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         self.average = build(config.model).to(self.device).eval()
         self.drafts = Drafts(self.model) if config.loss.drafts else None
-        self.spreading = [layer for layer in self.model.modules() if isinstance(layer, SpreadConv2d)]
+        self.fixed_norm = [layer for layer in self.model.modules() if isinstance(layer, FixedNormConv2d)]
         self.step = 0
         self.seconds = 0.0
         self.optimizer = torch.optim.AdamW(
@@ -169,7 +169,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if self.scaler.is_enabled() or torch.isfinite(norm):  # one bad batch is not to spoil the run
             self.scaler.step(self.optimizer)
-            for layer in self.spreading:
+            for layer in self.fixed_norm:
                 layer.restore_norm()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

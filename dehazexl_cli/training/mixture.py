@@ -1,7 +1,7 @@
-"""Skies that training samples lie under, in the shares in which real haze was found.
+"""Skies that training samples lie under: the kinds that were measured, in shares that were chosen.
 
-Measured on real pairs, haze is often strictly even and grey, or white and uneven down to a few pixels; that
-of clear air is bluish and adds more light than it takes. Skies by the textbook alone teach none of them well.
+Haze of benchmarks and real thin cloud is grey, often even, or uneven down to a few pixels; that of clear air
+is bluish and adds more light than it takes. Skies by the textbook alone teach none of them well.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Shares:
     broad: float = 0.11  # `Haze.draw`: anything between
 
 
-MEASURED = Shares()
+DEFAULT_SHARES = Shares()
 
 
-def draw_haze(rng: Generator, side: int, shares: Shares = MEASURED) -> Haze:
+def draw_haze(rng: Generator, side: int, shares: Shares = DEFAULT_SHARES) -> Haze:
     """Draw the haze over one training sample of `side` pixels."""
     odds = asdict(shares)
     kind = list(odds)[rng.choice(len(odds), p=list(odds.values()))]
