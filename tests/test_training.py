@@ -145,7 +145,8 @@ def test_samples_depend_on_seed_and_step_alone() -> None:
 
 
 def test_samples_are_pairs_of_hazy_and_clear_in_range() -> None:
-    hazy, clear = Sampler(scenes(), Recipe(clear_share=0.3), seed=1).batch(0, 24, 48)
+    recipe = Recipe(clear_share=0.3, even_share=0.0, even_contrast=0.0)
+    hazy, clear = Sampler(scenes(), recipe, seed=1).batch(0, 24, 48)
     for images in (hazy, clear):
         assert images.shape == (24, 3, 48, 48)
         assert images.dtype == torch.float32

@@ -46,7 +46,7 @@ class Recipe:
     """How samples are made."""
 
     clear_share: float = 0.14  # samples without haze, so that clear scenes stay as they are
-    largest_scale: float = 3.0  # crops cover up to this many times their side, then are reduced
+    largest_scale: float = 6.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
     haze: Shares = DEFAULT_SHARES  # kinds of haze over hazy samples
     # Ground truths with lifted blacks teach that clear ground has a veil; blacks always taken off teach to
@@ -64,8 +64,10 @@ class Recipe:
     darkening: float = 0.2  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
     even_share: float = 0.2  # samples with water, sand or other even ground drawn in
-    # Of those that show nothing else, without haze: a lake alone cannot be told from a veil, and is to stay.
-    whole_clear_share: float = 0.8
+    # A lake, or a field of one crop, cannot be told from a veil and is to stay: of samples that show nothing
+    # else, whose contrast is lower, that share is without haze.
+    even_contrast: float = 0.1
+    even_clear_share: float = 0.8
     sensor_noise: float = 0.01  # largest standard deviation
 
 
@@ -144,7 +146,7 @@ class Sampler:
         sizes = [scene.clear.info.height * scene.clear.info.width for scene in scenes]
         # Large scenes hold more to see; large sources are not to drown the small ones.
         weights = np.array(
-            [size**0.5 / sources.count(source) ** 0.5 for size, source in zip(sizes, sources, strict=True)]
+            [size**0.25 / sources.count(source) ** 0.5 for size, source in zip(sizes, sources, strict=True)]
         )
         self.weights = weights / weights.sum()
         self.pools = ThreadpoolController()
@@ -173,10 +175,9 @@ class Sampler:
         clear = self._toned(clear, scene, rng)
         clear_share = self.recipe.clear_share
         if rng.random() < self.recipe.even_share:
-            even, whole = with_even_ground(clear.numpy(), rng)
-            clear = torch.from_numpy(even)
-            if whole:
-                clear_share = self.recipe.whole_clear_share
+            clear = torch.from_numpy(with_even_ground(clear.numpy(), rng))
+        if is_even(clear, self.recipe.even_contrast):
+            clear_share = self.recipe.even_clear_share
         if rng.random() < clear_share:
             return clear, clear
         return self._hazed(clear, rng, side), clear
@@ -250,6 +251,15 @@ def saturate(image: Tensor, factor: float) -> Tensor:
 def dark_level(image: Tensor) -> float:
     """What nearly every pixel [3, height, width] exceeds in all its colours: its least but for outliers."""
     return float(np.percentile(image.amin(0).numpy(), DARK_PERCENT))
+
+
+def is_even(image: Tensor, contrast: float) -> bool:
+    """Whether brightness [3, height, width] deviates by less than that share of its mean.
+
+    Of means of 4 x 4 pixels, as noise and fine ripples are no contrast.
+    """
+    brightness = F.avg_pool2d(image.mean(0, keepdim=True), 4)
+    return bool(brightness.std() < contrast * brightness.mean())
 
 
 def take_off(image: Tensor, black: float) -> Tensor:

@@ -28,6 +28,7 @@ from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.training import ranks
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.losses import Drafts, Loss
+from dehazexl_cli.training.optimizer import make_optimizer, set_rate
 from dehazexl_cli.training.validation import Trial, make_trials, mean_psnr
 
 FARTHEST = 320  # tokens from the origin up to which position codes are trained: 10240 pixels
@@ -46,7 +47,7 @@ class TrainConfig:
     patches: int = 16  # per step, about
     crop_sides: tuple[int, ...] = (1, 2, 2, 3)  # of square crops, in patches; each step draws one
     rate: float = 2e-4
-    warm_up: int = 500
+    warm_up: int = 200
     cool_down: float = 0.2  # share of all steps, the last, in which the rate falls to nothing
     weight_decay: float = 0.02
     average: float = 0.999
@@ -118,13 +119,7 @@ class Trainer:
         self.fixed_norm = [layer for layer in self.model.modules() if isinstance(layer, FixedNormConv2d)]
         self.step = 0
         self.seconds = 0.0
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.rate,
-            betas=(0.9, 0.999),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(self.model, config.weight_decay)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         self._begin()
 
@@ -154,8 +149,7 @@ class Trainer:
 
     def _learn(self, hazy: Tensor, clear: Tensor) -> float:
         config = self.config
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.rate_at(self.step)
+        set_rate(self.optimizer, config.rate_at(self.step))
         rng = np.random.default_rng((config.seed, self.step, 0xC0DE))
         down, right = (32 * int(rng.integers(FARTHEST)) for _ in range(2))
         with self._autocast():

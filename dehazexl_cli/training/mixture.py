@@ -16,7 +16,7 @@ from numpy.random import Generator
 from dehazexl_cli.training.haze import WAVELENGTHS, Haze, Kind, Noise
 from dehazexl_cli.training.skies import LEVELS, Origin, count_octaves, draw_sky, sampled, with_gaps
 
-LEVEL_ODDS = (0.15, 0.25, 0.35, 0.25)  # of the LEVELS, the densest last
+LEVEL_ODDS = (0.1, 0.2, 0.35, 0.35)  # of the LEVELS, the densest last
 LEAST_AIRLIGHT = 0.3  # an aerosol adds that much of the light it takes at least; less would be soot
 
 
@@ -27,8 +27,8 @@ class Shares:
     even: float = 0.27  # grey, the same everywhere
     uneven: float = 0.35  # white-grey fields and clouds with fine detail
     aerosol: float = 0.16  # the bluish light of clear air
-    level: float = 0.11  # as `dehazexl synth` makes it
-    broad: float = 0.11  # `Haze.draw`: anything between
+    level: float = 0.15  # as `dehazexl synth` makes it
+    broad: float = 0.07  # `Haze.draw`: anything between
 
 
 DEFAULT_SHARES = Shares()

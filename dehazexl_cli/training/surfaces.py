@@ -30,12 +30,12 @@ FAMILIES = (
     Family((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.1),  # snow, salt, pale roofs
     Family((0.10, 0.10, 0.10), (0.70, 0.70, 0.70), 0.2),  # asphalt, concrete, rock
 )
-WHOLE = 0.4  # share of crops with even ground that show nothing else
+WHOLE = 0.5  # share of crops with even ground that show nothing else
 EDGE = 12.0  # how steeply even ground gives way to the rest
 
 
-def with_even_ground(clear: Floats, rng: Generator) -> tuple[Floats, bool]:
-    """A clear crop [3, side, side] in [0, 1] with even ground over part or all, and whether over all."""
+def with_even_ground(clear: Floats, rng: Generator) -> Floats:
+    """A clear crop [3, side, side] in [0, 1] with even ground over part or all of it."""
     _, height, width = clear.shape
     box = Box(0, 0, height, width)
     family = FAMILIES[rng.choice(len(FAMILIES), p=[family.share for family in FAMILIES])]
@@ -45,10 +45,9 @@ def with_even_ground(clear: Floats, rng: Generator) -> tuple[Floats, bool]:
     ripples = Noise.draw(rng, rng.uniform(3, 12), 0.7, 2).at(box) * rng.uniform(0, 0.05)
     shades = Noise.draw(rng, height * rng.uniform(0.3, 1.0), 0.5, 3).at(box) * rng.uniform(0, 0.12)
     even = color[:, None, None] * (1 + ripples + shades)
-    whole = bool(rng.random() < WHOLE)
     cover = np.ones((height, width))
-    if not whole:
+    if rng.random() >= WHOLE:
         outline = Noise.draw(rng, height * rng.uniform(0.3, 1.2), 0.55, 5).at(box)
         cover = (0.5 + EDGE * (np.quantile(outline, rng.uniform(0.2, 0.9)) - outline)).clip(0, 1)
     mixed: Floats = (clear + cover * (even - clear)).clip(0, 1).astype(np.float32)
-    return mixed, whole
+    return mixed
