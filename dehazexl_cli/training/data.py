@@ -45,7 +45,7 @@ class Scene(NamedTuple):
 class Recipe:
     """How samples are made."""
 
-    clear_share: float = 0.14  # samples without haze, so that clear scenes stay as they are
+    clear_share: float = 0.2  # samples without haze, so that clear scenes stay as they are
     largest_scale: float = 6.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
     haze: Shares = DEFAULT_SHARES  # kinds of haze over hazy samples

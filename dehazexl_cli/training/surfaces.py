@@ -1,7 +1,8 @@
 """Even ground: water, sand, snow and paving drawn over part of a clear crop, or all of it.
 
 Photographs of towns and fields hold little of it, and a network that never saw any takes a lake for haze.
-Under a sky, such ground can only be judged by what lies beside it, so it also teaches to look there.
+Under a sky, such ground can only be judged by what lies beside it, so it also teaches to look there. Some of
+it is parcelled, as fields, roofs and car parks are: haze has no sharp edges.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from dehazexl_cli.grid import Box
 from dehazexl_cli.training.haze import Floats, Noise
@@ -30,6 +32,7 @@ FAMILIES = (
     Family((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.1),  # snow, salt, pale roofs
     Family((0.10, 0.10, 0.10), (0.70, 0.70, 0.70), 0.2),  # asphalt, concrete, rock
 )
+PARCELLED = 0.4  # share of even ground that is of many colours
 WHOLE = 0.5  # share of crops with even ground that show nothing else
 EDGE = 12.0  # how steeply even ground gives way to the rest
 
@@ -38,16 +41,36 @@ def with_even_ground(clear: Floats, rng: Generator) -> Floats:
     """A clear crop [3, side, side] in [0, 1] with even ground over part or all of it."""
     _, height, width = clear.shape
     box = Box(0, 0, height, width)
-    family = FAMILIES[rng.choice(len(FAMILIES), p=[family.share for family in FAMILIES])]
-    # Colours of one kind lie near the line between its darkest and lightest.
-    dark, light = np.array(family.dark), np.array(family.light)
-    color = dark + (light - dark) * np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)
+    if rng.random() < PARCELLED:
+        number, parcels = draw_parcels(rng, height, width)
+        color = np.stack([draw_color(rng) for _ in range(number)], axis=1)[:, parcels]
+    else:
+        color = draw_color(rng)[:, None, None]
     ripples = Noise.draw(rng, rng.uniform(3, 12), 0.7, 2).at(box) * rng.uniform(0, 0.05)
     shades = Noise.draw(rng, height * rng.uniform(0.3, 1.0), 0.5, 3).at(box) * rng.uniform(0, 0.12)
-    even = color[:, None, None] * (1 + ripples + shades)
+    even = color * (1 + ripples + shades)
     cover = np.ones((height, width))
     if rng.random() >= WHOLE:
         outline = Noise.draw(rng, height * rng.uniform(0.3, 1.2), 0.55, 5).at(box)
         cover = (0.5 + EDGE * (np.quantile(outline, rng.uniform(0.2, 0.9)) - outline)).clip(0, 1)
     mixed: Floats = (clear + cover * (even - clear)).clip(0, 1).astype(np.float32)
     return mixed
+
+
+def draw_color(rng: Generator) -> NDArray[np.float64]:
+    """Draw the colour [3] of some even ground; those of one kind lie near the line between its ends."""
+    family = FAMILIES[rng.choice(len(FAMILIES), p=[family.share for family in FAMILIES])]
+    dark, light = np.array(family.dark), np.array(family.light)
+    color: NDArray[np.float64] = dark + (light - dark) * np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)
+    return color
+
+
+def draw_parcels(rng: Generator, height: int, width: int) -> tuple[int, NDArray[np.int64]]:
+    """Draw rectangles that fill a picture: how many there are, and which one each pixel lies in."""
+    side = float(np.exp(rng.uniform(np.log(16), np.log(max(height, width) / 2))))
+    rows, cols = (
+        np.searchsorted(np.sort(rng.uniform(0, length, round(length / side))), np.arange(length))
+        for length in (height, width)
+    )
+    number = int(cols[-1]) + 1
+    return number * (int(rows[-1]) + 1), rows[:, None] * number + cols
