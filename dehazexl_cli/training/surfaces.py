@@ -26,10 +26,10 @@ class Family(NamedTuple):
 
 
 FAMILIES = (
-    Family((0.03, 0.06, 0.08), (0.22, 0.32, 0.36), 0.4),  # deep and open water
+    Family((0.03, 0.06, 0.08), (0.22, 0.32, 0.36), 0.35),  # deep and open water
     Family((0.20, 0.22, 0.16), (0.42, 0.44, 0.34), 0.15),  # muddy water, wetland
     Family((0.45, 0.38, 0.27), (0.85, 0.78, 0.64), 0.15),  # sand, dry soil
-    Family((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.1),  # snow, salt, pale roofs
+    Family((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.15),  # snow, salt, pale roofs
     Family((0.10, 0.10, 0.10), (0.70, 0.70, 0.70), 0.2),  # asphalt, concrete, rock
 )
 PARCELLED = 0.4  # share of even ground that is of many colours
@@ -43,9 +43,9 @@ def with_even_ground(clear: Floats, rng: Generator) -> Floats:
     box = Box(0, 0, height, width)
     if rng.random() < PARCELLED:
         number, parcels = draw_parcels(rng, height, width)
-        color = np.stack([draw_color(rng) for _ in range(number)], axis=1)[:, parcels]
+        color = draw_colors(rng, number)[:, parcels]
     else:
-        color = draw_color(rng)[:, None, None]
+        color = draw_colors(rng, 1)[:, :, None]
     ripples = Noise.draw(rng, rng.uniform(3, 12), 0.7, 2).at(box) * rng.uniform(0, 0.05)
     shades = Noise.draw(rng, height * rng.uniform(0.3, 1.0), 0.5, 3).at(box) * rng.uniform(0, 0.12)
     even = color * (1 + ripples + shades)
@@ -57,12 +57,18 @@ def with_even_ground(clear: Floats, rng: Generator) -> Floats:
     return mixed
 
 
-def draw_color(rng: Generator) -> NDArray[np.float64]:
-    """Draw the colour [3] of some even ground; those of one kind lie near the line between its ends."""
-    family = FAMILIES[rng.choice(len(FAMILIES), p=[family.share for family in FAMILIES])]
-    dark, light = np.array(family.dark), np.array(family.light)
-    color: NDArray[np.float64] = dark + (light - dark) * np.clip(rng.random() + rng.normal(0, 0.06, 3), 0, 1)
-    return color
+def draw_colors(rng: Generator, number: int) -> NDArray[np.float64]:
+    """Draw colours [3, number] of even ground: every second time shades of one kind, else of all kinds."""
+    odds = [family.share for family in FAMILIES]
+    kinds = rng.choice(len(FAMILIES), number, p=odds)
+    spread = rng.uniform(0, 0.06)
+    if rng.random() < 0.5:
+        kinds[:] = kinds[0]
+    # Colours of one kind lie near the line between its darkest and lightest.
+    dark, light = (np.array([getattr(FAMILIES[kind], end) for kind in kinds]).T for end in ("dark", "light"))
+    shade = rng.random(number) + rng.normal(0, spread, (3, number))
+    colors: NDArray[np.float64] = dark + (light - dark) * shade.clip(0, 1)
+    return colors
 
 
 def draw_parcels(rng: Generator, height: int, width: int) -> tuple[int, NDArray[np.int64]]:
