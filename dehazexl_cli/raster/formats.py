@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,6 @@ class Format:
     most_pixels: int | None = None  # where GDAL makes the whole in memory
     scratch: str = "lines"  # blocks of the raster it is made from: "lines", "tiles"; "" if written at once
     names: tuple[str, ...] = field(default=())  # what else it is called
-    worldfile: bool = False  # whether one is written, where the transform allows it
 
     def __str__(self) -> str:
         return self.names[0] if self.names else self.driver
@@ -67,12 +66,8 @@ COG = Format(
     scratch="tiles",
 )  # fmt: skip
 # Level 4 takes half the time of GDAL's 6 for the same size, measured on drone photographs.
-PNG = Format(
-    "PNG", (".png",), {"ZLEVEL": "4"}, ("uint8", "uint16"), (1, 2, 3, 4), (2, 4), worldfile=True
-)  # fmt: skip
-JPEG = Format(
-    "JPEG", (".jpg", ".jpeg"), {"QUALITY": "95"}, ("uint8",), (1, 3), (), 65_500, worldfile=True
-)  # fmt: skip
+PNG = Format("PNG", (".png",), {"ZLEVEL": "4"}, ("uint8", "uint16"), (1, 2, 3, 4), (2, 4))
+JPEG = Format("JPEG", (".jpg", ".jpeg"), {"QUALITY": "95"}, ("uint8",), (1, 3), (), 65_500)
 JPEG2000 = Format(
     "JP2OpenJPEG", (".jp2", ".j2k"), {"QUALITY": "100", "REVERSIBLE": "YES"}, ("uint8", "uint16", "int16"),
     scratch="tiles", names=("JPEG 2000", "JP2", "JPEG2000"),
@@ -94,6 +89,10 @@ _MAY_LOSE = _QUALITY | {
     "COMPRESS", "JPEG_QUALITY", "WEBP_LEVEL", "WEBP_LOSSLESS", "MAX_Z_ERROR", "NBITS", "DISCARD_LSB", "RATES",
     "OVERVIEW_QUALITY", "YCC",
 }  # fmt: skip
+# These decide what a file and its side files say, and nothing of how pixels are stored.
+_SAYING = frozenset(
+    {"PROFILE", "TFW", "WORLDFILE", "RPB", "RPCTXT", "GEOTIFF_KEYS_FLAVOR", "GEOTIFF_VERSION"}
+)
 _OF_EVERY_COG = frozenset({"", "xml:XMP", "COLOR_PROFILE", "RPC", "IMD"})
 _WITH_PREDICTOR = frozenset({"DEFLATE", "LZW", "ZSTD"})
 
@@ -163,6 +162,11 @@ def creation_options(format: Format, info: RasterInfo, storage: Storage) -> dict
     if _QUALITY & given.keys():
         options = {name: value for name, value in options.items() if name not in _QUALITY}
     return options | given
+
+
+def saying_only(storage: Storage) -> Storage:
+    """Storage of a small raster that is to say what one stored in that way says."""
+    return replace(storage, creation=tuple(pair for pair in storage.creation if pair[0].upper() in _SAYING))
 
 
 def with_namespaces(options: dict[str, str], tags: Iterable[tuple[int, str, Any]]) -> dict[str, str]:
