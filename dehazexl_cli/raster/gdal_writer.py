@@ -35,7 +35,7 @@ from dehazexl_cli.raster.place import move_place
 from dehazexl_cli.raster.proof import Proof, ends_as_it_must
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
-from dehazexl_cli.raster.side_files import respell_world_file, settle
+from dehazexl_cli.raster.side_files import settle, write_world_file
 from dehazexl_cli.raster.staging import Staging
 
 _SAMPLE_SIDE = 16  # pixels, of a small raster to try side files on
@@ -238,7 +238,8 @@ class GdalWriter:
             add_to_side_file(Path(f"{result}.aux.xml"), self._product_tags)
         with self._gdal.open(str(result)) as made:
             transform = made.transform
-        respell_world_file(result, transform)
+        if formats.wants_world_file(self._format, self._storage) and not transform.is_identity:
+            write_world_file(result, transform)
 
     def _require_whole(self) -> None:
         with self._gdal.open(str(self._staging.result)) as dataset:

@@ -9,6 +9,7 @@ and what they then say, is tried out on a small one.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import rasterio
 from rasterio import Affine
 
 from dehazexl_cli.errors import OutputError
@@ -32,11 +34,34 @@ _OF_PRODUCTS = re.compile(
 )
 _WORLD_FILE = re.compile(r"\.(?P<first>[a-z])[a-z0-9]*?(?P<last>[a-z0-9])w")
 # These go with a raster of their stem and are none, so they need no side files.
-_COMPANIONS = frozenset(
-    ".aux .cpg .csv .eph .html .imd .json .lgo .log .md .prj .pvl .qgz .qml .qpj .rpb .rpc .sld .tab .til .txt "
-    ".wld .xml .yaml .zip".split()
+_COMPANIONS = (
+    *(
+        ".aux",
+        ".cpg",
+        ".csv",
+        ".eph",
+        ".html",
+        ".imd",
+        ".json",
+        ".lgo",
+        ".log",
+        ".md",
+        ".prj",
+        ".pvl",
+        ".qgz",
+    ),
+    *(".qml", ".qpj", ".rpb", ".rpc", ".sld", ".tab", ".til", ".txt", ".wld", ".xml", ".yaml", ".zip"),
 )
-_RASTERS = frozenset(".bmp .gif .img .j2k .jp2 .jpeg .jpg .nc .ntf .png .tif .tiff .vrt .webp".split())
+_RASTERS = (
+    *(".bmp", ".gif", ".img", ".j2k", ".jp2", ".jpeg", ".jpg", ".nc", ".ntf", ".png", ".tif", ".tiff"),
+    *(".vrt", ".webp"),
+)
+# Whatever somebody has set here for speed, others will read what lies there.
+_AS_OTHERS_READ = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "FALSE",
+    "GDAL_GEOREF_SOURCES": "PAM,INTERNAL,TABFILE,WORLDFILE",
+    "GDAL_PAM_ENABLED": "YES",
+}
 
 
 class _Said(NamedTuple):
@@ -63,7 +88,7 @@ def settle(
     """
     stale = {path for path in own_side_files(target) if os.path.lexists(path)}
     near = _neighbours(target)
-    if not near:
+    if not (near or _others_of_the_stem(target)):
         return stale
     with _folder(trial):
         sample = trial / target.name
@@ -92,31 +117,32 @@ def is_alone(side_file: Path, raster: Path) -> bool:
     """Tell whether a side file is named after this raster and after no other file that might need it."""
     if side_file.name.startswith(raster.name):
         return True
-    stem = raster.stem.casefold()
-    if not side_file.name.casefold().startswith(stem):
+    if not side_file.name.casefold().startswith(raster.stem.casefold()):
         return False
-    others = {
-        Path(name).suffix.casefold()
-        for name in os.listdir(raster.parent)
-        if Path(name).stem.casefold() == stem and name not in (raster.name, side_file.name)
-    }
+    others = {Path(name).suffix.casefold() for name in _others_of_the_stem(raster) if name != side_file.name}
     return not any(_may_read(suffix, side_file.suffix.casefold()) for suffix in others)
 
 
-def respell_world_file(raster: Path, transform: Affine) -> None:
-    """Give the world file that GDAL has written beside a raster a name that no other format reads, and all
-    digits.
+def write_world_file(raster: Path, transform: Affine) -> None:
+    """Write a world file beside a raster, of a name that no other format reads, and with all digits.
 
-    A NAME.wld is read with any raster NAME, and GDAL rounds; a PNG's place would then be the rounded one.
+    GDAL's NAME.wld is read with any raster NAME, and it rounds; a PNG's place would then be the rounded one.
     """
-    for suffix in (".wld", ".tfw"):
-        written = raster.with_suffix(suffix)
-        if written.exists():
-            written.unlink()
-            col, row = transform @ (0.5, 0.5)
-            numbers = (transform.a, transform.d, transform.b, transform.e, col, row)
-            ending = raster.suffix[1] + raster.suffix[-1] + "w"
-            raster.with_suffix(f".{ending}").write_text("".join(f"{float(number)!r}\n" for number in numbers))
+    col, row = transform @ (0.5, 0.5)
+    col = _that_gives(transform.c, col, (transform.a, transform.b))
+    row = _that_gives(transform.f, row, (transform.d, transform.e))
+    numbers = (transform.a, transform.d, transform.b, transform.e, col, row)
+    ending = raster.suffix[1] + raster.suffix[-1] + "w"
+    text = "".join(f"{float(number)!r}\n" for number in numbers)
+    raster.with_suffix(f".{ending}").write_text(text, encoding="ascii")
+
+
+def _that_gives(corner: float, middle: float, steps: tuple[float, float]) -> float:
+    """The middle of a pixel from which GDAL computes just this corner; rounding may miss it by a bit."""
+    for near in (middle, math.nextafter(middle, math.inf), math.nextafter(middle, -math.inf)):
+        if near - 0.5 * steps[0] - 0.5 * steps[1] == corner:
+            return near
+    return middle
 
 
 @contextmanager
@@ -134,6 +160,16 @@ def _show(path: Path, name: Path) -> None:
         name.symlink_to(path.absolute())
     except OSError:  # a disk without links
         shutil.copyfile(path, name)
+
+
+def _others_of_the_stem(raster: Path) -> list[str]:
+    """The names of files beside a raster that differ from its own in their suffix alone."""
+    stem = raster.stem.casefold()
+    return [
+        name
+        for name in os.listdir(raster.parent)
+        if Path(name).stem.casefold() == stem and name != raster.name
+    ]
 
 
 def _neighbours(raster: Path) -> list[Path]:
@@ -183,7 +219,7 @@ def _may_read(suffix: str, side_file: str) -> bool:
 
 
 def _said(raster: Path, gdal: GdalSession) -> _Said:
-    with gdal.open(str(raster)) as dataset:
+    with gdal(), rasterio.Env(**_AS_OTHERS_READ), gdal.open(str(raster)) as dataset:
         return _Said(inventory(dataset), frozenset(Path(name).name for name in dataset.files))
 
 
