@@ -45,7 +45,9 @@ TABLE = {
         ("errors", "grid", "paths", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})
     ),
     "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
-    "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})),
+    "training": Layer(
+        ("models", "raster", "grid", "paths", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})
+    ),
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
     "files": Layer((*BELOW, ""), frozenset({"numpy"})),
