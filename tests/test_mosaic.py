@@ -238,6 +238,16 @@ def test_a_mosaic_can_take_the_place_of_its_input(tmp_path: Path) -> None:
     assert all(map(np.array_equal, before, read(target))) and len(parts_of(target)) == 3
 
 
+def test_parts_that_the_input_is_read_from_are_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "out.vrt"
+    store(make(tmp_path / "in.tif"), target)
+    before = parts_of(target)
+    for source in (before[0], shutil.copy(target, tmp_path / "copy.vrt")):
+        with pytest.raises(OutputError, match="has parts that IN is read from"):
+            store(Path(source), target, overwrite=True)
+    assert parts_of(target) == before and names(tmp_path) == {"in.tif", "out.vrt", "out.parts", "copy.vrt"}
+
+
 @pytest.mark.parametrize("tile", ["tile.tif", "out.parts/june/tile.tif"])
 def test_what_others_have_put_together_in_a_vrt_stays(tmp_path: Path, tile: str) -> None:
     (tmp_path / tile).parent.mkdir(parents=True, exist_ok=True)

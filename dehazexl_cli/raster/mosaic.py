@@ -79,8 +79,8 @@ class MosaicWriter:
         self._cleanup = ExitStack()
         self._cleanup.callback(self._staging.discard)
         try:
+            self._require_source_stays(path)
             with self._told_of_the_whole():
-                self._require_source_stays(path)
                 self._folder.mkdir(parents=True)
                 self._begin_part()
                 self._require_overviews_fit()
