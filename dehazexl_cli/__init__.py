@@ -96,21 +96,25 @@ def dehaze_file(
     provenance: bool = True,
     overwrite: bool = False,
     resume: bool = False,
+    in_place: bool = False,
     watch: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
 
     `selection` tells which pixels are ground and which part is wanted, `storage` format, creation options and
     overviews; with `provenance` a GeoTIFF says what it was made with. With `resume`, what is done is kept
-    until the file is complete, and a later call goes on from there. `watch` is told (phase, patches done,
-    patches in all). Raises the DehazeError that fits.
+    until the file is complete, and a later call goes on from there. A target that is the source is refused
+    unless the original is to be replaced `in_place`. `watch` is told (phase, patches done, patches in all).
+    Raises the DehazeError that fits.
     """
     from dehazexl_cli.engine import Options
     from dehazexl_cli.files import Recipe, compute, finished, open_scene
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.selection import Selection
 
-    recipe = Recipe(options or Options(), selection or Selection(), storage or Storage(), provenance, resume)
+    recipe = Recipe(
+        options or Options(), selection or Selection(), storage or Storage(), provenance, resume, in_place
+    )
     opened = open_scene(os.fspath(source), recipe)
     try:
         computed = compute(opened, os.fspath(target), model or load_model(), recipe, overwrite, watch)

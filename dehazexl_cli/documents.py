@@ -2,50 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.owner import Owner, tidy
+from dehazexl_cli.paths import descriptor_of, is_stream, keep_rights
 
 
 def write_whole(path: Path, content: str | bytes, hint: str) -> None:
-    """The file as a whole or not at all; OutputError, with the hint, if that fails.
+    """Write the file as a whole or not at all; OutputError, with the hint, if that fails.
 
-    What processes that were killed have left in its folder is removed.
+    What processes that were killed have left in its folder is removed. A pipe or a terminal, and - for
+    stdout, take the content as it is.
     """
     with staged({path: content.encode() if isinstance(content, str) else content}, hint):
         pass
 
 
-def require_new(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raises OutputError for a file that is there, unless it may be replaced."""
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path}: exists already", "give another name, or --overwrite to replace it")
-
-
 @contextmanager
 def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
-    """Files that get their names if what is done inside succeeds; OutputError if they cannot be written.
+    """Give files their names if what is done inside succeeds; OutputError if they cannot be written.
 
-    What processes that were killed have left in their folders is removed.
+    A link stays, and so do mode and owner of a file that is replaced. What processes that were killed have
+    left in their folders is removed.
     """
-    parts = {path: path.with_name(f".{path.name[:60]}{Owner.this().mark()}part") for path in contents}
+    streams = {path: content for path, content in contents.items() if is_stream(path)}
+    files = {Path(os.path.realpath(path)): contents[path] for path in contents if path not in streams}
+    parts = {path: path.with_name(f".{path.name[:60]}{Owner.this().mark()}part") for path in files}
     try:
-        for path, content in contents.items():
+        for path, content in files.items():
             tidy(path.parent)
             with writing(path, hint):
                 parts[path].write_bytes(content)
+                keep_rights(path, parts[path])
         yield
         for path, part in parts.items():
             with writing(path, hint):
                 part.replace(path)
+        for path, content in streams.items():
+            with writing(path, hint):
+                pour(path, content)
     finally:
         for part in parts.values():
             with suppress(OSError):  # nothing is there any more, or nothing ever was
                 part.unlink()
+
+
+def pour(path: Path, content: bytes) -> None:
+    """Write to a pipe, a device or an open file of this process; OSError if nobody takes it."""
+    known = descriptor_of(path)
+    if known is None:
+        # Else opening a pipe that nobody reads would wait for ever.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(descriptor, True)
+    else:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        descriptor = os.dup(known)
+    with open(descriptor, "wb") as file:
+        file.write(content)
 
 
 @contextmanager

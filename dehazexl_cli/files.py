@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Self
 
 from dehazexl_cli import __version__
 from dehazexl_cli.engine import Options, Resume, run
+from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.paths import is_same
 from dehazexl_cli.provenance import Provenance, changed
 from dehazexl_cli.raster import open_writer
 from dehazexl_cli.raster.base import FileWriter, Pixels, RasterReader
@@ -45,6 +47,7 @@ class Recipe:
     storage: Storage = field(default_factory=Storage)
     provenance: bool = True  # whether a GeoTIFF says what it was made with
     resume: bool = False  # whether what is done survives a process that is killed
+    in_place: bool = False  # the result replaces its source
 
     def settings(self) -> dict[str, object]:
         """What was decided otherwise than by default, as a result's provenance has it."""
@@ -173,11 +176,13 @@ def compute(
     pending: list[Pending] | None = None,
     team: Team | None = None,
 ) -> Computed:
-    """Dehaze an open scene; raises the DehazeError that fits.
+    """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 
     With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
     With a `team`, its workers encode and decode.
     """
+    if recipe.in_place and not is_same(target, opened.source):
+        raise UsageError(f"in place, OUT is IN, and {target} is not {opened.source}", "name one file twice")
     made = Provenance(
         __version__,
         loaded.name,
@@ -191,7 +196,7 @@ def compute(
     writers: list[FileWriter] = []
 
     def make_writer() -> FileWriter:
-        writer = open_writer(target, opened.like, overwrite=overwrite, storage=storage)
+        writer = open_writer(target, opened.like, overwrite, storage, in_place=recipe.in_place)
         if pending is not None:
             writer = Pending(writer)
             pending.append(writer)

@@ -237,6 +237,67 @@ def test_a_task_of_an_array_does_its_part_and_says_so(
     assert len(files(tmp_path / "out")) == 1
 
 
+def array(monkeypatch: pytest.MonkeyPatch, task: int, count: int) -> None:
+    """This is a task of a SLURM array."""
+    values = {"ID": task, "COUNT": count, "MIN": 1, "MAX": count, "STEP": 1}
+    for name, value in values.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+
+
+@pytest.mark.parametrize("way", ["file", "list", "two"])
+def test_a_task_that_names_its_own_images_does_them(
+    dehazexl: Command,
+    folder: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+) -> None:
+    array(monkeypatch, 3, 10)
+    (tmp_path / "list.txt").write_text(f"{folder / 'a.tif'}\n")
+    words = {
+        "file": [folder / "a.tif"],
+        "list": ["--from-file", tmp_path / "list.txt"],
+        "two": [folder / "a.tif", folder / "sub/b.tif"],
+    }[way]
+    made = dehazexl("batch", *words, tmp_path / "own", "--weights", tiny_weights, "-q", "--json")
+    assert (made.code, made.err) == (0, "")
+    facts = json.loads(made.out)
+    assert (facts["done"], facts["part"]) == (2 if way == "two" else 1, None)
+
+
+def test_a_part_without_scenes_is_never_passed_over_in_silence(
+    batch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array(monkeypatch, 9, 10)
+    made = batch("-q", "--json")
+    assert (made.code, made.err) == (0, "part 9/10 (from SLURM_ARRAY_TASK_ID): 0 of 3 scenes\n")
+    assert json.loads(made.out)["part"] == {
+        "shard": "9/10", "from": "SLURM_ARRAY_TASK_ID", "scenes": 0, "of": 3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--log", "--reports"])
+def test_log_and_reports_take_the_place_of_nothing_else(
+    batch: Command, folder: Path, tmp_path: Path, option: str
+) -> None:
+    foreign = tmp_path / "else" / "a.tif.json"
+    foreign.parent.mkdir()
+    foreign.write_text("[1, 2]")
+    kept = (folder / "a.tif").read_bytes()
+    places = {"--log": [folder / "a.tif", foreign, tmp_path / "out"], "--reports": [foreign.parent]}[option]
+    for place in places:
+        refused = batch(option, place)
+        assert refused.code == 4 and not files(tmp_path / "out"), refused.err
+    assert (folder / "a.tif").read_bytes() == kept and foreign.read_text() == "[1, 2]"
+
+
+def test_a_log_may_be_a_stream(batch: Command) -> None:
+    made = batch("--log", "/dev/stdout", "-q")
+    assert made.code == 0
+    assert [json.loads(line)["state"] for line in made.out.splitlines()] == ["done"] * 3
+
+
 def test_paths_of_results_are_printed_as_they_are_made(batch: Command, folder: Path, tmp_path: Path) -> None:
     cut_short(folder / "a.tif")
     out = tmp_path / "out"

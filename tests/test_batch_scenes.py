@@ -50,6 +50,11 @@ def test_results_inside_the_folder_of_images_are_no_images(here: Path) -> None:
 def test_results_beside_the_images_are_no_images_the_next_time(here: Path) -> None:
     naming = Naming(Path("in/sub"), suffix="_clear")
     Path("in/sub/e_clear.tif").touch()
+    with pytest.raises(OutputError, match=r"e_clear\.tif: the result of another image"):  # nobody knows whose
+        targets("in/sub", naming=naming)
+    report = Path("in/sub/.dehazexl/reports/e_clear.tif.json")
+    report.parent.mkdir(parents=True)
+    report.write_text('{"processing:expression": {}}')
     assert targets("in/sub", naming=naming) == {
         "in/sub/b.TIFF": "in/sub/b_clear.TIFF",
         "in/sub/d.bmp": "in/sub/d_clear.png",
@@ -202,6 +207,27 @@ SLURM = {"SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRA
 def test_the_shard_is_named_or_found(text: str | None, environment: dict[str, str], part: str | None) -> None:
     found = choose_shard(text, environment)
     assert (found and str(found)) == part
+
+
+@pytest.mark.parametrize(
+    ("named", "environment", "part"),
+    [
+        (1, SLURM | {"SLURM_ARRAY_TASK_ID": "2"}, None),
+        (7, SLURM | {"SLURM_ARRAY_TASK_ID": "2"}, None),
+        (8, SLURM | {"SLURM_ARRAY_TASK_ID": "2"}, "3/8"),
+        (0, SLURM | {"SLURM_ARRAY_TASK_ID": "2"}, "3/8"),  # folders and patterns
+        (1, SLURM | {"SLURM_ARRAY_TASK_ID": "20", "SLURM_ARRAY_TASK_MAX": "20"}, None),  # --array=1,7,20
+        (2, SLURM | {"SLURM_ARRAY_TASK_ID": "20", "SLURM_ARRAY_TASK_MAX": "20"}, None),
+        (1, {"PBS_ARRAY_INDEX": "3"}, None),
+        (3, {"AWS_BATCH_JOB_ARRAY_INDEX": "0", "AWS_BATCH_JOB_ARRAY_SIZE": "10"}, None),
+    ],
+)
+def test_scenes_that_an_array_gives_each_task_are_its_own(
+    named: int, environment: dict[str, str], part: str | None
+) -> None:
+    found = choose_shard(None, environment, named)
+    assert (found and str(found)) == part
+    assert str(choose_shard("2/3", environment, named)) == "2/3"
 
 
 @pytest.mark.parametrize(

@@ -26,21 +26,28 @@ class Layer:
     late: bool = False  # may import only the light layers when it is loaded itself, the rest inside functions
 
 
-LIGHT = ("errors", "owner", "grid", "plan", "report")  # nothing but the standard library
+LIGHT = ("errors", "owner", "paths", "grid", "plan", "report")  # nothing but the standard library
 BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
 ALL = (*BELOW, "files", "batch", "training", "evaluation", "attribution")
 TABLE = {
     "errors": Layer(),
     "owner": Layer(),
+    "paths": Layer(("errors", "owner")),
     "grid": Layer(("errors",)),
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
     "provenance": Layer(LIGHT),
-    "documents": Layer(("errors", "owner")),
-    "raster": Layer(("errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
-    "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
+    "documents": Layer(("errors", "owner", "paths")),
+    "raster": Layer(
+        ("errors", "grid", "owner", "paths"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})
+    ),
+    "models": Layer(
+        ("errors", "grid", "paths", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})
+    ),
     "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
-    "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})),
+    "training": Layer(
+        ("models", "raster", "grid", "paths", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})
+    ),
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
     "files": Layer((*BELOW, ""), frozenset({"numpy"})),

@@ -97,13 +97,14 @@ def store(
     target: Path,
     storage: Storage | None = None,
     overwrite: bool = False,
+    in_place: bool = False,
     box: Box | None = None,
 ) -> list[str]:
     """Write a scene, or a box of it, by strips; gives the warnings."""
     whole = open_reader(source)
     reader = whole if box is None else Part(whole, box)
     info = reader.info
-    with open_writer(target, reader, storage=storage, overwrite=overwrite) as writer:
+    with open_writer(target, reader, storage=storage, overwrite=overwrite, in_place=in_place) as writer:
         for top in range(0, info.height, 100):
             strip = Box(top, 0, min(100, info.height - top), info.width)
             writer.write(reader.read(strip, range(1, info.count + 1)))
@@ -180,7 +181,7 @@ def test_parts_are_stored_as_the_options_for_a_geotiff_say(tmp_path: Path) -> No
         with rasterio.open(path) as part:
             assert part.profile["compress"] == "zstd" and part.block_shapes[0] == (320, 128)
             assert part.tags()["DEHAZEXL_MODEL"] == "x"
-    assert said_by(str(tmp_path / "out.vrt"))["tag DEHAZEXL_MODEL"] == "x"
+    assert rasterio.open(tmp_path / "out.vrt").tags()["DEHAZEXL_MODEL"] == "x"
     lossy = Storage(creation=(("COMPRESS", "JPEG"), ("PHOTOMETRIC", "YCBCR")))
     for name in ("lossy.vrt", "lossy.tif"):
         store(source, tmp_path / name, lossy)
@@ -231,8 +232,20 @@ def test_a_mosaic_can_take_the_place_of_its_input(tmp_path: Path) -> None:
     store(make(tmp_path / "in.tif", "mask"), target)
     (tmp_path / "in.tif").unlink()
     before = read(target)
-    store(target, target, overwrite=True)
+    with pytest.raises(OutputError, match="is IN itself"):
+        store(target, target, overwrite=True)
+    store(target, target, in_place=True)
     assert all(map(np.array_equal, before, read(target))) and len(parts_of(target)) == 3
+
+
+def test_parts_that_the_input_is_read_from_are_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "out.vrt"
+    store(make(tmp_path / "in.tif"), target)
+    before = parts_of(target)
+    for source in (before[0], shutil.copy(target, tmp_path / "copy.vrt")):
+        with pytest.raises(OutputError, match="has parts that IN is read from"):
+            store(Path(source), target, overwrite=True)
+    assert parts_of(target) == before and names(tmp_path) == {"in.tif", "out.vrt", "out.parts", "copy.vrt"}
 
 
 @pytest.mark.parametrize("tile", ["tile.tif", "out.parts/june/tile.tif"])

@@ -191,10 +191,11 @@ def test_side_files_are_named_after_the_target(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     save(open_reader(source), tmp_path / "results" / "out.tif")
     save(open_reader(source), tmp_path / "results" / "pic.png")
-    assert names(tmp_path / "results") == ["out.IMD", "out.tif", "pic.png", "pic.png.aux.xml", "pic.wld"]
-    with rasterio.open(tmp_path / "results" / "pic.png") as made:
-        assert made.crs.to_epsg() == 32633 and made.transform == Affine(2, 0, 5e5, 0, -2, 4e6)
-        assert made.tags(ns="IMD") == {"satId": "QB02"}
+    assert names(tmp_path / "results") == ["out.tif", "out.tif.aux.xml", "pic.png", "pic.png.aux.xml"]
+    for name in ("out.tif", "pic.png"):
+        with rasterio.open(tmp_path / "results" / name) as made:
+            assert made.crs.to_epsg() == 32633 and made.transform == Affine(2, 0, 5e5, 0, -2, 4e6)
+            assert made.tags(ns="IMD") == {"satId": "QB02"}
 
 
 @SUFFIXES
@@ -243,16 +244,20 @@ def test_overwriting_needs_no_readable_old_file(tmp_path: Path) -> None:
 
 def test_the_input_can_be_replaced_by_the_result(tmp_path: Path) -> None:
     source = with_side_files(tmp_path / "in.tif")
-    with pytest.raises(OutputError):
-        save(open_reader(source), source)
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="is IN itself") as caught:
+            save(open_reader(source), source, overwrite)
+        assert "--in-place" in caught.value.hint and "--overwrite" not in caught.value.hint
     reader = open_reader(source)
-    with open_writer(source, reader, overwrite=True) as writer:
+    with open_writer(source, reader, in_place=True) as writer:
         writer.write(255 - reader.read(Box(0, 0, 600, 300), [1, 2, 3]))
         writer.commit()
     again = open_reader(source)
     assert np.array_equal(again.read(Box(0, 0, 600, 300), [1, 2, 3]), 255 - NOISE)
     assert again.info.georeferenced
-    assert names(tmp_path) == ["in.IMD", "in.tif"]  # what in.tif.aux.xml said is in the file now
+    assert names(tmp_path) == ["in.IMD", "in.tif", "in.tif.aux.xml"]
+    with rasterio.open(source) as made:
+        assert made.tags()["OLD"] == "1" and made.tags(ns="IMD") == {"satId": "QB02"}
 
 
 def test_a_failed_overwrite_leaves_the_old_file_alone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Self
 from dehazexl_cli.batch.locks import hold
 from dehazexl_cli.batch.outcomes import Outcome, State
 from dehazexl_cli.batch.scenes import Scene
-from dehazexl_cli.documents import write_whole
+from dehazexl_cli.documents import pour, write_whole
 from dehazexl_cli.errors import OutputError
+from dehazexl_cli.paths import AnyPath, file_of, is_stream, require_writable
 
 FOLDER = ".dehazexl"  # in the folder of results
 NO_ROOM = "free some space, or name another place with --log and --reports"
@@ -62,6 +63,29 @@ class Ledger:
         self.log = log or self.folder / "log.ndjson"
         self._reports = reports or self.folder / "reports"
         self._host = socket.gethostname()
+
+    def require_writable(
+        self, scenes: Sequence[Scene], inputs: Iterable[AnyPath | None], overwrite: bool
+    ) -> None:
+        """Raises OutputError, before any work, if results, log or reports would damage what is not theirs.
+
+        The log grows at its end, so it may be there if it is one; a report is replaced by a newer one.
+        """
+        read = {os.path.realpath(file_of(name)) for name in inputs if name is not None}
+        results = {os.path.realpath(scene.target) for scene in scenes}
+        taken = read | results | {os.path.realpath(file_of(scene.source)) for scene in scenes}
+        if results & read:
+            raise OutputError(f"{min(results & read)}: is read for this batch", "name another OUT_DIR")
+        if not is_stream(self.log):
+            make_folder(self.log.parent)
+            require_writable(self.log, overwrite=True)
+            if os.path.realpath(self.log) in taken or not _is_log(self.log):
+                raise OutputError(f"{self.log}: is there, and no log of a batch", "name another --log")
+        for path in map(self.report_of, scenes):
+            if os.path.realpath(path) in taken:
+                raise OutputError(f"{path}: is an input or a result of this batch", "name other --reports")
+            if path.exists() and not (overwrite or is_report(path)):
+                raise OutputError(f"{path}: is there, and no report", "name other --reports")
 
     def report_of(self, scene: Scene) -> Path:
         """Where the report of a scene is."""
@@ -133,10 +157,28 @@ def fingerprint(path: Path) -> list[int]:
     return [facts.st_size, facts.st_mtime_ns]
 
 
-def append(path: Path, line: str) -> None:
-    """One more line at the end of a file that other processes add to; OutputError if that fails."""
-    make_folder(path.parent)
+def _is_log(path: Path) -> bool:
+    """Whether lines of a batch can be added to a file: it is not there, is empty, or begins like one."""
     try:
+        with path.open("rb") as file:
+            return file.read(1) in (b"", b"{")
+    except FileNotFoundError:
+        return True
+
+
+def is_report(path: Path) -> bool:
+    """Tell whether a file is the report of a result."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return "processing:expression" in json.loads(path.read_text())
+    return False
+
+
+def append(path: Path, line: str) -> None:
+    """Add a line at the end of a file that other processes add to; OutputError if that fails."""
+    try:
+        if is_stream(path):
+            return pour(path, line.encode())
+        make_folder(path.parent)
         with path.open("ab", buffering=0) as file:
             hold(file.fileno())  # where that does nothing, a short write is whole
             file.write(line.encode())

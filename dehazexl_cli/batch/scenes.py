@@ -93,6 +93,15 @@ def collect(inputs: Sequence[str], listed: Sequence[Found], naming: Naming) -> l
                 "name another OUT_DIR, or add something to the names with --suffix",
             )
     # In a folder that holds both, what a batch has made before is no source.
+    named = {each.source for each in listed} | {name for name in inputs if is_named(name)}
+    for scene in scenes:
+        if os.path.realpath(scene.source) in targets and not (
+            scene.source not in named and is_result(scene.source, naming.folder)
+        ):
+            raise OutputError(
+                f"{scene.source}: the result of another image would take its place",
+                "name another OUT_DIR, or another --suffix",
+            )
     scenes = [scene for scene in scenes if os.path.realpath(scene.source) not in targets]
     if not scenes:
         raise InputError(f"no image in {', '.join(inputs) or 'the list'}", nothing_found(inputs))
@@ -106,6 +115,20 @@ def nothing_found(inputs: Sequence[str]) -> str:
             f"folders are searched for {', '.join(sorted(SUFFIXES))}; others by name or pattern: 'DIR/**/*.x'"
         )
     return "name files, folders, patterns in quotes, or a list with --from-file"
+
+
+def is_named(name: str) -> bool:
+    """Tell whether an argument is the name of one image: no folder, and no pattern."""
+    return not os.path.isdir(name) and (os.path.exists(name) or not glob.has_magic(name))
+
+
+def is_result(path: str, out: Path) -> bool:
+    """Tell whether an image is what a batch has made before, by its tags or by its report."""
+    from dehazexl_cli.batch.records import FOLDER, is_report, origin_in_tags
+
+    inside = below(path, out)
+    report = None if inside is None else out / FOLDER / "reports" / f"{inside}.json"
+    return (report is not None and is_report(report)) or origin_in_tags(Path(path)) is not None
 
 
 def expand(name: str, out: Path) -> Iterator[Found]:

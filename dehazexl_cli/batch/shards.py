@@ -40,14 +40,15 @@ class Shard:
         return [scene for scene in scenes if scene in mine]
 
 
-def choose_shard(text: str | None, environment: Mapping[str, str]) -> Shard | None:
+def choose_shard(text: str | None, environment: Mapping[str, str], named: int = 0) -> Shard | None:
     """The part that is wanted, "3/8" or "/8" with its number from the cluster; None for all scenes.
 
-    Without a text, the part that SLURM, AWS Batch or PBS has this task do. Raises UsageError for a part that
-    is none, or where the cluster does not tell enough.
+    Without a text, the part that SLURM, AWS Batch or PBS has this task do, unless so many scenes were `named`
+    one by one that they are its own. Raises UsageError for a part that is none, or where the cluster does not
+    tell enough.
     """
     if text is None:
-        return of_cluster(environment)
+        return None if are_own(named, environment) else of_cluster(environment)
     match = re.fullmatch(r"(\d*)/(\d+)", text)
     if not match or not int(match[2]):
         raise UsageError(f"--shard {text!r} is no part", "write it like 3/8: the third of eight")
@@ -57,6 +58,12 @@ def choose_shard(text: str | None, environment: Mapping[str, str]) -> Shard | No
     if not 1 <= int(match[1]) <= count:
         raise UsageError(f"--shard {text}: there are parts 1 to {count}", "count from 1")
     return Shard(int(match[1]), count)
+
+
+def are_own(named: int, environment: Mapping[str, str]) -> bool:
+    """Tell whether scenes that were named one by one are this task's alone: one, or fewer than tasks."""
+    tasks = [environment.get(name, "") for name in ("SLURM_ARRAY_TASK_COUNT", "AWS_BATCH_JOB_ARRAY_SIZE")]
+    return named == 1 or any(0 < named < int(count) for count in tasks if count.isdecimal())
 
 
 def of_cluster(environment: Mapping[str, str]) -> Shard | None:

@@ -173,14 +173,20 @@ class Wanted:
     nul: bool = False  # names in the list end with NUL
     shard: str | None = None
 
+    @property
+    def list_file(self) -> str | None:
+        """The file that lists scenes, if it is one."""
+        return None if self.from_file == "-" else self.from_file
+
     def collect(self, narrator: Narrator) -> list[Scene]:
         """All of them, or the part of them that is to be done here; raises the DehazeError that fits."""
-        from dehazexl_cli.batch.scenes import collect, read_list
+        from dehazexl_cli.batch.scenes import collect, is_named, read_list
         from dehazexl_cli.batch.shards import choose_shard
 
         listed = [] if self.from_file is None else read_list(self.from_file, self.nul)
         scenes = collect(self.sources, listed, self.naming)
-        part = choose_shard(self.shard, os.environ)
+        named = len(scenes) if all(map(is_named, self.sources)) else 0
+        part = choose_shard(self.shard, os.environ, named)
         if part is None:
             return scenes
         mine = part.choose(scenes)
@@ -221,13 +227,16 @@ def dehaze_all(wanted: Wanted, work: Work, display: Display) -> None:
     narrator = Narrator(display)
     scenes = wanted.collect(narrator)
     make_folder(wanted.naming.folder)
+    ledger, policy = work.ledger(wanted.naming.folder), work.policy
+    inputs = (work.setup.recipe.selection.mask, work.setup.weights, wanted.list_file)
+    ledger.require_writable(scenes, inputs, policy.overwrite or policy.redo_changed)
     course, execute = set_out(scenes, wanted.naming.folder, work, narrator)
     began = time.monotonic()
     try:
         with narrator.showing(len(scenes)):
             course.run(execute)
     finally:
-        narrator.summarise(course.tally, time.monotonic() - began, work.ledger(wanted.naming.folder))
+        narrator.summarise(course.tally, time.monotonic() - began, ledger)
     if course.tally.failures:
         raise typer.Exit(FINISHED_WITH_FAILURES)
 

@@ -18,6 +18,7 @@ from dehazexl_cli.cli.measuring import Measures, View, measure, measure_input
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError, Stopped, UsageError
 from dehazexl_cli.owner import remove_what_the_dead_left
+from dehazexl_cli.paths import require_all_writable
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Seam
@@ -109,7 +110,10 @@ def compare(
     }
     candidates = list_candidates(models, modes, common, of_modes, multiple)
     spots = [parse_place(place) for place in places or ()]
-    require_folder(out, candidates, overwrite)
+    make_folder(out)
+    networks = (Path(model.strip()) for model in models.split(","))
+    written = [*(candidate.target(out) for candidate in candidates), *documents(out)]
+    require_all_writable(written, overwrite, (source, reference, *networks))
     require_pair(source, reference)
     with console.when_stopped(
         f"finished outputs stay in {out}, without a report; begin anew with --overwrite"
@@ -237,11 +241,8 @@ def parse_place(text: str) -> tuple[int, int]:
     return int(column), int(row)
 
 
-def require_folder(out: Path, candidates: list[Candidate], overwrite: bool) -> None:
-    """Make the folder; OutputError if that fails, or if it holds what would be written."""
-    for path in (*(candidate.target(out) for candidate in candidates), *documents(out)):
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path}: exists already", "give another --out, or --overwrite to replace it")
+def make_folder(out: Path) -> None:
+    """Make the folder; OutputError if that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,8 @@ import typer
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, measures, print_table
 from dehazexl_cli.documents import write_whole
-from dehazexl_cli.errors import InputError, OutputError, UsageError, reason
+from dehazexl_cli.errors import InputError, UsageError, reason
+from dehazexl_cli.paths import STDOUT, descriptor_of, require_writable
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FINISHED_WITH_FAILURES = 7
-STDOUT = Path("-")
 
 
 class Mixing(StrEnum):
@@ -104,8 +103,14 @@ def evaluate(
     )
     wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey)
     chosen = replace(chosen, mode=wanted)
-    require_outputs(csv_file, overwrite, as_json)
     pairs = collect_pairs(data, limit)
+    if csv_file is not None:
+        images = (path for pair in pairs for path in (pair.hazy, pair.clear))
+        require_writable(csv_file, overwrite, (weights, *images))
+        if as_json and descriptor_of(csv_file) == STDOUT:
+            raise UsageError(
+                f"--csv {csv_file} and --json both write to stdout", "give --csv the name of a file"
+            )
     from dehazexl_cli import load_model
 
     with console.when_stopped("no results were written; run the same command again, perhaps with --limit"):
@@ -272,26 +277,9 @@ class Narrator:
         console.say(json.dumps(event | ({"error": error} if error else {})))
 
 
-def require_outputs(csv_file: Path | None, overwrite: bool, as_json: bool) -> None:
-    """Find out before hours of work that the results could not be handed over."""
-    if csv_file is None:
-        return
-    if csv_file == STDOUT:
-        if as_json:
-            raise UsageError("--csv - and --json both write to stdout", "give --csv the name of a file")
-    elif csv_file.exists() and not overwrite:
-        raise OutputError(f"{csv_file}: exists already", "give another name, or --overwrite to replace it")
-    elif not csv_file.parent.is_dir():
-        raise OutputError(f"{csv_file.parent}: no such folder", f"make it first: mkdir -p {csv_file.parent}")
-    elif not os.access(csv_file.parent, os.W_OK):
-        raise OutputError(f"{csv_file.parent}: cannot be written", "name another --csv")
-
-
 def publish(outcome: Outcome, evaluation: Evaluation, csv_file: Path | None, as_json: bool) -> None:
     """Hand over the results as asked for; a table if nothing was asked for."""
-    if csv_file == STDOUT:
-        typer.echo(as_csv(outcome), nl=False)
-    elif csv_file is not None:
+    if csv_file is not None:
         write_whole(csv_file, as_csv(outcome), "name another --csv")
     if as_json:
         typer.echo(json.dumps(as_plain(outcome, evaluation.about), indent=2, allow_nan=False))

@@ -22,9 +22,10 @@ from dehazexl_cli.cli.explaining import (
     named,
     open_baseline,
 )
-from dehazexl_cli.documents import require_new, staged
+from dehazexl_cli.documents import staged
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.paths import require_all_writable
 
 if TYPE_CHECKING:
     from dehazexl_cli.models.checkpoint import Loaded
@@ -112,6 +113,11 @@ def explain(
         raise UsageError("gradients are too small for fp16", "use --precision fp32, bf16 or auto")
     chosen = options.read_options(bands, input_range, 1.0, device, exact, max_ram, max_vram, overlap, 0)
     open_baseline(baseline)
+    if target.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"{target}: is no .tif", f"call it {target.with_suffix('.tif')}")
+    count = len(windows or []) + len(places or [])
+    beside = [target.with_suffix(".json"), *picture_paths(target, count)]
+    require_all_writable([target, *beside], overwrite, (source, baseline, mask, weights))
 
     from dehazexl_cli import load_model
     from dehazexl_cli.raster.selection import Selection, open_selected
@@ -194,9 +200,6 @@ def map_writer(
     from dehazexl_cli.raster.base import RasterInfo
     from dehazexl_cli.raster.formats import Storage
 
-    if target.suffix.lower() not in (".tif", ".tiff"):
-        raise OutputError(f"{target}: is no .tif", f"call it {target.with_suffix('.tif')}")
-    require_new([target.with_suffix(".json"), *picture_paths(target, len(question.windows))], overwrite)
     bands = [f"{mode}, window {named(window)}" for mode in question.modes for window in question.windows]
     info, settings = reader.info, question.settings()
     made = Provenance(__version__, loaded.name, loaded.sha256, settings, source, datetime.now(UTC))

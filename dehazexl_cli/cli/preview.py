@@ -10,9 +10,10 @@ import typer
 
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.measuring import View
-from dehazexl_cli.documents import require_new, write_whole
+from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.paths import require_all_writable
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -52,7 +53,9 @@ def preview(
     console.configure_logging(False, quiet)
     picture = target or Path(f"{Path(source).stem}-preview.png")
     page = picture.with_suffix(".html")
-    require_targets(picture, page, overwrite)
+    if picture.suffix.lower() != ".png":
+        raise OutputError(f"{picture}: is no .png", f"call it {picture.with_suffix('.png')}")
+    require_all_writable((picture, page), overwrite, (source, weights))
     from dehazexl_cli import load_model
     from dehazexl_cli.cli.page import preview_page
     from dehazexl_cli.raster import open_reader
@@ -73,15 +76,6 @@ def preview(
     write_whole(page, text, "name another file")
     typer.echo(picture)
     typer.echo(page)
-
-
-def require_targets(picture: Path, page: Path, overwrite: bool) -> None:
-    """Raises OutputError, before any work, if the files could not be written."""
-    if picture.suffix.lower() != ".png":
-        raise OutputError(f"{picture}: is no .png", f"call it {picture.with_suffix('.png')}")
-    if not picture.parent.is_dir():
-        raise OutputError(f"{picture.parent}: no such folder", f"make it first: mkdir -p {picture.parent}")
-    require_new((picture, page), overwrite)
 
 
 def dehazed_small(

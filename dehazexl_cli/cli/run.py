@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +15,11 @@ from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.telling import Display
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.paths import STDOUT, descriptor_of, is_same, require_apart, require_writable
 
 if TYPE_CHECKING:
     from dehazexl_cli.batch.conveyor import Setup
+    from dehazexl_cli.paths import AnyPath
     from dehazexl_cli.report import Report
 
 
@@ -67,12 +70,17 @@ def run(
         ),
     ] = None,
     no_provenance: options.NoProvenance = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT and FILE if they exist.")
+    ] = False,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="OUT is IN: replace the original by its result.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan.")] = False,
     as_json: options.Json = False,
     print_paths: options.PrintPaths = False,
     report_file: Annotated[
-        Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON.")
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON; - for stdout.")
     ] = None,
     progress: Annotated[
         console.ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")
@@ -102,7 +110,7 @@ def run(
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
-    recipe = Recipe(chosen, selection, storage, not no_provenance, resume)
+    recipe = Recipe(chosen, selection, storage, not no_provenance, resume, in_place)
     setup = Setup(recipe, model, weights, multiple)
     if is_folder(target) or len(sources) > 1:
         from dehazexl_cli.cli.batch import dehaze_some
@@ -117,6 +125,10 @@ def run(
             )
         if dask is not None:
             raise UsageError("--dask is for one image here", "dehazexl batch --dask takes several")
+        if in_place:
+            raise UsageError(
+                "--in-place is for one image", "name it twice: dehazexl run x.tif x.tif --in-place"
+            )
         return dehaze_some(sources, Path(target), setup, overwrite, display, dry_run)
     source = sources[0]
     if dry_run:
@@ -124,6 +136,9 @@ def run(
 
         return print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
 
+    require_apart(target, (mask, weights))
+    if report_file is not None:
+        require_report(report_file, target, overwrite, (source, mask, weights), as_json or print_paths)
     with console.progress(progress, quiet) as shown:
         if dask is not None:
             from dehazexl_cli.batch.team import dehaze_shared
@@ -132,6 +147,7 @@ def run(
         else:
             report = dehaze_here(source, target, setup, overwrite, shown)
     if report_file is not None:
+        require_apart(report_file, [target])
         write_report(report, report_file)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
@@ -156,6 +172,7 @@ def dehaze_here(source: str, target: str, setup: Setup, overwrite: bool, shown: 
         storage=recipe.storage,
         overwrite=overwrite,
         resume=recipe.resume,
+        in_place=recipe.in_place,
         watch=shown,
     )
 
@@ -163,6 +180,23 @@ def dehaze_here(source: str, target: str, setup: Setup, overwrite: bool, shown: 
 def is_folder(target: str) -> bool:
     """Whether results go into a folder and get their names from their sources."""
     return os.path.isdir(target) or target.endswith(("/", os.sep))
+
+
+def require_report(
+    path: Path, target: str, overwrite: bool, inputs: Sequence[AnyPath | None], prints: bool
+) -> None:
+    """Raises OutputError, before any work, if the report could not be written or would replace what it must
+    not.
+
+    One that is given the name of OUT is refused at the end, as the image is no less wanted for that.
+    """
+    from dehazexl_cli.raster.side_files import own_side_files
+
+    if prints and descriptor_of(path) == STDOUT:
+        raise UsageError(f"--report {path} and another option write to stdout", "name a file for the report")
+    if is_same(path, target):
+        return console.say(f"warning: --report {path} is OUT, and no report will be written there")
+    require_writable(path, overwrite, (*inputs, *own_side_files(Path(target))))
 
 
 def write_report(report: Report, path: Path) -> None:

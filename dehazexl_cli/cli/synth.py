@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -14,6 +15,7 @@ import typer
 
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.errors import InputError, OutputError, UsageError
+from dehazexl_cli.paths import file_of
 
 if TYPE_CHECKING:
     from dehazexl_cli.raster.base import RasterInfo, RasterReader
@@ -154,6 +156,12 @@ def require_room(scenes: Sequence[Scene], target: Path, wishes: Wishes) -> None:
     """Raises OutputError, before hours of work, if a file is in the way."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target}: is no folder", "the last argument is the folder for the pairs")
+    sources = {os.path.realpath(file_of(scene.source)): scene for scene in scenes}
+    for scene in scenes:
+        for path in files_of(scene, target, wishes.levels):
+            lost = sources.get(os.path.realpath(path))
+            if lost is not None and not (lost is scene and path == clear_path(target, scene)):
+                raise OutputError(f"{path}: is a CLEAR image and would be lost", "name another OUT_DIR")
     present = [
         path
         for scene in scenes

@@ -63,12 +63,14 @@ class Narrator:
         self._total = self._done = 0
         self._bar: Bars | None = None
         self._percent: tuple[str, str, int] | None = None
+        self._part: dict[str, Any] | None = None  # of a larger batch
 
     def tell_part(self, part: Shard, mine: int, total: int) -> None:
-        """This is a part of a larger batch; said in any case, as the rest stays undone."""
+        """This is a part of a larger batch; one that holds nothing is told of even where all is quiet."""
+        self._part = {"shard": str(part), "from": part.origin, "scenes": mine, "of": total}
         if self._display.is_json:
-            console.say(json.dumps({"event": "shard", "shard": str(part), "scenes": mine, "of": total}))
-        elif not self._display.quiet:
+            console.say(json.dumps({"event": "shard"} | self._part))
+        elif not (self._display.quiet and mine):
             console.say(f"part {part} (from {part.origin}): {mine} of {total} scenes")
 
     @contextmanager
@@ -118,7 +120,7 @@ class Narrator:
 
     def summarise(self, tally: Tally, seconds: float, ledger: Ledger) -> None:
         """The end: a table for a person, an object for a program."""
-        facts = as_plain(tally, seconds, ledger)
+        facts = as_plain(tally, seconds, ledger) | {"part": self._part}
         if self._display.as_json:
             print(json.dumps(facts, indent=2), flush=True)
         if self._display.is_json:

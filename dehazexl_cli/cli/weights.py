@@ -13,6 +13,7 @@ import typer
 
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.errors import InputError, OutputError, WeightsError
+from dehazexl_cli.paths import require_writable
 
 if TYPE_CHECKING:
     from dehazexl_cli.models.examination import Description
@@ -104,7 +105,9 @@ def convert(
 
     Example: dehazexl weights convert DehazeXL.pth dehazexl-paper.safetensors --about card.json
     """
-    require_target(target, overwrite)
+    if target.suffix != SUFFIX:
+        raise OutputError(f"{target}: is no {SUFFIX} file", f"call it {target.with_suffix(SUFFIX)}")
+    require_writable(target, overwrite, (source, about), streams=False)
     added = {} if about is None else read_about(about)
     import torch
 
@@ -133,16 +136,6 @@ def find_file(which: str) -> Path:
         f"there is no weight file {which}, and no model of that name",
         f"name a file, or one of: {', '.join(REGISTRY)}",
     )
-
-
-def require_target(target: Path, overwrite: bool) -> None:
-    """Raises OutputError, before anything is loaded, if the file could not be written."""
-    if target.suffix != SUFFIX:
-        raise OutputError(f"{target}: is no {SUFFIX} file", f"call it {target.with_suffix(SUFFIX)}")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target.parent}: no such folder", f"make it first: mkdir -p {target.parent}")
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise OutputError(f"{target}: exists already", "give another name, or --overwrite to replace it")
 
 
 def read_about(path: Path) -> dict[str, Any]:

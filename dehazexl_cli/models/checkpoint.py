@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsEr
 from dehazexl_cli.models import COMPANIONS, REGISTRY, Preset, find
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.dehazexl import XLConfig
+from dehazexl_cli.paths import keep_rights
 
 FORMAT = "dehazexl/1"
 TRAINING_FORMAT = "dehazexl training checkpoint"
@@ -108,11 +110,13 @@ def save(path: Path, model: Dehazer, name: str, about: Mapping[str, Any], dtype:
         "config": json.dumps(config),
         "about": json.dumps(dict(about)),
     }
-    temporary = path.with_name(f".{path.name}.part")
+    place = Path(os.path.realpath(path))  # a link stays
+    temporary = place.with_name(f".{place.name}.part")
     try:
         save_file(state, temporary, metadata=header)
         temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
-        temporary.replace(path)
+        keep_rights(place, temporary)
+        temporary.replace(place)
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{path}: cannot be written ({error})", "free some space or choose another folder"

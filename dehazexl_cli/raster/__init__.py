@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dehazexl_cli.errors import InputError
+from dehazexl_cli.errors import InputError, OutputError
+from dehazexl_cli.paths import is_same, require_apart
 from dehazexl_cli.raster.base import FileWriter, RasterInfo, RasterReader
 
 if TYPE_CHECKING:
@@ -63,14 +64,16 @@ def open_writer(
     overwrite: bool = False,
     storage: Storage | None = None,
     info: RasterInfo | None = None,
+    in_place: bool = False,
 ) -> FileWriter:
     """Create a raster of the shape and type of `like`, with all that its file says beside the pixels.
 
     With `info` the pixels are of another kind, and of what `like` says only its place is carried over.
     The suffix tells the format (GeoTIFF, PNG, JPEG, JPEG 2000, WebP, or VRT with GeoTIFFs in a folder
-    beside it), unless `storage` does. Raises
-    UsageError for a format that is none, OutputError if the target exists (unless `overwrite`), cannot be
-    written, or its format cannot hold such pixels. Use it in a `with` statement.
+    beside it), unless `storage` does. Raises UsageError for a format that is none, OutputError if the target
+    exists (unless `overwrite`), is a file that `like` is read from (unless it is the raster itself, which is
+    to be replaced `in_place`), cannot be written, or its format cannot hold such pixels. Use it in a `with`
+    statement.
     """
     from dehazexl_cli.raster.formats import VRT, Storage, choose_format
     from dehazexl_cli.raster.gdal_writer import GdalWriter
@@ -79,8 +82,26 @@ def open_writer(
     origin, path, storage = origin_of(like), os.fspath(path), storage or Storage()
     if info is not None:
         origin = origin._replace(place_only=True)
+    require_sources_stay(path, like, in_place)
     kind = MosaicWriter if choose_format(path, storage.format) is VRT else GdalWriter
-    return kind(path, info or like.info, origin, overwrite, storage)
+    return kind(path, info or like.info, origin, overwrite or in_place, storage)
+
+
+def require_sources_stay(path: str, reader: RasterReader, in_place: bool = False) -> None:
+    """Raises OutputError for a path to be written that is read; `in_place` admits the raster itself."""
+    from dehazexl_cli.raster.fingerprint import files_of, readers_of
+
+    if not os.path.exists(path):
+        return
+    itself = origin_of(reader).path
+    if itself is not None and is_same(path, itself):
+        if not in_place:
+            raise OutputError(
+                f"{path}: is IN itself, and the original would be lost",
+                "give OUT another name; --in-place replaces IN by its result",
+            )
+        return
+    require_apart(path, [name for each in readers_of(reader) for name in files_of(each)])
 
 
 def origin_of(reader: RasterReader) -> Origin:

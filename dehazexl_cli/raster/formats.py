@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Format:
     most_pixels: int | None = None  # where GDAL makes the whole in memory
     scratch: str = "lines"  # blocks of the raster it is made from: "lines", "tiles"; "" if written at once
     names: tuple[str, ...] = field(default=())  # what else it is called
-    worldfile: bool = False  # whether one is written, where the transform allows it
+    world_file: str = ""  # the creation option that asks for one
 
     def __str__(self) -> str:
         return self.names[0] if self.names else self.driver
@@ -60,6 +60,7 @@ GTIFF = Format(
     _DEFLATED | {"TILED": "YES", "BLOCKXSIZE": "256", "BLOCKYSIZE": "256"},
     scratch="",
     names=("GeoTIFF", "TIFF"),
+    world_file="TFW",
 )
 # Averages never overshoot, so no overview has a value that the scene has not.
 COG = Format(
@@ -68,10 +69,10 @@ COG = Format(
 )  # fmt: skip
 # Level 4 takes half the time of GDAL's 6 for the same size, measured on drone photographs.
 PNG = Format(
-    "PNG", (".png",), {"ZLEVEL": "4"}, ("uint8", "uint16"), (1, 2, 3, 4), (2, 4), worldfile=True
+    "PNG", (".png",), {"ZLEVEL": "4"}, ("uint8", "uint16"), (1, 2, 3, 4), (2, 4), world_file="WORLDFILE"
 )  # fmt: skip
 JPEG = Format(
-    "JPEG", (".jpg", ".jpeg"), {"QUALITY": "95"}, ("uint8",), (1, 3), (), 65_500, worldfile=True
+    "JPEG", (".jpg", ".jpeg"), {"QUALITY": "95"}, ("uint8",), (1, 3), (), 65_500, world_file="WORLDFILE"
 )  # fmt: skip
 JPEG2000 = Format(
     "JP2OpenJPEG", (".jp2", ".j2k"), {"QUALITY": "100", "REVERSIBLE": "YES"}, ("uint8", "uint16", "int16"),
@@ -94,6 +95,8 @@ _MAY_LOSE = _QUALITY | {
     "COMPRESS", "JPEG_QUALITY", "WEBP_LEVEL", "WEBP_LOSSLESS", "MAX_Z_ERROR", "NBITS", "DISCARD_LSB", "RATES",
     "OVERVIEW_QUALITY", "YCC",
 }  # fmt: skip
+# These decide what a file and its side files say, and nothing of how pixels are stored.
+_SAYING = frozenset({"PROFILE", "RPB", "RPCTXT", "GEOTIFF_KEYS_FLAVOR", "GEOTIFF_VERSION"})
 _OF_EVERY_COG = frozenset({"", "xml:XMP", "COLOR_PROFILE", "RPC", "IMD"})
 _WITH_PREDICTOR = frozenset({"DEFLATE", "LZW", "ZSTD"})
 
@@ -146,7 +149,7 @@ def require_overviews_fit(path: str, format: Format, storage: Storage) -> None:
 
 def creation_options(format: Format, info: RasterInfo, storage: Storage) -> dict[str, str]:
     """GDAL's creation options: ours where they fit beside the user's, and the user's as they are."""
-    given = {name.upper(): value for name, value in storage.creation}
+    given = {name.upper(): value for name, value in storage.creation if name.upper() != format.world_file}
     options = dict(format.options)
     if format is GTIFF:
         wide = info.count * np.dtype(info.dtype).itemsize > _MOST_INTERLEAVED_BYTES
@@ -163,6 +166,17 @@ def creation_options(format: Format, info: RasterInfo, storage: Storage) -> dict
     if _QUALITY & given.keys():
         options = {name: value for name, value in options.items() if name not in _QUALITY}
     return options | given
+
+
+def saying_only(storage: Storage) -> Storage:
+    """Storage of a small raster that is to say what one stored in that way says."""
+    return replace(storage, creation=tuple(pair for pair in storage.creation if pair[0].upper() in _SAYING))
+
+
+def wants_world_file(format: Format, storage: Storage) -> bool:
+    """Whether the user asks for a world file; GDAL is not told, as its own would be read with other files."""
+    wanted = [value.upper() for name, value in storage.creation if name.upper() == format.world_file]
+    return bool(wanted) and wanted[-1] in {"YES", "TRUE", "ON", "1"}
 
 
 def with_namespaces(options: dict[str, str], tags: Iterable[tuple[int, str, Any]]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import re
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -24,6 +24,7 @@ from rasterio.windows import Window
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.metadata import PROVENANCE
 from dehazexl_cli.raster.palette import RGBA, Palette, has_palette
 from dehazexl_cli.raster.pixels import require_supported, window
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, cache_bytes, reason
@@ -237,7 +238,20 @@ def describe(path: str, dataset: Any) -> RasterInfo:
         scales=tuple(dataset.scales),
         offsets=tuple(dataset.offsets),
         cache_bytes=max(cache_bytes(), _block_bytes(dataset)),
+        notes=tuple(_already_dehazed(dataset.tags())),
     )
+
+
+def _already_dehazed(tags: Mapping[str, str]) -> Iterator[str]:
+    """What to say of a raster whose tags tell that it was dehazed before."""
+    made = {name.removeprefix(PROVENANCE): text for name, text in tags.items() if name.startswith(PROVENANCE)}
+    if made:
+        when = f" on {made['DATETIME'][:10]}" if made.get("DATETIME") else ""
+        by = made.get("SOFTWARE") or "dehazexl"
+        yield (
+            f"its tags say that it was dehazed before, by {by}{when}; done twice, haze that is not there is "
+            "taken off, so give the original"
+        )
 
 
 def _block_bytes(dataset: Any) -> int:
@@ -258,7 +272,7 @@ def _expanded(info: RasterInfo, palette: Palette) -> RasterInfo:
         bits=None,
         scales=(),
         offsets=(),
-        notes=(palette.note,),
+        notes=(*info.notes, palette.note),
     )
 
 

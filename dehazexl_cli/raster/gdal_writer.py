@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -20,15 +21,24 @@ from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
 from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of, without_bands
-from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, carry_place, has_mask, has_same_bands
+from dehazexl_cli.raster.metadata import (
+    carried_tags,
+    carry_metadata,
+    carry_place,
+    has_mask,
+    has_same_bands,
+    product_tags,
+)
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
-from dehazexl_cli.raster.pam import add_what_is_missing
+from dehazexl_cli.raster.pam import add_to_side_file, add_what_is_missing
 from dehazexl_cli.raster.place import move_place
 from dehazexl_cli.raster.proof import Proof, ends_as_it_must
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
+from dehazexl_cli.raster.side_files import settle, write_world_file
 from dehazexl_cli.raster.staging import Staging
 
+_SAMPLE_SIDE = 16  # pixels, of a small raster to try side files on
 _FULL_DISK_BYTES = 1024 * 1024  # GDAL's threads do not say when nothing fits any more, so look
 
 
@@ -63,7 +73,7 @@ class GdalWriter:
         self._counter = RowCounter(info)
         self._proof = Proof(formats.may_lose(self._format, storage))
         self._staging = Staging(path, overwrite, storage.tmp_dir)
-        self._box, self._place_only = origin.box, origin.place_only
+        self._origin = origin
         self._source: Any = None
         self._dataset: Any = None
         self._finished = False
@@ -71,6 +81,7 @@ class GdalWriter:
             with self._writing():
                 self._source = None if origin.path is None else open_dataset(origin.path, self._gdal)
                 self._begin(path, info)
+                self._stale = self._settle_side_files(info)
         except BaseException:
             self._abandon()
             raise
@@ -98,13 +109,14 @@ class GdalWriter:
         with self._writing():
             self._close()
             if self._format.scratch:
-                self._convert()
+                self._convert(self._staging.scratch, self._staging.result, self._options)
+                self._staging.scratch.unlink()
             elif self._storage.overviews:
                 self._require_room()
                 add_overviews(str(self._staging.result), self._gdal)
+            self._complete(self._staging.result)
             self._require_whole()
-            stale = self._side_files_of_old_target()
-        self._staging.publish(stale)
+        self._staging.publish(self._stale)
         self._staging.discard()
         self._finished = True
 
@@ -122,36 +134,68 @@ class GdalWriter:
 
     def _begin(self, path: str, info: RasterInfo) -> None:
         source, format = self._source, self._format
-        same_bands = source is not None and not self._place_only and has_same_bands(source, info.count)
-        colours = source.colorinterp if same_bands else formats.band_colours(info, not self._place_only)
-        formats.require_can_hold(path, format, info, colours)
+        whole = source is not None and not self._origin.place_only
+        self._same_bands = whole and has_same_bands(source, info.count)
+        same = self._same_bands
+        self._colours = (
+            source.colorinterp if same else formats.band_colours(info, not self._origin.place_only)
+        )
+        formats.require_can_hold(path, format, info, self._colours)
         self._options = formats.creation_options(format, info, self._storage)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
         place = self._staging.scratch if format.scratch else self._staging.result
         options = formats.scratch_options(format, info) if format.scratch else self._options
         with self._creating():
             self._dataset = formats.create_tiff(place, info, options, self._gdal)
-        self.masked = source is not None and not self._place_only and has_mask(source)
-        if source is not None and self._place_only:
-            self._stated = place_of(inventory(source))
-            carry_place(source, self._dataset)
+        self.masked = whole and has_mask(source)
+        self._product_tags = product_tags(source) if whole else []
+        if whole:
+            self._stated = inventory(source) if same else without_bands(inventory(source))
         elif source is not None:
-            self._stated = inventory(source) if same_bands else without_bands(inventory(source))
-            carry_metadata(source, self._dataset)
-        if source is not None and self._box is not None:
-            move_place(self._dataset, self._box)
+            self._stated = place_of(inventory(source))
+        self._tell(self._dataset, info)
+        if source is not None and self._origin.box is not None:
             self._stated |= place_of(inventory(self._dataset))
-        if not same_bands:
-            self._dataset.colorinterp = colours
-            if info.nodata is not None:
-                self._dataset.nodata = info.nodata
-            for band, text in enumerate(self._storage.descriptions, 1):
-                self._dataset.set_band_description(band, text)
-        if self._storage.provenance and format in (formats.GTIFF, formats.COG):
-            # TIFF has one field for software; what another has written there stays.
-            said = {name: text for name, text in self._dataset.tags().items() if name.startswith("TIFFTAG_")}
-            self._dataset.update_tags(**(dict(self._storage.provenance) | said))
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
+
+    def _tell(self, dataset: Any, info: RasterInfo) -> None:
+        """Have a raster that was just created say all that is to be said beside the pixels."""
+        source = self._source
+        if source is not None and self._origin.place_only:
+            carry_place(source, dataset)
+        elif source is not None:
+            carry_metadata(source, dataset)
+        if source is not None and self._origin.box is not None:
+            move_place(dataset, self._origin.box)
+        if not self._same_bands:
+            dataset.colorinterp = self._colours
+            if info.nodata is not None:
+                dataset.nodata = info.nodata
+            for band, text in enumerate(self._storage.descriptions, 1):
+                dataset.set_band_description(band, text)
+        if self._storage.provenance and self._format in (formats.GTIFF, formats.COG):
+            # TIFF has one field for software; what another has written there stays.
+            said = {name: text for name, text in dataset.tags().items() if name.startswith("TIFFTAG_")}
+            dataset.update_tags(**(dict(self._storage.provenance) | said))
+
+    def _settle_side_files(self, info: RasterInfo) -> set[Path]:
+        """Decide about what lies beside the target; returns what goes when it gets its name."""
+        small = replace(info, height=_SAMPLE_SIDE, width=_SAMPLE_SIDE)
+        storage = formats.saying_only(self._storage)
+        options = formats.creation_options(self._format, small, storage)
+
+        def write_sample(path: Path) -> None:
+            place = path.with_name(f"{path.name}.rows") if self._format.scratch else path
+            rows = formats.scratch_options(self._format, small) if self._format.scratch else options
+            with formats.create_tiff(place, small, rows, self._gdal) as sample:
+                self._tell(sample, small)
+            if self._format.scratch:
+                self._convert(place, path, options)
+                place.unlink()
+            self._complete(path)
+
+        staging = self._staging
+        return settle(staging.target, staging.overwrite, write_sample, staging.trial, self._gdal)
 
     def _write_block_rows(self, top: int, rows: Pixels) -> None:
         self._require_room()
@@ -172,24 +216,30 @@ class GdalWriter:
         return np.where(mask == 0, 0, 255).astype(np.uint8)
 
     def _at_source(self, where: Window) -> Window:
-        if self._box is None:
+        box = self._origin.box
+        if box is None:
             return where
-        top, left = self._box.top + where.row_off, self._box.left + where.col_off
+        top, left = box.top + where.row_off, box.left + where.col_off
         return Window(left, top, where.width, where.height)
 
-    def _convert(self) -> None:
-        scratch, result = str(self._staging.scratch), str(self._staging.result)
-        options = dict(self._options)
-        if self._format.worldfile:
-            options.setdefault("WORLDFILE", "YES" if self._has_transform else "NO")
-        if self._format is formats.COG:
-            with self._gdal.open(scratch) as whole:
+    def _convert(self, scratch: Path, result: Path, options: dict[str, str]) -> None:
+        """Make a file of the format from a complete GeoTIFF."""
+        with self._gdal.open(str(scratch)) as whole:
+            if self._format is formats.COG:
                 options = formats.with_namespaces(options, carried_tags(whole))
         with self._creating():
-            rasterio.shutil.copy(scratch, result, driver=self._format.driver, **options)
-        with self._gdal.open(scratch) as whole, self._gdal.open(result) as made:
+            rasterio.shutil.copy(str(scratch), str(result), driver=self._format.driver, **options)
+        with self._gdal.open(str(scratch)) as whole, self._gdal.open(str(result)) as made:
             add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
-        self._staging.scratch.unlink()
+
+    def _complete(self, result: Path) -> None:
+        """Put beside a file that is done what the driver leaves out, or would put where others read it."""
+        if self._product_tags:
+            add_to_side_file(Path(f"{result}.aux.xml"), self._product_tags)
+        with self._gdal.open(str(result)) as made:
+            transform = made.transform
+        if formats.wants_world_file(self._format, self._storage) and not transform.is_identity:
+            write_world_file(result, transform)
 
     def _require_whole(self) -> None:
         with self._gdal.open(str(self._staging.result)) as dataset:
@@ -218,20 +268,7 @@ class GdalWriter:
         if shutil.disk_usage(self._staging.folder).free < _FULL_DISK_BYTES:
             raise self._staging.failure("the disk is full")
 
-    def _side_files_of_old_target(self) -> list[Path]:
-        """Files beside the target that GDAL reads together with it, as named after it."""
-        target = self._staging.target
-        if not target.exists():
-            return []
-        try:
-            with self._gdal.open(str(target)) as old:
-                files = [Path(name) for name in old.files] if old.driver in formats.DRIVERS else []
-        except GDAL_ERRORS:
-            return []  # it was no raster, so nothing belonged to it
-        return [path for path in files if path != target and path.parent == target.parent]
-
     def _close(self) -> None:
-        self._has_transform = not self._dataset.transform.is_identity
         for dataset in (self._source, self._dataset):
             if dataset is not None:
                 dataset.close()

@@ -10,8 +10,12 @@ from rasterio.enums import MaskFlags
 
 from dehazexl_cli.raster.palette import has_palette
 
+PROVENANCE = "DEHAZEXL_"  # what tags begin with that say how a raster was dehazed
+
 # They describe how the source's file was stored, or name datasets that only the source has.
 _OF_THE_FILE = frozenset({"IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "xml:VRT"})
+
+_IN_A_FILE_OF_THE_STEM = "IMD"
 
 # rasterio takes tags as keyword arguments, beside two of its own.
 _NAMES_OF_RASTERIO = frozenset({"bidx", "ns"})
@@ -23,8 +27,9 @@ def carry_metadata(source: Any, target: Any) -> None:
     Call it before the first pixel: a GeoTIFF fixes colour meanings then. Carried are place (CRS with
     transform or ground control points; RPCs), nodata, and per band the colour interpretation, description,
     scale, offset and unit; tags of every namespace, of the dataset and of the bands, but not statistics,
-    as the pixels change. A target with other bands than the source is told nothing of bands. A mask band
-    (see `has_mask`) goes with the rows, as it is as large as a band.
+    as the pixels change, and not what an earlier run was made with. A target with other bands than the source
+    is told nothing of bands. A mask band (see `has_mask`) goes with the rows, as it is as large as a band.
+    For `product_tags` of a GeoTIFF see there.
     """
     _carry_tags(source, target)
     _carry_frame(source, target)
@@ -46,6 +51,15 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
                 kept = {name: value for name, value in tags.items() if not _is_stale(name)}
                 if kept:
                     yield band, namespace, kept
+
+
+def product_tags(source: Any) -> list[tuple[int, str, dict[str, str]]]:
+    """Of what is carried, the tags that GDAL would put into a file NAME.IMD beside a NAME.tif, or read from
+    one.
+
+    Such a file is another's as well if other rasters have that name; so they go into NAME.tif.aux.xml.
+    """
+    return [each for each in carried_tags(source) if each[:2] == (0, _IN_A_FILE_OF_THE_STEM)]
 
 
 def has_same_bands(source: Any, count: int) -> bool:
@@ -95,6 +109,8 @@ def _carry_tags(source: Any, target: Any) -> None:
     for band, namespace, tags in carried_tags(source):
         if band and not has_same_bands(source, target.count):
             continue
+        if namespace == _IN_A_FILE_OF_THE_STEM and target.driver == "GTiff":
+            continue
         if namespace.startswith("xml:"):
             # GDAL stores the text NAME=VALUE, so a document cut at its first = is stored as that document.
             name, _, value = tags[namespace].partition("=")
@@ -105,5 +121,5 @@ def _carry_tags(source: Any, target: Any) -> None:
 
 
 def _is_stale(name: str) -> bool:
-    """Whether a tag tells of pixels or overviews that are no more."""
-    return name.startswith("STATISTICS_") or name == "OVR_RESAMPLING_ALG"
+    """Whether a tag tells of pixels or overviews that are no more, or how those were made."""
+    return name.startswith(("STATISTICS_", PROVENANCE)) or name == "OVR_RESAMPLING_ALG"

@@ -19,12 +19,13 @@ from rasterio.io import MemoryFile
 
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.paths import is_same
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal_writer import GdalWriter, Origin
 from dehazexl_cli.raster.inventory import in_words, inventory, lost
-from dehazexl_cli.raster.metadata import carry_metadata, has_mask
+from dehazexl_cli.raster.metadata import PROVENANCE, carry_metadata, has_mask
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.rows import RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, is_set_by_user, reason, unwarned
@@ -78,6 +79,7 @@ class MosaicWriter:
         self._cleanup = ExitStack()
         self._cleanup.callback(self._staging.discard)
         try:
+            self._require_source_stays(path)
             with self._told_of_the_whole():
                 self._folder.mkdir(parents=True)
                 self._begin_part()
@@ -123,6 +125,16 @@ class MosaicWriter:
     ) -> None:
         self._finished = True
         self._cleanup.close()
+
+    def _require_source_stays(self, path: str) -> None:
+        """Raises OutputError if the source is made of parts that go with the older VRT of that name."""
+        source = self._origin.path
+        if source is None or is_same(path, source):
+            return
+        with self._gdal.open(source) as dataset:
+            read = {Path(os.path.realpath(name)).parent for name in dataset.files}
+        if self._parts_of_old_target() & read:
+            raise OutputError(f"{path}: has parts that IN is read from", "give OUT another name")
 
     def _begin_part(self) -> None:
         self._part = next(self._coming)
@@ -216,6 +228,8 @@ def mosaic(first: Any, info: RasterInfo, parts: Sequence[Part]) -> str:
             opened = file.open(driver="VRT", **shape)
         with opened as vrt:
             carry_metadata(first, vrt)
+            made = {name: text for name, text in first.tags().items() if name.startswith(PROVENANCE)}
+            vrt.update_tags(**made)
             for band in vrt.indexes:
                 vrt.update_tags(band, ns="vrt_sources", **sources(parts, info.width, str(band)))
                 if info.bits is not None:

@@ -7,15 +7,15 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.owner import Owner, remove, tidy
+from dehazexl_cli.paths import keep_rights, require_folder, require_writable
+from dehazexl_cli.raster.side_files import own_side_files
 
 log = logging.getLogger(__name__)
-
-# GDAL reads these with the file whose full name they extend, whoever wrote them.
-_SIDE_FILES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
 
 
 class Staging:
@@ -28,40 +28,53 @@ class Staging:
     """
 
     def __init__(self, target: str, overwrite: bool, tmp_dir: str | None = None) -> None:
+        require_writable(target, overwrite, streams=False)
         self.target = Path(os.path.realpath(target))
         self.folder = self.target.parent if tmp_dir is None else Path(os.path.realpath(tmp_dir))
-        self._overwrite = overwrite
+        self.overwrite = overwrite
         self._require_free()
         # Side files are named after the stem or the whole name; with the result's stem unlike any other
         # file's, both kinds are found and renamed by it.
         self._prefix = f".{self.target.stem[:30]}{Owner.this().mark()}"
         self.result = self.folder / f"{self._prefix}part{self.target.suffix}"
         self.scratch = self.folder / f"{self._prefix}rows.tif"
+        self.trial = self.folder / f"{self._prefix}near"
+        require_folder(self.folder)
         for folder in {self.folder, self.target.parent}:
-            self._require_writable(folder)
             tidy(folder)
 
     def publish(self, stale: Iterable[Path]) -> None:
         """Give result and side files their names, the result last; then remove the stale ones of before.
 
-        Raises OutputError; then no new file has stayed.
+        Raises OutputError; then no new file has stayed, and every old one is there. Only what is stale is
+        replaced. A result that replaces another has its mode and owner.
         """
         self._require_free()
-        stale = {*stale, *self._side_files_of_target()}
+        stale = {*stale, *own_side_files(self.target)}
         moved: list[Path] = []
+        aside: dict[Path, Path] = {}  # old side files, and where they are until the result has its name
         try:
             result, sides = self._brought_home()
-            for side in sides:
-                for old, new in self._renames(side):
-                    os.replace(old, new)
-                    moved.append(new)
+            for old, new in [pair for side in sides for pair in self._renames(side)]:
+                if os.path.lexists(new):
+                    if new not in stale:
+                        raise FileExistsError(17, f"{new} is in the way")
+                    keep_rights(new, old)
+                    aside[new] = self._beside(f"{self._prefix}old{len(aside)}")
+                    os.replace(new, aside[new])
+                os.replace(old, new)
+                moved.append(new)
+            keep_rights(self.target, result)
             os.replace(result, self.target)
         except BaseException as error:
             _remove(moved)
+            for path, kept in aside.items():
+                with suppress(OSError):  # as where it had not left its place yet
+                    os.replace(kept, path)
             if isinstance(error, OSError):
                 raise self.failure(error.strerror or str(error)) from error
             raise
-        _remove(stale.difference(moved))
+        _remove(stale.difference(moved).union(aside.values()))
 
     def discard(self) -> None:
         """Remove every temporary."""
@@ -102,38 +115,10 @@ class Staging:
         result = self._beside(self.result.name)
         return result, [path for path in home if path != result]
 
-    def _side_files_of_target(self) -> list[Path]:
-        return [self._beside(self.target.name + suffix) for suffix in _SIDE_FILES]
-
     def _require_free(self) -> None:
-        if self.target.is_dir():
-            raise OutputError(
-                f"{self.target}: is a folder", f"name a file, such as {self.target / 'out.tif'}"
-            )
-        if self._overwrite:
-            return
-        for path in [self.target, *self._side_files_of_target()]:
-            if path.exists():
-                raise OutputError(
-                    f"{path}: exists already", "give another name, or --overwrite to replace it"
-                )
-
-    def _require_writable(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise OutputError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
-        try:
-            # Asked of the system, as GDAL does not say why; GDAL then makes the file itself.
-            trial = folder / self.result.name
-            handle = os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            try:
-                os.close(handle)
-            finally:
-                trial.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"{folder}: cannot be written ({error.strerror})",
-                "choose another folder or ask for the right",
-            ) from error
+        """Raises OutputError if the target or a side file that is its alone is there and is to stay."""
+        for path in [self.target, *own_side_files(self.target)]:
+            require_writable(path, self.overwrite, streams=False)
 
 
 def _found(folder: Path, prefix: str) -> list[Path]:

@@ -20,17 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import compose
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.residual import FixedNormConv2d
+from dehazexl_cli.paths import require_writable
 from dehazexl_cli.training import ranks
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.losses import Drafts, Loss
 from dehazexl_cli.training.optimizer import make_optimizer, set_rate
 from dehazexl_cli.training.validation import Trial, make_trials, mean_psnr
 
+CHECKPOINT, LOG = "checkpoint.pth", "log.csv"
+COLUMNS = ("step", "seconds", "rate", "loss", "hazy", "output", "clear")  # of the log
 FARTHEST = 320  # tokens from the origin up to which position codes are trained: 10240 pixels
 
 
@@ -101,7 +104,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.out = Path(config.out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self._require_room()
         if config.threads:
             torch.set_num_threads(config.threads)
         self.device = ranks.device(config.device)  # torchrun
@@ -209,7 +212,7 @@ class Trainer:
         temporary = self.out / ".checkpoint.part"
         try:
             torch.save(content, temporary)
-            temporary.replace(self.out / "checkpoint.pth")
+            temporary.replace(self.out / CHECKPOINT)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -231,8 +234,23 @@ class Trainer:
         }
         save(path, self.average, self.config.model, about, torch.float16)
 
+    def _require_room(self) -> None:
+        """Make the folder; OutputError if it cannot be, or holds what this run would damage."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"{self.out}: cannot be made ({error.strerror})", "name another --out"
+            ) from error
+        log = self.out / LOG
+        if (self.out / CHECKPOINT).exists():
+            return
+        require_writable(self.out / f"{self.config.model}.safetensors", False)
+        if log.exists() and not log.read_text(errors="replace").startswith(",".join(COLUMNS)):
+            raise OutputError(f"{log}: is there, and no log of a training", "name another --out")
+
     def _begin(self) -> None:
-        path = self.out / "checkpoint.pth"
+        path = self.out / CHECKPOINT
         if path.exists():
             self._resume(path)
             return
@@ -253,12 +271,12 @@ class Trainer:
         self.step, self.seconds = content["step"], content["seconds"]
 
     def _log(self, loss: float, rate: float, metrics: dict[str, float] | None) -> None:
-        path = self.out / "log.csv"
+        path = self.out / LOG
         fresh = not path.exists()
         with path.open("a", newline="") as file:
             writer = csv.writer(file)
             if fresh:
-                writer.writerow(("step", "seconds", "rate", "loss", "hazy", "output", "clear"))
+                writer.writerow(COLUMNS)
             values = [f"{metrics[key]:.3f}" for key in ("hazy", "output", "clear")] if metrics else [""] * 3
             writer.writerow((self.step, f"{self.seconds:.1f}", f"{rate:.3e}", f"{loss:.5f}", *values))
 
