@@ -39,7 +39,9 @@ TABLE = {
     "documents": Layer(("errors", "owner")),
     "raster": Layer(("errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
-    "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
+    "engine": Layer(
+        (*LIGHT, "raster.base", "raster.bands", "raster.views", "models.base"), frozenset({"torch", "numpy"})
+    ),
     "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})),
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),

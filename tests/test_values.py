@@ -14,8 +14,9 @@ from dehazexl_cli.engine.transfer import (
     to_source,
     to_unit,
 )
-from dehazexl_cli.engine.values import choose_bands, choose_range, range_of
+from dehazexl_cli.engine.values import choose_range, range_of
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
+from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import Radiometry, RasterInfo
 from dehazexl_cli.raster.memory import ArrayReader
 
@@ -42,7 +43,7 @@ def info(count: int, alpha: int | None = None) -> RasterInfo:
 def test_colours_are_the_first_three_bands_that_are_not_alpha(
     count: int, alpha: int | None, wanted: tuple[int, ...] | None, bands: tuple[int, ...]
 ) -> None:
-    assert choose_bands(info(count, alpha), wanted) == bands
+    assert choose_bands(info(count, alpha), wanted).colours == bands
 
 
 def test_an_image_of_alpha_alone_has_no_colours() -> None:

@@ -112,6 +112,7 @@ def batch(
     overviews: options.Overviews = False,
     tmp_dir: options.TmpDir = None,
     nodata: options.Nodata = None,
+    not_alpha: options.NotAlpha = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -150,7 +151,7 @@ def batch(
     )
     recipe = Recipe(
         chosen,
-        options.read_selection(nodata, mask, window, bbox, bbox_crs, context),
+        options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha),
         options.read_storage(format, creation, overviews, tmp_dir),
         not no_provenance,
     )

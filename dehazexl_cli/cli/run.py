@@ -53,6 +53,7 @@ def run(
     overviews: options.Overviews = False,
     tmp_dir: options.TmpDir = None,
     nodata: options.Nodata = None,
+    not_alpha: options.NotAlpha = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -100,7 +101,7 @@ def run(
         tmp_dir=tmp_dir,
         threads=threads,
     )
-    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
+    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
     recipe = Recipe(chosen, selection, storage, not no_provenance, resume)
     setup = Setup(recipe, model, weights, multiple)

@@ -1,4 +1,4 @@
-"""Which bands are shown to the model, and which source numbers are its 0 and 1: once for a whole scene."""
+"""Which source numbers are the model's 0 and 1: once for a whole scene."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dehazexl_cli.engine.scene import Group
-from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.errors import UsageError
+from dehazexl_cli.raster.bands import Bands
 from dehazexl_cli.raster.base import Pixels, Radiometry, RasterInfo, RasterReader
 
 SAMPLE_SIDE = 1024
@@ -16,48 +17,17 @@ TOP_PERCENTILE = 99.8
 BOTTOM_PERCENTILE = 0.2
 
 
-def choose_bands(info: RasterInfo, wanted: Sequence[int] | None) -> tuple[int, ...]:
-    """The colour bands, 1-based: as wanted, else the first three, else the first as grey."""
-    if wanted is None:
-        colours = [band for band in range(1, info.count + 1) if band != info.alpha]
-        if not colours:
-            raise InputError(f"{info.name} has no band but alpha", "give an image with colour bands")
-        return tuple(colours[:3]) if len(colours) >= 3 else (colours[0],)
-    for band in wanted:
-        if not 1 <= band <= info.count:
-            raise UsageError(
-                f"{info.name} has no band {band}", f"its bands are 1 to {info.count}; name them with --bands"
-            )
-    if len(wanted) not in (1, 3) or len(set(wanted)) != len(wanted):
-        raise UsageError(
-            f"--bands {','.join(map(str, wanted))} are not red, green and blue",
-            "name three different bands, or one to be treated as grey",
-        )
-    return tuple(wanted)
+def choose_groups(reader: RasterReader, bands: Bands, ranges: Sequence[float] | None) -> tuple[Group, ...]:
+    """What is shown to the model together, each band with its range; UsageError for ranges that cannot be.
 
-
-def choose_groups(
-    reader: RasterReader, wanted: Sequence[int] | None, ranges: Sequence[float] | None, all_bands: bool
-) -> tuple[Group, ...]:
-    """What is shown to the model: the colour bands, and with `all_bands` the others in groups of their own.
-
-    The further from blue, the less haze there is, so other bands are not corrected by what the colours show:
-    they go through the model by threes, in their order, and what is left over of these one by one as grey.
-    Raises UsageError for bands or ranges that cannot be.
+    The further from blue, the less haze there is, so bands beyond the colours are not corrected by what the
+    colours show: they go through the model in groups of their own.
     """
-    info = reader.info
-    colours = choose_bands(info, wanted)
-    groups = [colours]
-    if all_bands:
-        others = [band for band in range(1, info.count + 1) if band not in (*colours, info.alpha)]
-        whole = len(others) // 3 * 3
-        groups += [(a, b, c) for a, b, c in zip(*[iter(others[:whole])] * 3, strict=True)]
-        groups += [(band,) for band in others[whole:]]
-    given = pairs(ranges, sum(map(len, groups)))
+    given = pairs(ranges, len(bands.dehazed))
     chosen = []
-    for bands in groups:
-        mine, given = given[: len(bands)], given[len(bands) :]
-        chosen.append(Group(bands, tuple(map(given_range, mine)) or scene_ranges(reader, bands)))
+    for group in bands.groups:
+        mine, given = given[: len(group)], given[len(group) :]
+        chosen.append(Group(group, tuple(map(given_range, mine)) or scene_ranges(reader, group)))
     return tuple(chosen)
 
 

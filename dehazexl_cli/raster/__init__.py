@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from dehazexl_cli.raster.gdal_writer import Origin
 
 
-def open_reader(path: str | os.PathLike[str]) -> RasterReader:
+def open_reader(path: str | os.PathLike[str], heed_alpha: bool = True) -> RasterReader:
     """Open a raster of any format that GDAL reads, or a TIFF that tifffile reads where GDAL cannot.
 
-    Raises InputError, with a hint, if it cannot be used.
+    Raises InputError, with a hint, if it cannot be used. Without `heed_alpha` a band that the file says to be
+    alpha is one like others.
 
     A path, or a name GDAL understands: /vsizip/scenes.zip/a.tif, GPKG:file:table, https://…
     """
@@ -25,11 +26,11 @@ def open_reader(path: str | os.PathLike[str]) -> RasterReader:
     from dehazexl_cli.raster.gdal import BeyondGdal, GdalReader
 
     try:
-        return GdalReader(os.fspath(path))
+        return GdalReader(os.fspath(path), heed_alpha)
     except BeyondGdal as refused:
         from dehazexl_cli.raster.tiff import TiffReader
 
-        return TiffReader(os.fspath(path), refused)
+        return TiffReader(os.fspath(path), refused, heed_alpha)
 
 
 def find_box(

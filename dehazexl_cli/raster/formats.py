@@ -180,6 +180,14 @@ def may_lose(format: Format, storage: Storage) -> bool:
     return format is JPEG or any(name.upper() in _MAY_LOSE for name, _ in storage.creation)
 
 
+def meanings_of(info: RasterInfo, source: Any, picture: bool) -> list[ColorInterp]:
+    """What the bands mean: as an open dataset of them says, unless a user said that there is no alpha."""
+    if source is None:
+        return band_colours(info, picture)
+    no_alpha = info.alpha is None
+    return [ColorInterp.undefined if no_alpha and c is ColorInterp.alpha else c for c in source.colorinterp]
+
+
 def band_colours(info: RasterInfo, picture: bool = True) -> list[ColorInterp]:
     """What the bands mean where no file says it: three of a picture are red, green and blue, others bands."""
     meanings = [ColorInterp.undefined] * info.count

@@ -123,7 +123,7 @@ class GdalWriter:
     def _begin(self, path: str, info: RasterInfo) -> None:
         source, format = self._source, self._format
         same_bands = source is not None and not self._place_only and has_same_bands(source, info.count)
-        colours = source.colorinterp if same_bands else formats.band_colours(info, not self._place_only)
+        colours = formats.meanings_of(info, source if same_bands else None, not self._place_only)
         formats.require_can_hold(path, format, info, colours)
         self._options = formats.creation_options(format, info, self._storage)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
@@ -138,6 +138,9 @@ class GdalWriter:
         elif source is not None:
             self._stated = inventory(source) if same_bands else without_bands(inventory(source))
             carry_metadata(source, self._dataset)
+            if same_bands and tuple(colours) != source.colorinterp:
+                self._dataset.colorinterp = colours
+                self._stated = {k: v for k, v in self._stated.items() if not k.startswith("colour of band")}
         if source is not None and self._box is not None:
             move_place(self._dataset, self._box)
             self._stated |= place_of(inventory(self._dataset))

@@ -18,12 +18,13 @@ from dehazexl_cli.raster.views import Masked
 class Selection:
     """What of a raster is worked on; by default all that the file itself says is ground."""
 
-    nodata: float | None = None  # is no ground where all colour bands have it
+    nodata: float | None = None  # is no ground where all bands that are dehazed have it
     mask: str | None = None  # a raster of the same size, 0 where there is no ground
     window: Box | None = None  # the part that is written
     bounds: tuple[float, float, float, float] | None = None  # the same as xmin, ymin, xmax, ymax
     bounds_crs: str | None = None  # their coordinate system; None: the raster's own
     context: Literal["window", "scene"] = "window"  # what the haze of that part is judged by
+    not_alpha: bool = False  # the band that the file calls alpha holds other data, and takes no pixel out
 
 
 def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | None]:
@@ -31,7 +32,7 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
 
     Raises InputError for files that cannot be used, UsageError for a part that lies outside.
     """
-    reader = open_reader(path)
+    reader = open_reader(path, heed_alpha=not selection.not_alpha)
     try:
         if selection.nodata is not None:
             _require_possible(selection.nodata, reader.info)
