@@ -14,11 +14,13 @@ RGB = ("red", "green", "blue")
 # A file that says one of these of a band holds no light: of "yellow" alone it may be a part of the spectrum.
 _NO_LIGHT = frozenset({"cyan", "magenta", "black", "hue", "saturation", "lightness", "Y", "Cb", "Cr"})
 _UNKNOWN = frozenset({"", "grey"})  # GDAL's way to say nothing of a band
-# Words of names that quality flags and classes go by: QA_PIXEL, BQA, SCL, UDM2, cfmask, MSK_CLASSI.
-_CLASSES = frozenset({"qa", "bqa", "scl", "udm", "udm2", "mask", "msk", "fmask", "cfmask", "cloudmask"})
+# Words of names that quality flags and classes go by: QA_PIXEL, BQA, QA60, SCL, udm2, cfmask, MSK_CLASSI.
+_CLASSES = re.compile(
+    r"b?qa\d*|qc|scl|udm\d?|msk|(f|cf|cloud)?mask|class(es|ification)?|landcover|lulc|quality|aerosol"
+)
 _NEUTRAL = re.compile(r"band|channel|sr|surface|reflectance|toa|boa|b?\d+[a-z]?|central|wavelength|nm")
 _WAVELENGTH = re.compile(r"(\d{3,5})(?:\.\d+)? ?nm\b")
-_NANOMETRES = {"blue": (440, 520), "green": (520, 600), "red": (620, 700)}
+_NANOMETRES = {"red": (620, 700), "green": (520, 600), "blue": (440, 520)}
 
 
 class Bands(NamedTuple):
@@ -63,17 +65,19 @@ def choose_bands(info: RasterInfo, wanted: Sequence[int] | None = None, all_band
     return Bands(tuple(groups), notes)
 
 
-def is_class_band(info: RasterInfo, band: int) -> bool:
-    """Whether names say that a band holds quality flags or classes: its own, or its file's if it is alone."""
-    if not info.dtype.startswith(("uint", "int")):
-        return False
-    called = [_of_band(info.descriptions, band), PurePath(info.name).stem if info.count == 1 else ""]
-    return any(not _CLASSES.isdisjoint(_words(name)) for name in called)
-
-
 def holds_classes_only(info: RasterInfo) -> bool:
-    """Whether names say that a raster is no picture."""
-    return info.count == 1 and is_class_band(info, 1)
+    """Whether a raster is said to hold quality flags or classes: by its file's name or its band's."""
+    if info.count == 1 or info.indexed:
+        return _says_classes(info, PurePath(info.name).stem) or _is_class_band(info, 1)
+    return False
+
+
+def _is_class_band(info: RasterInfo, band: int) -> bool:
+    return _says_classes(info, _of_band(info.descriptions, band))
+
+
+def _says_classes(info: RasterInfo, name: str) -> bool:
+    return info.dtype.startswith(("uint", "int")) and any(map(_CLASSES.fullmatch, _words(name)))
 
 
 def _colours_of(info: RasterInfo) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -83,7 +87,8 @@ def _colours_of(info: RasterInfo) -> tuple[tuple[int, ...], tuple[str, ...]]:
         raise InputError(f"{info.name} has no band but alpha", "give an image with colour bands")
     named = [_named(_of_band(info.descriptions, band)) for band in range(1, info.count + 1)]
     meant = [_of_band(info.meanings, band) for band in range(1, info.count + 1)]
-    by_name, by_meaning = _each_once(named), _each_once(meant)
+    by_name = _each_once(named) or _by_wavelength(info.descriptions)
+    by_meaning = _each_once(meant)
     if by_name is not None:
         return by_name, (_doubt(info, by_meaning, by_name),) if by_meaning not in (None, by_name) else ()
     if by_meaning is not None:
@@ -130,7 +135,7 @@ def _require_light(info: RasterInfo, bands: Sequence[int]) -> None:
 def _candidates(info: RasterInfo) -> list[int]:
     """Bands that might be dehazed."""
     bands = range(1, info.count + 1)
-    return [band for band in bands if band != info.alpha and not is_class_band(info, band)]
+    return [band for band in bands if band != info.alpha and not _is_class_band(info, band)]
 
 
 def _each_once(said: Sequence[str]) -> tuple[int, ...] | None:
@@ -138,11 +143,26 @@ def _each_once(said: Sequence[str]) -> tuple[int, ...] | None:
     return tuple(said.index(name) + 1 for name in RGB) if all(said.count(name) == 1 for name in RGB) else None
 
 
+def _by_wavelength(names: Sequence[str]) -> tuple[int, ...] | None:
+    """The bands in the middle of red, green and blue, if wavelengths are said and each has one."""
+    found = []
+    said = [(number, _nanometres(name)) for number, name in enumerate(names, 1)]
+    for low, high in _NANOMETRES.values():
+        within = [(abs(at - (low + high) / 2), number) for number, at in said if low <= at < high]
+        found += [min(within)[1]] if within else []
+    return tuple(found) if len(found) == len(RGB) else None
+
+
+def _nanometres(name: str) -> int:
+    """The wavelength in the name of a band, 0 if there is none."""
+    said = _WAVELENGTH.search(name.lower())
+    return 0 if said is None else int(said[1])
+
+
 def _named(name: str) -> str:
     """What the name of a band says it is: a colour, another word, or nothing."""
-    wavelength = _WAVELENGTH.search(name.lower())
-    if wavelength is not None:
-        nanometres = int(wavelength[1])
+    nanometres = _nanometres(name)
+    if nanometres:
         within = (colour for colour, (low, high) in _NANOMETRES.items() if low <= nanometres < high)
         return next(within, "another")
     words = {word for word in _words(name) if not _NEUTRAL.fullmatch(word)}

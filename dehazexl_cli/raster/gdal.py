@@ -255,11 +255,15 @@ def meaning(colour: str) -> str:
 def _called(dataset: Any, band: int) -> str:
     """The description of a band, with its wavelength where its tags say it."""
     description = dataset.descriptions[band - 1] or ""
-    said = dataset.tags(band, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM", "")
+    said = dataset.tags(band, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM") or dataset.tags(band).get(
+        "wavelength"
+    )
     try:
-        return f"{description} {1000 * float(said):.0f} nm".strip()
+        number = float(said or "")
     except ValueError:
         return description
+    nanometres = number * 1000 if number < 100 else number  # no light has a wavelength of 100 micrometres
+    return f"{description} {nanometres:.0f} nm".strip()
 
 
 def _block_bytes(dataset: Any) -> int:

@@ -15,7 +15,7 @@ from dehazexl_cli.owner import Owner, remove, tidy
 log = logging.getLogger(__name__)
 
 # GDAL reads these with the file whose full name they extend, whoever wrote them.
-_SIDE_FILES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
+SIDE_FILES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
 
 
 class Staging:
@@ -103,7 +103,7 @@ class Staging:
         return result, [path for path in home if path != result]
 
     def _side_files_of_target(self) -> list[Path]:
-        return [self._beside(self.target.name + suffix) for suffix in _SIDE_FILES]
+        return [self._beside(self.target.name + suffix) for suffix in SIDE_FILES]
 
     def _require_free(self) -> None:
         if self.target.is_dir():

@@ -1,0 +1,48 @@
+"""A raster's file copied as it is, for what is no picture."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from types import TracebackType
+from typing import Self
+
+from dehazexl_cli.raster.base import Pixels
+from dehazexl_cli.raster.staging import SIDE_FILES, Staging
+
+
+class FileCopy:
+    """A FileWriter that needs no rows: `commit` copies a file, with the side files that GDAL reads with it.
+
+    Raises OutputError wherever the file system refuses.
+    """
+
+    def __init__(self, source: str, target: str, overwrite: bool, tmp_dir: str | None = None) -> None:
+        self.warnings: list[str] = []
+        self._source = source
+        self._staging = Staging(target, overwrite, tmp_dir)
+
+    def write(self, rows: Pixels) -> None:
+        """Raise ValueError, as there is nothing to write."""
+        raise ValueError("a copy takes no rows")
+
+    def commit(self) -> None:
+        """Copy, and give the copy its name."""
+        try:
+            for suffix in ("", *SIDE_FILES):
+                if os.path.isfile(self._source + suffix):
+                    shutil.copyfile(self._source + suffix, f"{self._staging.result}{suffix}")
+        except OSError as error:
+            raise self._staging.failure(error.strerror or str(error)) from error
+        self._staging.publish(())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._staging.discard()
