@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import rasterio.shutil
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from dehazexl_cli.errors import OutputError
@@ -25,6 +26,7 @@ from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.pam import add_what_is_missing
 from dehazexl_cli.raster.place import move_place
 from dehazexl_cli.raster.proof import Proof, ends_as_it_must
+from dehazexl_cli.raster.rehearsal import Outcome, rehearse
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 from dehazexl_cli.raster.staging import Staging
@@ -61,7 +63,6 @@ class GdalWriter:
         formats.require_overviews_fit(path, self._format, storage)
         self._gdal = GdalSession(storage.tmp_dir)
         self._counter = RowCounter(info)
-        self._proof = Proof(formats.may_lose(self._format, storage))
         self._staging = Staging(path, overwrite, storage.tmp_dir)
         self._box, self._place_only = origin.box, origin.place_only
         self._source: Any = None
@@ -126,6 +127,8 @@ class GdalWriter:
         colours = formats.meanings_of(info, source if same_bands else None, not self._place_only)
         formats.require_can_hold(path, format, info, colours)
         self._options = formats.creation_options(format, info, self._storage)
+        self._outcome = self._rehearsed(info, colours)
+        self._proof = Proof(None if self._outcome.exact else self._outcome.drift)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
         place = self._staging.scratch if format.scratch else self._staging.result
         options = formats.scratch_options(format, info) if format.scratch else self._options
@@ -154,7 +157,16 @@ class GdalWriter:
             # TIFF has one field for software; what another has written there stays.
             said = {name: text for name, text in self._dataset.tags().items() if name.startswith("TIFFTAG_")}
             self._dataset.update_tags(**(dict(self._storage.provenance) | said))
+        if self._outcome.alpha_as_mask:
+            self._stated.pop(f"colour of band {info.count}", None)
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
+
+    def _rehearsed(self, info: RasterInfo, colours: Sequence[ColorInterp]) -> Outcome:
+        """What becomes of pixels; raises OutputError for options that would not do."""
+        if not self._storage.creation and self._format is not formats.JPEG:
+            return Outcome()
+        with self._creating():
+            return rehearse(self._format, info, self._options, colours, self._source, self._gdal)
 
     def _write_block_rows(self, top: int, rows: Pixels) -> None:
         self._require_room()
@@ -164,7 +176,19 @@ class GdalWriter:
             # Before the rows: else GDAL's threads pack these while the file is told of a mask, and complain.
             self._dataset.write_mask(mask, window=where)
         self._dataset.write(rows, window=where)
+        self._require_bits(rows)
+        if self._outcome.alpha_as_mask:
+            rows, mask = rows[:-1], np.where(rows[-1] == 0, 0, 255).astype(np.uint8)
         self._proof.note(where, rows, mask)
+
+    def _require_bits(self, rows: Pixels) -> None:
+        """Raise OutputError for numbers that the bits asked for cannot hold: GDAL would cut them off."""
+        bits = formats.bits_of(self._options)
+        if bits is not None and rows.dtype.kind in "iu" and rows.max() >= 2**bits:
+            raise OutputError(
+                f"{self._staging.target}: holds {rows.max()}, and NBITS={bits} ends at {2**bits - 1}",
+                "leave out --co NBITS, or give more bits",
+            )
 
     def _mask_of_source(self, where: Window) -> Pixels:
         try:
@@ -200,6 +224,11 @@ class GdalWriter:
             missing = lost(self._stated, inventory(dataset))
         if self._format in (formats.GTIFF, formats.COG):
             read_overviews(str(self._staging.result), self._gdal)
+        if not whole and not self._outcome.exact:
+            raise OutputError(
+                f"{self._staging.target}: came out more unlike what was written than compression explains",
+                "try again with a higher quality, or with compression without loss; free some space",
+            )
         if not whole or not all(map(ends_as_it_must, self._staging.written())):
             raise self._staging.failure("it came out incomplete; the disk is full or has a fault")
         self.warnings = list(self._to_be_told(missing))
@@ -208,8 +237,7 @@ class GdalWriter:
         format, stated = self._format, self._stated
         if missing:
             yield f"a {format} cannot hold all that the input says: {in_words(missing)}"
-        if format is formats.JPEG and any(name.startswith("nodata") for name in stated):
-            yield "a JPEG changes every pixel a little, so some are no longer exactly nodata"
+        yield from self._outcome.in_words(format)
         turned = stated.get("tag EXIF_Orientation", "1") != "1"
         if turned and format is not formats.JPEG:
             yield (

@@ -11,6 +11,7 @@ from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader
 from dehazexl_cli.raster.base import RasterInfo, RasterReader
+from dehazexl_cli.raster.formats import is_held
 from dehazexl_cli.raster.views import Masked
 
 
@@ -47,11 +48,8 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
 
 def _require_possible(nodata: float, info: RasterInfo) -> None:
     """Raises UsageError for a value that no pixel can have: it would take out none, in silence."""
-    dtype = np.dtype(info.dtype)
-    if dtype.kind == "f":
-        return
-    limits = np.iinfo(dtype)
-    if not (nodata == np.floor(nodata) and limits.min <= nodata <= limits.max):
+    if not is_held(nodata, info.dtype):
+        limits = np.iinfo(info.dtype)
         raise UsageError(
             f"--nodata {nodata:g} is no number that {info.name} can have",
             f"its pixels are {info.dtype}, {limits.min} to {limits.max}",
