@@ -15,6 +15,7 @@ from dehazexl_cli.raster.base import Pixels, Radiometry, RasterInfo, RasterReade
 SAMPLE_SIDE = 1024
 TOP_PERCENTILE = 99.8
 BOTTOM_PERCENTILE = 0.2
+GIVEN = "given"  # as the source of a range: by the user
 
 
 def choose_groups(reader: RasterReader, bands: Bands, ranges: Sequence[float] | None) -> tuple[Group, ...]:
@@ -27,7 +28,8 @@ def choose_groups(reader: RasterReader, bands: Bands, ranges: Sequence[float] | 
     chosen = []
     for group in bands.groups:
         mine, given = given[: len(group)], given[len(group) :]
-        chosen.append(Group(group, tuple(map(given_range, mine)) or scene_ranges(reader, group)))
+        ranges_of_mine = tuple(given_range(each, reader.info.dtype) for each in mine)
+        chosen.append(Group(group, ranges_of_mine or scene_ranges(reader, group)))
     return tuple(chosen)
 
 
@@ -44,12 +46,18 @@ def pairs(numbers: Sequence[float] | None, count: int) -> list[tuple[float, floa
     return given * count if len(given) == 1 else given
 
 
-def given_range(given: tuple[float, float]) -> Radiometry:
-    """The range that a user gave; UsageError if it is none."""
+def given_range(given: tuple[float, float], dtype: str) -> Radiometry:
+    """The range that a user gave; UsageError if it is none, or reaches beyond the type of the pixels."""
     low, high = map(float, given)
     if not -math.inf < low < high < math.inf:
         raise UsageError(f"--input-range {low:g},{high:g} is empty", "give LOW,HIGH with LOW below HIGH")
-    return Radiometry(low, high, "given")
+    limits = None if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+    if limits is not None and not limits.min <= low < high <= limits.max:
+        raise UsageError(
+            f"--input-range {low:g},{high:g} reaches beyond pixels of {dtype}, {limits.min} to {limits.max}",
+            "give the stored numbers that are to be shown as black and white, or leave it out",
+        )
+    return Radiometry(low, high, GIVEN)
 
 
 def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float, float] | None) -> Radiometry:
@@ -59,7 +67,7 @@ def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float,
     remove. Only data that go below zero begin at a low percentile.
     """
     if given is not None:
-        return given_range(given)
+        return given_range(given, reader.info.dtype)
     if reader.info.dtype == "uint8":
         return Radiometry(0.0, 2.0 ** (reader.info.bits or 8) - 1, "dtype")
     return range_of(reader.sample(bands, SAMPLE_SIDE))
