@@ -89,6 +89,10 @@ DRIVERS = frozenset(format.driver for format in FORMATS)
 
 # Given one of these, the user has decided on quality, and our defaults for the others no longer fit.
 _QUALITY = frozenset({"QUALITY", "REVERSIBLE", "LOSSLESS", "LOSSLESS_COPY", "YCBCR420", "NEAR_LOSSLESS"})
+# GeoJP2 mirrors a place whose rows go north, and GMLJP2 has no system without a number; one of these is true.
+WAYS_TO_PLACE: dict[str, tuple[dict[str, str], ...]] = {
+    "JP2OpenJPEG": ({}, {"GeoJP2": "NO"}, {"GeoJP2": "NO", "GMLJP2": "NO"})
+}
 _OF_EVERY_COG = frozenset({"", "xml:XMP", "COLOR_PROFILE", "RPC", "IMD"})
 _WITH_PREDICTOR = frozenset({"DEFLATE", "LZW", "ZSTD"})
 

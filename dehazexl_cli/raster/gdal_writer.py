@@ -18,12 +18,13 @@ from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.epoch import system_with_epoch
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
 from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of, without_bands
 from dehazexl_cli.raster.metadata import carried_tags, carry_metadata, carry_place, has_mask, has_same_bands
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
-from dehazexl_cli.raster.pam import add_what_is_missing
+from dehazexl_cli.raster.pam import add_system, add_what_is_missing
 from dehazexl_cli.raster.place import move_place
 from dehazexl_cli.raster.proof import Proof, ends_as_it_must
 from dehazexl_cli.raster.rehearsal import Outcome, rehearse
@@ -103,6 +104,8 @@ class GdalWriter:
             elif self._storage.overviews:
                 self._require_room()
                 add_overviews(str(self._staging.result), self._gdal)
+            if self._system is not None:
+                add_system(Path(f"{self._staging.result}.aux.xml"), self._system)
             self._require_whole()
             stale = self._side_files_of_old_target()
         self._staging.publish(stale)
@@ -127,6 +130,7 @@ class GdalWriter:
         colours = formats.meanings_of(info, source if same_bands else None, not self._place_only)
         formats.require_can_hold(path, format, info, colours)
         self._options = formats.creation_options(format, info, self._storage)
+        self._system = None if source is None else system_with_epoch(source)
         self._outcome = self._rehearsed(info, colours)
         self._proof = Proof(None if self._outcome.exact else self._outcome.drift)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
@@ -212,10 +216,13 @@ class GdalWriter:
         if self._format is formats.COG:
             with self._gdal.open(scratch) as whole:
                 options = formats.with_namespaces(options, carried_tags(whole))
-        with self._creating():
-            rasterio.shutil.copy(scratch, result, driver=self._format.driver, **options)
-        with self._gdal.open(scratch) as whole, self._gdal.open(result) as made:
-            add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
+        for without in formats.WAYS_TO_PLACE.get(self._format.driver, ({},)):
+            with self._creating():
+                rasterio.shutil.copy(scratch, result, driver=self._format.driver, **(options | without))
+            with self._gdal.open(scratch) as whole, self._gdal.open(result) as made:
+                add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
+                if made.crs == whole.crs and made.transform.almost_equals(whole.transform):
+                    break
         self._staging.scratch.unlink()
 
     def _require_whole(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import tifffile
 from rasterio.enums import ColorInterp
 
+from dehazexl_cli.raster.epoch import coordinate_epoch
 from dehazexl_cli.raster.metadata import carried_tags, has_mask
 
 _NAMED_AT_MOST = 12
@@ -32,6 +33,7 @@ def inventory(dataset: Any) -> dict[str, Any]:
         else None,
         "RPCs": rpcs and rpcs.to_dict(),
         "mask": has_mask(dataset) or None,
+        "coordinate epoch": coordinate_epoch(dataset),
         "TIFF orientation": _orientation(dataset),
     }
     stated |= _of_bands("nodata", dataset.nodatavals, None)
