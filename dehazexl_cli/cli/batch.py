@@ -119,6 +119,7 @@ def batch(
     tmp_dir: options.TmpDir = None,
     nodata: options.Nodata = None,
     not_alpha: options.NotAlpha = False,
+    any_size: options.AnySize = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -158,7 +159,7 @@ def batch(
     )
     recipe = Recipe(
         chosen,
-        options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha),
+        options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size),
         options.read_storage(format, creation, overviews, tmp_dir),
         not no_provenance,
         spare_classes=True,

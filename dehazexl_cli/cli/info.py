@@ -67,9 +67,10 @@ def look_at(
 ) -> dict[str, Any]:
     """What a file tells, as plain values; InputError if it cannot be used."""
     from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.base import Trust
     from dehazexl_cli.raster.facts import facts_of
 
-    with closing(open_reader(source, heed_alpha)) as reader:
+    with closing(open_reader(source, Trust(alpha=heed_alpha, size=True))) as reader:
         shape = {key: getattr(reader.info, key) for key in ("height", "width", "count", "dtype")}
         return {
             "input": source,

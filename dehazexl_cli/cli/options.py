@@ -137,6 +137,9 @@ Nodata = Annotated[
     float | None,
     typer.Option("--nodata", help="A value that is no ground where all dehazed bands have it; may be nan."),
 ]
+AnySize = Annotated[
+    bool, typer.Option("--any-size", help="Take gigabytes of pixels also out of a file of next to no bytes.")
+]
 NotAlpha = Annotated[
     bool,
     typer.Option(
@@ -258,6 +261,7 @@ def read_selection(
     bbox_crs: str | None,
     context: ContextKind,
     not_alpha: bool = False,
+    any_size: bool = False,
 ) -> Selection:
     """Which pixels are worked on, from the command line's texts; UsageError for a text that is none."""
     from dehazexl_cli.raster.selection import Selection
@@ -275,6 +279,7 @@ def read_selection(
         bbox_crs,
         context.value,
         not_alpha,
+        any_size,
     )
 
 

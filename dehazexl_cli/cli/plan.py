@@ -42,6 +42,7 @@ def plan(
     seed: options.Seed = 0,
     nodata: options.Nodata = None,
     not_alpha: options.NotAlpha = False,
+    any_size: options.AnySize = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -61,7 +62,7 @@ def plan(
         mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey),
         tmp_dir=tmp_dir,
     )
-    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha)
+    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
     print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
 
 

@@ -57,11 +57,12 @@ def preview(
     from dehazexl_cli import load_model
     from dehazexl_cli.cli.page import preview_page
     from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.base import Trust
 
     chosen = options.read_options(
         bands, input_range, strength, device, options.Precision.auto, None, None, "auto", 0
     )
-    with closing(open_reader(source, heed_alpha=not not_alpha)) as reader:
+    with closing(open_reader(source, Trust(alpha=not not_alpha, size=True))) as reader:
         before, after, report = dehazed_small(
             reader, load_model(model, weights, multiple).model, chosen, side
         )
@@ -126,6 +127,8 @@ def beside(before: Pixels, after: Pixels) -> bytes:
     import imagecodecs
     import numpy as np
 
+    from dehazexl_cli.raster.pixels import interleaved
+
     gap = np.full((3, before.shape[1], GAP), 255, np.uint8)
     both = np.concatenate([before, gap, after], axis=2)
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(both.transpose(1, 2, 0)), level=6))
+    return bytes(imagecodecs.png_encode(interleaved(both), level=6))

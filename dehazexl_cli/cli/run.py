@@ -54,6 +54,7 @@ def run(
     tmp_dir: options.TmpDir = None,
     nodata: options.Nodata = None,
     not_alpha: options.NotAlpha = False,
+    any_size: options.AnySize = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -101,7 +102,7 @@ def run(
         tmp_dir=tmp_dir,
         threads=threads,
     )
-    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha)
+    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
     recipe = Recipe(chosen, selection, storage, not no_provenance, resume)
     setup = Setup(recipe, model, weights, multiple)

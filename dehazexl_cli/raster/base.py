@@ -51,6 +51,17 @@ class Radiometry:
         return self.high - self.low
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What of a file's word is taken."""
+
+    alpha: bool = True  # that a band is alpha; else it is one like others
+    size: bool = False  # that a file of next to no bytes holds gigabytes of pixels; else it is refused
+
+
+USUAL = Trust()
+
+
 class RasterReader(Protocol):
     """Reads boxes of the source's own numbers. Safe to use from one thread at a time.
 

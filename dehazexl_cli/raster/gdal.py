@@ -23,10 +23,10 @@ from rasterio.windows import Window
 
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
 from dehazexl_cli.raster.ink import Ink, is_ink
 from dehazexl_cli.raster.palette import GREY, RGBA, Palette, has_palette
-from dehazexl_cli.raster.photometry import require_picture
+from dehazexl_cli.raster.photometry import require_picture, stored_share
 from dehazexl_cli.raster.pixels import require_supported, window
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, cache_bytes, reason
 
@@ -51,7 +51,7 @@ class GdalReader:
     The handle is its own, so a writer that opens the same file for its metadata shares nothing with it.
     """
 
-    def __init__(self, path: str, heed_alpha: bool = True) -> None:
+    def __init__(self, path: str, trust: Trust = USUAL) -> None:
         self.path = path  # as GDAL takes it: a file's name, /vsizip/…, GPKG:file:table, https://…
         self._gdal = GdalSession()
         self._using = threading.RLock()  # a run that is stopped closes it while another thread still reads
@@ -59,7 +59,7 @@ class GdalReader:
         try:
             with self._reading("its description"):
                 _require_decodable(path, self._dataset)
-                self.info = describe(path, self._dataset, heed_alpha)
+                self.info = describe(path, self._dataset, trust)
                 self._expansion = _expansion(path, self._dataset)
                 if self._expansion is not None:
                     self.info = _expanded(self.info, self._expansion)
@@ -218,15 +218,13 @@ def _why_not_opened(path: str, said: str) -> InputError:
     )
 
 
-def describe(path: str, dataset: Any, heed_alpha: bool = True) -> RasterInfo:
-    """Shape, type and meaning of an open dataset; raises InputError if it cannot be used.
-
-    Without `heed_alpha` a band that is said to be alpha is one like others.
-    """
+def describe(path: str, dataset: Any, trust: Trust = USUAL) -> RasterInfo:
+    """Shape, type and meaning of an open dataset; raises InputError if it cannot be used."""
     _require_bands(path, dataset)
     require_picture(path, dataset)
     _require_one_type(path, dataset.dtypes)
-    _require_plausible_size(path, dataset, dataset.dtypes[0])
+    if not trust.size:
+        _require_plausible_size(path, dataset, dataset.dtypes[0])
     colours = dataset.colorinterp
     return RasterInfo(
         name=path,
@@ -236,7 +234,7 @@ def describe(path: str, dataset: Any, heed_alpha: bool = True) -> RasterInfo:
         count=dataset.count,
         dtype=dataset.dtypes[0],
         nodata=dataset.nodata,
-        alpha=colours.index(ColorInterp.alpha) + 1 if heed_alpha and ColorInterp.alpha in colours else None,
+        alpha=colours.index(ColorInterp.alpha) + 1 if trust.alpha and ColorInterp.alpha in colours else None,
         georeferenced=_is_georeferenced(dataset),
         bits=_bits(dataset),
         scales=tuple(dataset.scales),
@@ -322,10 +320,10 @@ def _require_plausible_size(path: str, dataset: Any, dtype: str) -> None:
     if dataset.driver not in _PACKED or unpacked < _MOST_UNPACKED_BYTES:
         return
     stored = sum(Path(name).stat().st_size for name in dataset.files if Path(name).is_file())
-    if 0 < stored < unpacked / _MOST_RATIO:
+    if 0 < stored < unpacked * stored_share(path, dataset) / _MOST_RATIO:
         raise InputError(
             f"{path}: {dataset.width} x {dataset.height} pixels in {stored} bytes are empty or an attack",
-            "cut out the part that has content: gdal_translate -srcwin LEFT TOP WIDTH HEIGHT IN OUT.tif",
+            "name the part that has content with --window, or take all of it with --any-size",
         )
 
 

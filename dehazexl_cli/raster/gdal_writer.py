@@ -31,6 +31,7 @@ from dehazexl_cli.raster.rehearsal import Outcome, rehearse
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 from dehazexl_cli.raster.staging import Staging
+from dehazexl_cli.raster.xmp import insert_xmp
 
 _FULL_DISK_BYTES = 1024 * 1024  # GDAL's threads do not say when nothing fits any more, so look
 
@@ -219,11 +220,19 @@ class GdalWriter:
         for without in formats.WAYS_TO_PLACE.get(self._format.driver, ({},)):
             with self._creating():
                 rasterio.shutil.copy(scratch, result, driver=self._format.driver, **(options | without))
+            if self._format is formats.JPEG:
+                self._carry_xmp()
             with self._gdal.open(scratch) as whole, self._gdal.open(result) as made:
                 add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
                 if made.crs == whole.crs and made.transform.almost_equals(whole.transform):
                     break
         self._staging.scratch.unlink()
+
+    def _carry_xmp(self) -> None:
+        with self._gdal.open(str(self._staging.scratch)) as whole:
+            packet = whole.tags(ns="xml:XMP").get("xml:XMP")
+        if packet:
+            insert_xmp(self._staging.result, packet)
 
     def _require_whole(self) -> None:
         with self._gdal.open(str(self._staging.result)) as dataset:

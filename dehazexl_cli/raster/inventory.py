@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import tifffile
 from rasterio.enums import ColorInterp
@@ -104,8 +104,12 @@ def _tags(dataset: Any) -> dict[str, Any]:
 
 
 def _tidy(text: str) -> str:
-    """Text without the white space of XML, which GDAL sets anew in its side file."""
-    return re.sub(r"\s+/>", "/>", re.sub(r">\s+<", "><", text)).strip()
+    """Text without how XML is written: white space, quotes, a packet's wrapper, which GDAL sets anew."""
+    try:
+        document = ElementTree.tostring(ElementTree.fromstring(text), encoding="unicode")
+    except ElementTree.ParseError:
+        return text.strip()
+    return ElementTree.canonicalize(document, strip_text=True)
 
 
 def _tag_name(band: int, namespace: str, name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tifffile
 from rasterio.enums import ColorInterp
 
@@ -24,6 +25,8 @@ _NO_LIGHT = {
     32845: "LogLuv",
 }
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+# GDAL forgives more than tifffile does.
+_UNLIKE_TIFFFILE = (ValueError, OSError, LookupError, AttributeError, TypeError, struct.error)
 _MOST_PAGES = 64  # thumbnails and the image they stand for are among the first
 _THUMBNAIL = 4  # times as many pixels as the first image: another one is what the file is about
 
@@ -43,8 +46,20 @@ def require_picture(path: str, dataset: Any) -> None:
             _require_no_raw(path, [first, *others])
             _require_light(path, first, dataset)
             _require_no_thumbnail(path, first, others)
-    except (ValueError, OSError, LookupError, AttributeError, TypeError, struct.error):
-        return  # GDAL forgives more than tifffile does
+    except _UNLIKE_TIFFFILE:
+        return
+
+
+def stored_share(path: str, dataset: Any) -> float:
+    """What share of an open dataset's pixels its file holds: mosaics leave out tiles that are empty."""
+    if dataset.driver != "GTiff" or not Path(path).is_file():
+        return 1.0
+    try:
+        with tifffile.TiffFile(path) as file:
+            sizes = np.asarray(file.pages.first.databytecounts)
+        return float((sizes > 0).mean())
+    except _UNLIKE_TIFFFILE:
+        return 1.0
 
 
 def _others(file: tifffile.TiffFile, first: Any, several: bool) -> Iterator[Any]:

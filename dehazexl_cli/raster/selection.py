@@ -10,7 +10,7 @@ import numpy as np
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader
-from dehazexl_cli.raster.base import RasterInfo, RasterReader
+from dehazexl_cli.raster.base import RasterInfo, RasterReader, Trust
 from dehazexl_cli.raster.formats import is_held
 from dehazexl_cli.raster.views import Masked
 
@@ -26,6 +26,7 @@ class Selection:
     bounds_crs: str | None = None  # their coordinate system; None: the raster's own
     context: Literal["window", "scene"] = "window"  # what the haze of that part is judged by
     not_alpha: bool = False  # the band that the file calls alpha holds other data, and takes no pixel out
+    any_size: bool = False  # also gigabytes of pixels out of next to no bytes
 
 
 def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | None]:
@@ -33,7 +34,8 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
 
     Raises InputError for files that cannot be used, UsageError for a part that lies outside.
     """
-    reader = open_reader(path, heed_alpha=not selection.not_alpha)
+    partial = (selection.window or selection.bounds) is not None and selection.context == "window"
+    reader = open_reader(path, Trust(not selection.not_alpha, selection.any_size or partial))
     try:
         if selection.nodata is not None:
             _require_possible(selection.nodata, reader.info)

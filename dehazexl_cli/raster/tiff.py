@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
 from dehazexl_cli.raster.gdal import BeyondGdal, damaged, describe
 from dehazexl_cli.raster.ink import is_ink
 from dehazexl_cli.raster.palette import has_palette
@@ -40,8 +40,8 @@ class TiffReader:
     Raises InputError where the file cannot be opened, used or decoded.
     """
 
-    def __init__(self, name: str, refused: BeyondGdal, heed_alpha: bool = True) -> None:
-        self._name, self._heed_alpha = name, heed_alpha
+    def __init__(self, name: str, refused: BeyondGdal, trust: Trust = USUAL) -> None:
+        self._name, self._trust = name, trust
         if not Path(name).is_file():  # nothing inside archives or on the net
             raise refused
         self._gdal = GdalSession()
@@ -131,7 +131,7 @@ class TiffReader:
             raise refused from error
 
     def _describe(self, refused: BeyondGdal) -> RasterInfo:
-        info, page = describe(self._name, self._dataset, self._heed_alpha), self._pages[0]
+        info, page = describe(self._name, self._dataset, self._trust), self._pages[0]
         dtype = str(page.dtype)
         samples = page.samplesperpixel * len(self._pages)
         same = (page.imagelength, page.imagewidth) == (info.height, info.width)
