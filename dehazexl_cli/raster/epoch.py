@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import rasterio
 import rasterio.shutil
 
+from dehazexl_cli.raster.session import GDAL_ERRORS, unwarned
+
 _EPOCH = "coordinateEpoch"
 
 
@@ -23,9 +25,12 @@ def system_with_epoch(dataset: Any) -> ElementTree.Element | None:
     if not dataset.crs or dataset.mode != "r":
         return None
     path = f"/vsimem/{uuid4().hex}.vrt"
-    rasterio.shutil.copy(dataset, path, driver="VRT")
     try:
-        with rasterio.open(path) as vrt:
+        rasterio.shutil.copy(dataset, path, driver="VRT")
+    except GDAL_ERRORS:
+        return None  # nothing that GDAL writes down
+    try:
+        with unwarned(), rasterio.open(path) as vrt:
             root = ElementTree.fromstring(vrt.tags(ns="xml:VRT")["xml:VRT"])
     finally:
         rasterio.shutil.delete(path)
