@@ -18,7 +18,9 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import is_same
 from dehazexl_cli.provenance import Provenance, changed
 from dehazexl_cli.raster import open_writer
+from dehazexl_cli.raster.bands import holds_classes_only
 from dehazexl_cli.raster.base import FileWriter, Pixels, RasterReader
+from dehazexl_cli.raster.copying import FileCopy
 from dehazexl_cli.raster.fingerprint import fingerprint
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.selection import Selection, open_selected
@@ -48,6 +50,7 @@ class Recipe:
     provenance: bool = True  # whether a GeoTIFF says what it was made with
     resume: bool = False  # whether what is done survives a process that is killed
     in_place: bool = False  # the result replaces its source
+    spare_classes: bool = False  # whether what its name says to be flags or classes is copied as it is
 
     def settings(self) -> dict[str, object]:
         """What was decided otherwise than by default, as a result's provenance has it."""
@@ -192,11 +195,18 @@ def compute(
         datetime.now(UTC),
         recipe.companion_sha256(loaded),
     )
-    storage = replace(recipe.storage, provenance=made.tags() if recipe.provenance else ())
+    to_copy = recipe.spare_classes and holds_classes_only(opened.like.info)
+    as_stored = to_copy and is_wanted_as_stored(opened, target, recipe.storage)
+    told = recipe.provenance and not to_copy
+    storage = replace(recipe.storage, provenance=made.tags() if told else ())
     writers: list[FileWriter] = []
 
     def make_writer() -> FileWriter:
-        writer = open_writer(target, opened.like, overwrite, storage, in_place=recipe.in_place)
+        writer: FileWriter
+        if as_stored:
+            writer = FileCopy(opened.source, target, overwrite, storage.tmp_dir)
+        else:
+            writer = open_writer(target, opened.like, overwrite, storage, in_place=recipe.in_place)
         if pending is not None:
             writer = Pending(writer)
             pending.append(writer)
@@ -204,8 +214,32 @@ def compute(
         return writer
 
     resume = recipe.resuming(opened, target, loaded)
-    report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, team)
+    if to_copy:
+        report = copy(opened, make_writer, by_rows=not as_stored)
+    else:
+        report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, team)
     return Computed(report, writers[-1], made, target)
+
+
+def copy(opened: Opened, make_writer: Callable[[], FileWriter], by_rows: bool) -> Report:
+    """Write what is wanted of a raster as it is, and say so."""
+    info = opened.like.info
+    report = Report(input=info.name, height=info.height, width=info.width, count=info.count, dtype=info.dtype)
+    report.warn("holds quality flags or classes, as its name says, and was copied as it is")
+    with report.timed("copy"), make_writer() as writer:
+        for top in range(0, info.height if by_rows else 0, STRIP_ROWS):
+            box = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
+            writer.write(opened.like.read(box, range(1, info.count + 1)))
+        writer.commit()
+    return report
+
+
+def is_wanted_as_stored(opened: Opened, target: str, storage: Storage) -> bool:
+    """Whether the file of a raster itself is what is wanted of it: all of it, in the same format."""
+    same_format = Path(opened.source).suffix.lower() == Path(target).suffix.lower()
+    plain = storage == Storage(tmp_dir=storage.tmp_dir)
+    whole = not isinstance(opened.like, Part)
+    return plain and same_format and whole and Path(opened.source).is_file()
 
 
 def publish(computed: Computed) -> Report:

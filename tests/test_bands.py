@@ -22,6 +22,7 @@ from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.checkpoint import Loaded
 from dehazexl_cli.raster import open_reader
+from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.memory import ArrayReader
 
 Command = Callable[..., Result]
@@ -67,8 +68,8 @@ def test_all_bands_go_by_threes_after_the_colours(
     count: int, alpha: int | None, wanted: tuple[int, ...] | None, groups: list[tuple[int, ...]]
 ) -> None:
     reader = ArrayReader(noise(9, 9, count), alpha=alpha)
-    assert [group.bands for group in choose_groups(reader, wanted, None, True)] == groups
-    assert [group.bands for group in choose_groups(reader, wanted, None, False)] == groups[:1]
+    assert list(choose_bands(reader.info, wanted, all_bands=True).groups) == groups
+    assert list(choose_bands(reader.info, wanted).groups) == groups[:1]
 
 
 def test_each_group_is_dehazed_as_if_it_were_alone() -> None:
@@ -118,7 +119,8 @@ def test_scale_and_offset_say_where_zero_is(tmp_path: Path) -> None:
     with rasterio.open(shifted, "r+") as file:
         file.scales, file.offsets = (1e-4, 1e-4, 2e-4), (-0.1, -0.1, -0.2)
     for path, zero in ((plain, 0), (shifted, 1000)):
-        (group,) = choose_groups(open_reader(path), None, None, False)
+        reader = open_reader(path)
+        (group,) = choose_groups(reader, choose_bands(reader.info), None)
         assert [range.low for range in group.ranges] == pytest.approx([zero] * 3)
     high = [range.high for range in group.ranges]
     assert high[0] == pytest.approx(2 * high[2] - 1000)
@@ -190,8 +192,8 @@ def test_a_palette_is_expanded_and_that_is_said(
     run = ("run", source, tmp_path / "out.tif", "--weights", tiny_weights, "--strength", "0", "--json")
     result = dehazexl(*run)
     assert "colour table were expanded to red, green and blue" in result.err
-    (warning,) = json.loads(result.out)["warnings"]
-    assert "colour table" in warning
+    expanded, doubted = json.loads(result.out)["warnings"]
+    assert "colour table" in expanded and "4 different numbers" in doubted
     expected = np.array([TABLE[n][:3] for n in numbers.ravel()]).reshape(50, 60, 3)
     with rasterio.open(tmp_path / "out.tif") as out:
         assert out.colorinterp == (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
@@ -232,7 +234,8 @@ def test_a_real_scene_differs_from_its_result_in_the_colours_only(
 ) -> None:
     """What gdalinfo prints of both, field by field."""
     source, target = shared / "data" / "try" / f"{name}.tif", tmp_path / "out.tif"
-    result = dehazexl("run", source, target, "--weights", tiny_weights, "--no-provenance", "--json")
+    bands = ("--bands", "1,2,3")  # without, a warning says that the file does not tell which they are
+    result = dehazexl("run", source, target, "--weights", tiny_weights, "--no-provenance", "--json", *bands)
     assert result.code == 0, result.err
     assert json.loads(result.out)["warnings"] == []
     with rasterio.open(source) as before, rasterio.open(target) as after:

@@ -124,7 +124,7 @@ def test_masks_alpha_palettes_and_points_are_named(dehazexl: Command, tmp_path: 
     facts = seen(dehazexl, numbered)
     assert (facts["palette"], facts["count"], len(facts["bands"])) == ("red, green and blue", 3, 3)
     assert [band["high"] for band in facts["bands"]] == [pixels[0].max(), 0, 255]
-    assert "expanded" in facts["notes"][0]
+    assert "expanded" in facts["run"]["notes"][0]
 
 
 def test_a_file_that_gdal_cannot_decode_is_seen_too(dehazexl: Command, tmp_path: Path) -> None:

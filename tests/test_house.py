@@ -44,7 +44,9 @@ TABLE = {
     "models": Layer(
         ("errors", "grid", "paths", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})
     ),
-    "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
+    "engine": Layer(
+        (*LIGHT, "raster.base", "raster.bands", "raster.views", "models.base"), frozenset({"torch", "numpy"})
+    ),
     "training": Layer(
         ("models", "raster", "grid", "paths", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})
     ),

@@ -28,7 +28,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import mosaic, open_reader, open_writer
 from dehazexl_cli.raster.base import RasterInfo
 from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.views import Part
+from dehazexl_cli.raster.views import Part, colour_bands
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -130,7 +130,9 @@ def check_equal(one: Path, other: Path) -> None:
     first, second = open_reader(one), open_reader(other)
     same = {"name": "", "driver": "", "cache_bytes": 0}
     assert str(replace(first.info, **same)) == str(replace(second.info, **same))
-    ground, again = (reader.valid(Box(200, 10, 300, 120)) for reader in (first, second))
+    ground, again = (
+        reader.valid(Box(200, 10, 300, 120), colour_bands(reader.info)) for reader in (first, second)
+    )
     assert np.array_equal(ground, again)
     first.close()
     second.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_ground_is_found_whatever_its_shape(seed: int) -> None:
     array = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(0, 4)):
         array[rng.integers(height), rng.integers(width)] = 1
-    found = find_ground(ArrayReader(array, nodata=0))
+    found = find_ground(ArrayReader(array, nodata=0), [1])
     rows, cols = np.nonzero(array)
     if not rows.size:
         assert found is None
@@ -129,14 +130,14 @@ def test_only_the_ends_of_a_raster_valid_to_its_edges_are_looked_at() -> None:
     class Counting(ArrayReader):
         rows = 0
 
-        def valid(self, box: Box) -> Bools | None:
+        def valid(self, box: Box, bands: Sequence[int]) -> Bools | None:
             self.rows += box.height
-            return super().valid(box)
+            return super().valid(box, bands)
 
     array = np.ones((5000, 30), np.uint8)
     array[2000:2100, 4] = 0
     reader = Counting(array, nodata=0)
-    assert find_ground(reader) == Box(0, 0, 5000, 30)
+    assert find_ground(reader, [1]) == Box(0, 0, 5000, 30)
     assert reader.rows <= 512
 
 
@@ -178,7 +179,7 @@ def test_a_part_is_a_raster_of_its_own() -> None:
     box = Box(5, 6, 20, 30)
     assert (part.info.height, part.info.width) == (30, 40)
     assert np.array_equal(part.read(box, [3, 1]), cut.read(box, [3, 1]))
-    assert np.array_equal(part.valid(box), cut.valid(box))  # type: ignore[arg-type]
+    assert np.array_equal(part.valid(box, [1, 2, 3]), cut.valid(box, [1, 2, 3]))  # type: ignore[arg-type]
     assert np.array_equal(part.sample([1, 2], 7), cut.sample([1, 2], 7))
     with pytest.raises(ValueError, match="not inside"):
         part.read(Box(0, 0, 31, 40), [1])

@@ -67,7 +67,7 @@ def test_foreign_byte_order_is_read_as_ones_own() -> None:
 
 def test_integers_without_nodata_and_alpha_are_all_ground() -> None:
     reader = ArrayReader(PIXELS, channels_first=True)
-    assert reader.valid(SCENE) is None
+    assert reader.valid(SCENE, [1, 2]) is None
     assert reader.sample([1, 2], 10).shape == (2, 100)
 
 
@@ -75,16 +75,17 @@ def test_nodata_in_every_band_is_no_ground() -> None:
     array = np.ones((4, 5, 3), np.int16)
     array[1, 2], array[3, 3, 0] = -1, -1
     reader = ArrayReader(array, nodata=-1)
-    ground = reader.valid(Box(0, 0, 4, 5))
+    ground = reader.valid(Box(0, 0, 4, 5), [1, 2, 3])
     assert ground is not None and np.argwhere(~ground).tolist() == [[1, 2]]
-    assert reader.valid(Box(2, 0, 2, 5)) is None
-    assert reader.sample([1], 9).shape == (1, 19)
+    assert reader.valid(Box(2, 0, 2, 5), [1, 2, 3]) is None
+    assert reader.sample([1, 2], 9).shape == (2, 19)
+    assert reader.sample([1], 9).shape == (1, 18)  # by that band alone
 
 
 def test_nan_in_any_band_and_alpha_0_are_no_ground() -> None:
     array = np.ones((4, 5, 4), np.float32)
     array[0, 0, 2], array[1, 1, 3] = np.nan, 0
-    ground = ArrayReader(array, alpha=4, nodata=float("nan")).valid(Box(0, 0, 4, 5))
+    ground = ArrayReader(array, alpha=4, nodata=float("nan")).valid(Box(0, 0, 4, 5), [1, 2, 3])
     assert ground is not None and np.argwhere(~ground).tolist() == [[0, 0], [1, 1]]
 
 

@@ -106,7 +106,7 @@ def test_what_gdal_refuses_is_read(tmp_path: Path, kind: str) -> None:
         bands = [int(band) for band in random.permutation(len(expected))[:2] + 1]
         part = found[[band - 1 for band in bands], box.top : box.bottom, box.left : box.right]
         assert np.array_equal(reader.read(box, bands), part)
-    assert reader.valid(box) is None
+    assert reader.valid(box, [1]) is None
     assert reader.sample([1], 50).shape == (1, 2500)
     reader.close()
 
@@ -158,14 +158,14 @@ def test_transparent_and_unknown_pixels_are_no_ground(tmp_path: Path) -> None:
     alpha = np.where(RGB[..., :1] > 90, 255, 0).astype(np.uint8)
     reader = open_reader(geotiff_in_jpegxl(tmp_path, np.concatenate([RGB, alpha], axis=2)))
     assert isinstance(reader, TiffReader) and reader.info.alpha == 4
-    ground = reader.valid(Box(0, 0, HEIGHT, WIDTH))
+    ground = reader.valid(Box(0, 0, HEIGHT, WIDTH), [1, 2, 3])
     reader.close()
     assert np.array_equal(ground, alpha[..., 0] != 0)
     holed = FLOATS.copy()
     holed[5, 6, 1] = np.nan
     path, _ = save(tmp_path, holed, {"compression": "pixtiff"})
     with closing(open_reader(path)) as reader:
-        ground = reader.valid(Box(0, 0, HEIGHT, WIDTH))
+        ground = reader.valid(Box(0, 0, HEIGHT, WIDTH), [1, 2, 3])
     assert ground is not None and np.argwhere(~ground).tolist() == [[5, 6]]
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import Identity
 from numpy.typing import NDArray
+from test_stream import FP32, streamed
 
+from dehazexl_cli.engine import Options
 from dehazexl_cli.engine.fill import fill_invalid
 from dehazexl_cli.engine.transfer import (
     choose_device,
@@ -14,8 +17,9 @@ from dehazexl_cli.engine.transfer import (
     to_source,
     to_unit,
 )
-from dehazexl_cli.engine.values import choose_bands, choose_range, range_of
+from dehazexl_cli.engine.values import choose_range, range_of
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
+from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import Radiometry, RasterInfo
 from dehazexl_cli.raster.memory import ArrayReader
 
@@ -42,7 +46,7 @@ def info(count: int, alpha: int | None = None) -> RasterInfo:
 def test_colours_are_the_first_three_bands_that_are_not_alpha(
     count: int, alpha: int | None, wanted: tuple[int, ...] | None, bands: tuple[int, ...]
 ) -> None:
-    assert choose_bands(info(count, alpha), wanted) == bands
+    assert choose_bands(info(count, alpha), wanted).colours == bands
 
 
 def test_an_image_of_alpha_alone_has_no_colours() -> None:
@@ -73,6 +77,47 @@ def test_ranges_are_given_or_of_the_type_or_of_the_scene() -> None:
     assert choose_range(words, (1, 2, 3), (5, 4095)) == Radiometry(5, 4095, "given")
     with pytest.raises(UsageError, match="empty"):
         choose_range(words, (1, 2, 3), (5, 5))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "given", "fine"),
+    [
+        ("uint8", (0, 255), True),
+        ("uint8", (0, 256), False),
+        ("uint8", (0, 4095), False),
+        ("uint16", (0, 65535), True),
+        ("uint16", (-1, 4095), False),
+        ("uint16", (0, 1e6), False),
+        ("int16", (-32768, 32767), True),
+        ("float32", (-1e6, 1e6), True),
+    ],
+)
+def test_a_range_beyond_the_type_cannot_be(dtype: str, given: tuple[float, float], fine: bool) -> None:
+    reader = ArrayReader(np.full((9, 9, 3), 90, dtype))
+    if fine:
+        assert choose_range(reader, (1, 2, 3), given) == Radiometry(*given, "given")
+    else:
+        with pytest.raises(UsageError, match=f"beyond pixels of {dtype}"):
+            choose_range(reader, (1, 2, 3), given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((0, 4000), None),
+        ((0, 12_000), None),
+        ((0, 65_535), "band 1: its numbers end at 39"),
+        ((0, 900), "band 1: 7"),
+        ((5000, 9000), "band 1: its numbers end at 39"),
+    ],
+)
+def test_a_range_that_does_not_fit_the_numbers_is_doubted(
+    given: tuple[float, float], said: str | None
+) -> None:
+    array = np.random.default_rng(0).integers(0, 4000, (60, 70, 3)).astype(np.uint16)
+    _, report = streamed(array, Identity(), Options(**FP32, input_range=given))  # type: ignore[arg-type]
+    assert len(report.warnings) == (0 if said is None else 3)
+    assert said is None or said in report.warnings[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.uint32, torch.float64])

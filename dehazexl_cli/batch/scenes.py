@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fnmatch
 import glob
 import os
 import sys
@@ -75,8 +76,10 @@ class Found(NamedTuple):
     target: PurePath | None = None
 
 
-def collect(inputs: Sequence[str], listed: Sequence[Found], naming: Naming) -> list[Scene]:
-    """The scenes of files, folders, patterns and lists, each once, in a fixed order.
+def collect(
+    inputs: Sequence[str], listed: Sequence[Found], naming: Naming, exclude: Sequence[str] = ()
+) -> list[Scene]:
+    """The scenes of files, folders, patterns and lists, each once, in a fixed order, but those excluded.
 
     A folder's tree begins at the folder, a pattern's where its first wildcard is, a list's in the current
     folder, and a single file has none, unless `naming.base` says where all of them begin. Raises InputError
@@ -84,7 +87,10 @@ def collect(inputs: Sequence[str], listed: Sequence[Found], naming: Naming) -> l
     would replace its source.
     """
     found = [each for name in inputs for each in expand(name, naming.folder)] + list(listed)
-    scenes = list(unique(placed(each, naming) for each in found))
+    kept = [each for each in found if not is_excluded(each.place, exclude)]
+    if found and not kept:
+        raise InputError(f"--exclude leaves nothing of {len(found)} images", "exclude less")
+    scenes = list(unique(placed(each, naming) for each in kept))
     targets = {os.path.realpath(scene.target) for scene in scenes}
     for scene in scenes:
         if os.path.realpath(scene.source) == os.path.realpath(scene.target):
@@ -106,6 +112,12 @@ def collect(inputs: Sequence[str], listed: Sequence[Found], naming: Naming) -> l
     if not scenes:
         raise InputError(f"no image in {', '.join(inputs) or 'the list'}", nothing_found(inputs))
     return scenes
+
+
+def is_excluded(place: PurePath, patterns: Sequence[str]) -> bool:
+    """Whether a pattern as of a shell fits a file's place in its tree, or its name or that of a folder."""
+    names = (str(place), *place.parts)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def nothing_found(inputs: Sequence[str]) -> str:

@@ -50,6 +50,12 @@ def batch(
     base: Annotated[
         Path | None, typer.Option("--base", metavar="DIR", help="Where the tree of the images begins.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude", metavar="PATTERN", help="Leave out what it fits, like '*_thermal.tif'; repeatable."
+        ),
+    ] = None,
     suffix: Annotated[
         str, typer.Option("--suffix", metavar="TEXT", help="Put behind every name, before its ending.")
     ] = "",
@@ -112,6 +118,8 @@ def batch(
     overviews: options.Overviews = False,
     tmp_dir: options.TmpDir = None,
     nodata: options.Nodata = None,
+    not_alpha: options.NotAlpha = False,
+    any_size: options.AnySize = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -130,7 +138,8 @@ def batch(
     """Remove the haze from many images; folders are searched, and their tree is made again in OUT_DIR.
 
     While one scene is computed, the next is read and the last is finished. A scene that fails does not stop
-    the others: a table at the end names it, and the exit code is 7.
+    the others: a table at the end names it, and the exit code is 7. Images whose names say that they are
+    quality flags, masks or classes (QA_PIXEL, SCL, udm2) are copied as they are.
 
     Example: dehazexl batch flights/2026 clear --skip-existing --jobs 2
     """
@@ -150,11 +159,12 @@ def batch(
     )
     recipe = Recipe(
         chosen,
-        options.read_selection(nodata, mask, window, bbox, bbox_crs, context),
+        options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size),
         options.read_storage(format, creation, overviews, tmp_dir),
         not no_provenance,
+        spare_classes=True,
     )
-    wanted = Wanted(sources or (), Naming(target, suffix, format, base), from_file, nul, shard)
+    wanted = Wanted(sources or (), Naming(target, suffix, format, base), from_file, nul, shard, exclude or ())
     policy = Policy(overwrite, skip_existing, redo_changed, on_error is OnError.stop)
     work = Work(Setup(recipe, model, weights, multiple), policy, jobs, parse_gpus(gpus), dask, log, reports)
     display = Display(progress, quiet, as_json, print_paths, nul)
@@ -172,6 +182,7 @@ class Wanted:
     from_file: str | None = None
     nul: bool = False  # names in the list end with NUL
     shard: str | None = None
+    exclude: Sequence[str] = ()  # patterns of what is left out
 
     @property
     def list_file(self) -> str | None:
@@ -184,7 +195,7 @@ class Wanted:
         from dehazexl_cli.batch.shards import choose_shard
 
         listed = [] if self.from_file is None else read_list(self.from_file, self.nul)
-        scenes = collect(self.sources, listed, self.naming)
+        scenes = collect(self.sources, listed, self.naming, self.exclude)
         named = len(scenes) if all(map(is_named, self.sources)) else 0
         part = choose_shard(self.shard, os.environ, named)
         if part is None:

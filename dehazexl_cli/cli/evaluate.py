@@ -216,9 +216,9 @@ def collect_pairs(folders: Sequence[Path], limit: int | None) -> list[Pair]:
 
 def shared_bands(hazy: RasterReader, clear: RasterReader, wanted: Sequence[int] | None) -> tuple[int, ...]:
     """The bands the model is shown, if both images have the same ones."""
-    from dehazexl_cli.engine.values import choose_bands
+    from dehazexl_cli.raster.bands import choose_bands
 
-    one, other = choose_bands(hazy.info, wanted), choose_bands(clear.info, wanted)
+    one, other = choose_bands(hazy.info, wanted).colours, choose_bands(clear.info, wanted).colours
     if one != other:
         raise InputError(
             f"{hazy.info.name} has its colours in bands {','.join(map(str, one))}, "

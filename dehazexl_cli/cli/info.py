@@ -29,14 +29,15 @@ def info(
     model: options.ModelName = None,
     bands: options.Bands = None,
     all_bands: options.AllBands = False,
+    not_alpha: options.NotAlpha = False,
     max_ram: options.MaxRam = None,
     as_json: options.Json = False,
 ) -> None:
     """Print what is seen in each FILE, and how `dehazexl run` would treat it. Nothing is written.
 
     Numbers in bands are those of a thinned view of 512 pixels a side. JSON is a list with an object for each
-    FILE; one that cannot be used has an "error" in it. --bands, --all-bands, --model and --max-ram mean what
-    they mean to `dehazexl run`.
+    FILE; one that cannot be used has an "error" in it. --bands, --all-bands, --not-alpha, --model and
+    --max-ram mean what they mean to `dehazexl run`.
 
     Example: dehazexl info scene.tif
     """
@@ -46,7 +47,7 @@ def info(
     network, seen = network_for(model, None), []
     for number, source in enumerate(sources):
         try:
-            seen.append(look_at(source, network, chosen))
+            seen.append(look_at(source, network, chosen, heed_alpha=not not_alpha))
         except DehazeError as error:
             if len(sources) == 1:
                 raise
@@ -61,18 +62,20 @@ def info(
         raise typer.Exit(FINISHED_WITH_FAILURES)
 
 
-def look_at(source: str, network: tuple[str, Dehazer], chosen: Options) -> dict[str, Any]:
+def look_at(
+    source: str, network: tuple[str, Dehazer], chosen: Options, heed_alpha: bool = True
+) -> dict[str, Any]:
     """What a file tells, as plain values; InputError if it cannot be used."""
     from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.base import Trust
     from dehazexl_cli.raster.facts import facts_of
 
-    with closing(open_reader(source)) as reader:
+    with closing(open_reader(source, Trust(alpha=heed_alpha, size=True))) as reader:
         shape = {key: getattr(reader.info, key) for key in ("height", "width", "count", "dtype")}
         return {
             "input": source,
             **shape,
             **asdict(facts_of(reader)),
-            "notes": reader.info.notes,
             "run": how_it_would_run(reader, network, chosen),
         }
 
@@ -115,8 +118,6 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     if facts["count"] > SHOWN_BANDS:
         yield f"{'':<11}and {facts['count'] - SHOWN_BANDS} more; --json lists all"
     yield f"ground     {grounded(facts)}"
-    for note in facts["notes"]:
-        yield f"note       {note}"
     if "error" in facts["run"]:
         yield f"run        impossible: {facts['run']['error']['message']}"
         yield f"  try      {facts['run']['error']['hint']}"

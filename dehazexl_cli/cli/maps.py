@@ -36,6 +36,8 @@ def picture(answers: Sequence[Answer], reader: RasterReader, ground: Box, view: 
     import imagecodecs
     import numpy as np
 
+    from dehazexl_cli.raster.pixels import interleaved
+
     columns = [panels(answer, reader, ground, view) for answer in answers]
     if len(columns) == 1:
         whole = beside([beneath([panel]) for panel in columns[0]])
@@ -43,7 +45,7 @@ def picture(answers: Sequence[Answer], reader: RasterReader, ground: Box, view: 
         whole = beside([beneath(column) for column in columns])
     whole = beneath([whole, legend(whole.shape[2])])
     framed = np.pad(whole, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(framed.transpose(1, 2, 0)), level=6))
+    return bytes(imagecodecs.png_encode(interleaved(framed), level=6))
 
 
 def panels(answer: Answer, reader: RasterReader, ground: Box, view: View) -> list[Pixels]:

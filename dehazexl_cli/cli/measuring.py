@@ -69,7 +69,7 @@ def measure(
         meter = SeamMeter(info.height, info.width, count, Joints(**joints))
         drift, indicators = Drift(info.height, info.width, count, DRIFT_SIDE), Indicators()
         for box in strips(info):
-            valid = valid_in_both(before, truth, box)
+            valid = valid_in_both(before, truth, box, view.bands)
             rows = [reader.read(box, view.bands) for reader in (before, after, truth)]
             if reference is not None:
                 closeness.add(rows[1], rows[2], valid)

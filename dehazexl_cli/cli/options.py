@@ -67,7 +67,12 @@ Device = Annotated[
 PrecisionName = Annotated[Precision, typer.Option("--precision", help="What the network computes in.")]
 Bands = Annotated[
     str | None,
-    typer.Option("--bands", "-b", metavar="R,G,B", help="Bands that are red, green and blue, or one grey."),
+    typer.Option(
+        "--bands",
+        "-b",
+        metavar="R,G,B",
+        help="Bands that are red, green and blue, or one grey; default: as IN says.",
+    ),
 ]
 InputRange = Annotated[
     str | None,
@@ -130,7 +135,16 @@ AllBands = Annotated[
 ]
 Nodata = Annotated[
     float | None,
-    typer.Option("--nodata", help="A value that is no ground where all colour bands have it; may be nan."),
+    typer.Option("--nodata", help="A value that is no ground where all dehazed bands have it; may be nan."),
+]
+AnySize = Annotated[
+    bool, typer.Option("--any-size", help="Take gigabytes of pixels also out of a file of next to no bytes.")
+]
+NotAlpha = Annotated[
+    bool,
+    typer.Option(
+        "--not-alpha", help="The band that IN calls alpha is data, such as infrared, and hides nothing."
+    ),
 ]
 Mask = Annotated[
     str | None,
@@ -246,6 +260,8 @@ def read_selection(
     bbox: str | None,
     bbox_crs: str | None,
     context: ContextKind,
+    not_alpha: bool = False,
+    any_size: bool = False,
 ) -> Selection:
     """Which pixels are worked on, from the command line's texts; UsageError for a text that is none."""
     from dehazexl_cli.raster.selection import Selection
@@ -262,6 +278,8 @@ def read_selection(
         None if bounds is None else (bounds[0], bounds[1], bounds[2], bounds[3]),
         bbox_crs,
         context.value,
+        not_alpha,
+        any_size,
     )
 
 

@@ -171,19 +171,19 @@ def histograms(path: str, view: View) -> list[list[float]]:
 def jpeg(pixels: Pixels) -> str:
     """A picture [3, h, w] uint8 as a data address, slightly lossy."""
     import imagecodecs
-    import numpy as np
 
-    return address(
-        "jpeg", imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels.transpose(1, 2, 0)), level=90)
-    )
+    from dehazexl_cli.raster.pixels import interleaved
+
+    return address("jpeg", imagecodecs.jpeg8_encode(interleaved(pixels), level=90))
 
 
 def png(pixels: Pixels) -> str:
     """A picture [3, h, w] uint8 as a data address, without loss."""
     import imagecodecs
-    import numpy as np
 
-    return address("png", imagecodecs.png_encode(np.ascontiguousarray(pixels.transpose(1, 2, 0)), level=6))
+    from dehazexl_cli.raster.pixels import interleaved
+
+    return address("png", imagecodecs.png_encode(interleaved(pixels), level=6))
 
 
 def address(kind: str, code: bytes | bytearray) -> str:

@@ -41,6 +41,8 @@ def plan(
     tmp_dir: options.TmpDir = None,
     seed: options.Seed = 0,
     nodata: options.Nodata = None,
+    not_alpha: options.NotAlpha = False,
+    any_size: options.AnySize = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -60,7 +62,7 @@ def plan(
         mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey),
         tmp_dir=tmp_dir,
     )
-    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
+    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
     print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
 
 
@@ -120,6 +122,7 @@ def describe(job: Job, model: str, network: Dehazer) -> dict[str, Any]:
         "range": [shown.ranges[0].low, shown.ranges[0].high],
         "range_source": shown.ranges[0].source,
         "groups": [describe_group(group) for group in job.scene.groups],
+        "notes": list(job.notes),
         "model": model,
         "device": ",".join(map(str, job.devices)),
         "precision": precision_name(job.dtype),
@@ -176,7 +179,8 @@ def sentences(facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"device     {size(plan['device_bytes'])} expected, {size(budget['device_bytes'])} allowed"
         )
-    return [*lines, *map(rejection, facts["rejected"])]
+    notes = [f"note       {note}" for note in facts["notes"]]
+    return [*lines, *map(rejection, facts["rejected"]), *notes]
 
 
 def rejection(plan: dict[str, Any]) -> str:

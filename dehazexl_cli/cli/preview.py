@@ -38,6 +38,7 @@ def preview(
     multiple: options.Multiple = None,
     device: options.Device = "auto",
     bands: options.Bands = None,
+    not_alpha: options.NotAlpha = False,
     input_range: options.InputRange = None,
     strength: options.Strength = 1.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
@@ -59,11 +60,12 @@ def preview(
     from dehazexl_cli import load_model
     from dehazexl_cli.cli.page import preview_page
     from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.base import Trust
 
     chosen = options.read_options(
         bands, input_range, strength, device, options.Precision.auto, None, None, "auto", 0
     )
-    with closing(open_reader(source)) as reader:
+    with closing(open_reader(source, Trust(alpha=not not_alpha, size=True))) as reader:
         before, after, report = dehazed_small(
             reader, load_model(model, weights, multiple).model, chosen, side
         )
@@ -86,14 +88,14 @@ def dehazed_small(
 
     from dehazexl_cli.cli.page import shown
     from dehazexl_cli.engine import run
-    from dehazexl_cli.engine.values import choose_bands
+    from dehazexl_cli.raster.bands import choose_bands
     from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
     from dehazexl_cli.raster.thumbnail import thumbnail, thumbnail_ground
     from dehazexl_cli.raster.views import Masked
 
     info = reader.info
-    bands = choose_bands(info, chosen.bands)
-    pixels, ground = thumbnail(reader, bands, side), thumbnail_ground(reader, side)
+    bands = choose_bands(info, chosen.bands).colours
+    pixels, ground = thumbnail(reader, bands, side), thumbnail_ground(reader, bands, side)
     small: RasterReader = ArrayReader(pixels, channels_first=True, nodata=info.nodata, name=info.name)
     if ground is not None:  # alpha and masks, too, say what the model is not to see
         small = Masked(small, mask=ArrayReader(ground.astype("uint8")))
@@ -119,6 +121,8 @@ def beside(before: Pixels, after: Pixels) -> bytes:
     import imagecodecs
     import numpy as np
 
+    from dehazexl_cli.raster.pixels import interleaved
+
     gap = np.full((3, before.shape[1], GAP), 255, np.uint8)
     both = np.concatenate([before, gap, after], axis=2)
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(both.transpose(1, 2, 0)), level=6))
+    return bytes(imagecodecs.png_encode(interleaved(both), level=6))

@@ -56,6 +56,8 @@ def run(
     overviews: options.Overviews = False,
     tmp_dir: options.TmpDir = None,
     nodata: options.Nodata = None,
+    not_alpha: options.NotAlpha = False,
+    any_size: options.AnySize = False,
     mask: options.Mask = None,
     window: options.Window = None,
     bbox: options.Bbox = None,
@@ -108,7 +110,7 @@ def run(
         tmp_dir=tmp_dir,
         threads=threads,
     )
-    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context)
+    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
     recipe = Recipe(chosen, selection, storage, not no_provenance, resume, in_place)
     setup = Setup(recipe, model, weights, multiple)

@@ -32,14 +32,14 @@ class Covered:
 
     def read(self, box: Box, bands: Sequence[int]) -> Pixels:
         """Pixels [bands, height, width] of a box inside the scene; see RasterReader.read."""
-        pixels, known = self.cover.read(box, bands), self.cover.valid(box)
+        pixels, known = self.cover.read(box, bands), self.cover.valid(box, bands)
         if known is not None:
             pixels[:, ~known] = self.scene.read(box, bands)[:, ~known]
         return pixels
 
-    def valid(self, box: Box) -> Pixels | None:
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
         """Which pixels of the box are ground in the scene; see RasterReader.valid."""
-        return self.scene.valid(box)
+        return self.scene.valid(box, bands)
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
         """Values [bands, n] of valid pixels; see RasterReader.sample."""
@@ -82,7 +82,7 @@ def valid_of(scene: Scene) -> Tensor | None:
 
     info, found = scene.reader.info, None
     for strip in strips(info.height, info.width):
-        valid = scene.reader.valid(strip)
+        valid = scene.reader.valid(strip, scene.bands)
         if valid is not None:
             found = torch.ones(info.height, info.width, dtype=torch.bool) if found is None else found
             found[strip.top : strip.bottom] = torch.from_numpy(valid)

@@ -119,12 +119,13 @@ def parse_levels(text: str) -> tuple[int, ...]:
 
 def look_at(source: str, wishes: Wishes) -> Scene:
     """Find out before the first image is made whether all can be used; raises InputError or UsageError."""
-    from dehazexl_cli.engine.values import choose_bands, choose_range
+    from dehazexl_cli.engine.values import choose_range
     from dehazexl_cli.raster import open_reader
+    from dehazexl_cli.raster.bands import choose_bands
     from dehazexl_cli.training.synthesis import require_usable
 
     with closing(open_reader(source)) as reader:
-        bands = choose_bands(reader.info, wishes.bands)
+        bands = choose_bands(reader.info, wishes.bands).colours
         if wishes.input_range is not None:
             choose_range(reader, bands, wishes.input_range)
         require_usable(reader.info, bands, wishes.camera)

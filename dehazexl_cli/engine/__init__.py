@@ -20,6 +20,7 @@ from dehazexl_cli.engine.attempts import (
     release,
     run_by_plans,
 )
+from dehazexl_cli.engine.doubts import doubts_of
 from dehazexl_cli.engine.errand import Errand, Watch
 from dehazexl_cli.engine.frame import Frame
 from dehazexl_cli.engine.ground import find_ground
@@ -35,6 +36,7 @@ from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.plan import MemoryBudget, Plan, Setting, Wishes, choose, gigabytes
+from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
 from dehazexl_cli.raster.views import Part, Shared
 from dehazexl_cli.report import Report, peak_host_bytes
@@ -48,7 +50,8 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     dtype = precision_for(model, options.precision, devices[0])
     whole = Box(0, 0, reader.info.height, reader.info.width)
     target = options.window or whole
-    ground = find_ground(reader) or whole
+    bands = choose_bands(reader.info, options.bands, options.all_bands)
+    ground = find_ground(reader, bands.dehazed) or whole
     framed = ground != whole or target != whole
     reader = Shared(reader) if framed else reader
     # Patches lie over the ground, so that they lie alike whatever border is around it.
@@ -58,7 +61,7 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     scene = Scene(
         part,
         layout.outer,
-        choose_groups(part, options.bands, options.band_ranges or options.input_range, options.all_bands),
+        choose_groups(part, bands, options.band_ranges or options.input_range),
         options.strength,
         devices[0],
         ground.within(target).moved(-ground.top, -ground.left),
@@ -78,7 +81,8 @@ def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
     layout = next((each for each in resorts if each.outer.patch == plans[first].tile), layout)
     scene = replace(scene, grid=layout.outer)
     frame = Frame(reader, target, ground.within(target)) if framed else None
-    return Job(scene, frame, layout, dtype, plans, first, budget, devices, resorts)
+    notes = (*reader.info.notes, *bands.notes, *doubts_of(scene))
+    return Job(scene, frame, layout, dtype, plans, first, budget, devices, resorts, notes)
 
 
 def free_disk_bytes(folder: str) -> int:
@@ -228,7 +232,7 @@ def describe(report: Report, job: Job, options: Options) -> None:
     report.strength = options.strength
     report.device = ",".join(map(str, job.devices))
     report.precision = precision_name(job.dtype)
-    for note in info.notes:
+    for note in job.notes:
         report.warn(note)
 
 

@@ -17,8 +17,8 @@ STRIP_ROWS = 256  # read at a time
 Bools = NDArray[np.bool_]
 
 
-def find_ground(reader: RasterReader) -> Box | None:
-    """The smallest box that holds all pixels that are ground; None if there are none.
+def find_ground(reader: RasterReader, bands: Sequence[int]) -> Box | None:
+    """The smallest box that holds all pixels that are ground by these bands; None if there are none.
 
     Where a raster is valid up to its edges, only its first and its last rows are looked at.
     """
@@ -29,7 +29,7 @@ def find_ground(reader: RasterReader) -> Box | None:
         """Look at the strip that begins there; whether it has ground."""
         nonlocal found
         strip = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
-        ground = ground_of(reader, strip)
+        ground = ground_of(reader, strip, bands)
         found = ground if found is None else found if ground is None else around(found, ground)
         return ground is not None
 
@@ -46,9 +46,9 @@ def find_ground(reader: RasterReader) -> Box | None:
     return found
 
 
-def ground_of(reader: RasterReader, strip: Box) -> Box | None:
+def ground_of(reader: RasterReader, strip: Box, bands: Sequence[int]) -> Box | None:
     """The smallest box that holds all ground of a strip; None if it has none."""
-    valid = reader.valid(strip)
+    valid = reader.valid(strip, bands)
     if valid is None:
         return strip
     if not valid.any():

@@ -57,6 +57,7 @@ class Job(NamedTuple):
     budget: MemoryBudget
     devices: list[torch.device]
     last_resorts: tuple[Layout, ...] = ()  # of plans that cut the scene into tiles
+    notes: tuple[str, ...] = ()  # what a user should know of how the scene is taken
 
     @property
     def plan(self) -> Plan:

@@ -42,7 +42,7 @@ def rows_to_encode(scene: Scene, summed: bool, numbers: range | None = None) -> 
     grid, reader = scene.grid, scene.reader
     for number in range(grid.rows) if numbers is None else numbers:
         box = seen_rows(scene, number)
-        valid = reader.valid(box)
+        valid = reader.valid(box, scene.bands)
         absent = frozenset() if summed else absent_patches(grid, number, valid)
         view = reader.read(box, scene.bands)
         if valid is not None:
@@ -59,7 +59,7 @@ def rows_to_decode(scene: Scene, turns: slice = EVERY) -> Iterator[tuple[Row, Fi
     grid, reader = scene.grid, scene.reader
     for number in scene.wanted_rows()[turns]:
         box = seen_rows(scene, number)
-        valid = reader.valid(box)
+        valid = reader.valid(box, scene.bands)
         absent = absent_patches(grid, number, valid)
         pixels = reader.read(box, range(1, reader.info.count + 1))
         view = pixels[span([band - 1 for band in scene.bands])]

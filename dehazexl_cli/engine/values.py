@@ -1,4 +1,4 @@
-"""Which bands are shown to the model, and which source numbers are its 0 and 1: once for a whole scene."""
+"""Which source numbers are the model's 0 and 1: once for a whole scene."""
 
 from __future__ import annotations
 
@@ -8,56 +8,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from dehazexl_cli.engine.scene import Group
-from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.errors import UsageError
+from dehazexl_cli.raster.bands import Bands
 from dehazexl_cli.raster.base import Pixels, Radiometry, RasterInfo, RasterReader
 
 SAMPLE_SIDE = 1024
 TOP_PERCENTILE = 99.8
 BOTTOM_PERCENTILE = 0.2
+GIVEN = "given"  # as the source of a range: by the user
 
 
-def choose_bands(info: RasterInfo, wanted: Sequence[int] | None) -> tuple[int, ...]:
-    """The colour bands, 1-based: as wanted, else the first three, else the first as grey."""
-    if wanted is None:
-        colours = [band for band in range(1, info.count + 1) if band != info.alpha]
-        if not colours:
-            raise InputError(f"{info.name} has no band but alpha", "give an image with colour bands")
-        return tuple(colours[:3]) if len(colours) >= 3 else (colours[0],)
-    for band in wanted:
-        if not 1 <= band <= info.count:
-            raise UsageError(
-                f"{info.name} has no band {band}", f"its bands are 1 to {info.count}; name them with --bands"
-            )
-    if len(wanted) not in (1, 3) or len(set(wanted)) != len(wanted):
-        raise UsageError(
-            f"--bands {','.join(map(str, wanted))} are not red, green and blue",
-            "name three different bands, or one to be treated as grey",
-        )
-    return tuple(wanted)
+def choose_groups(reader: RasterReader, bands: Bands, ranges: Sequence[float] | None) -> tuple[Group, ...]:
+    """What is shown to the model together, each band with its range; UsageError for ranges that cannot be.
 
-
-def choose_groups(
-    reader: RasterReader, wanted: Sequence[int] | None, ranges: Sequence[float] | None, all_bands: bool
-) -> tuple[Group, ...]:
-    """What is shown to the model: the colour bands, and with `all_bands` the others in groups of their own.
-
-    The further from blue, the less haze there is, so other bands are not corrected by what the colours show:
-    they go through the model by threes, in their order, and what is left over of these one by one as grey.
-    Raises UsageError for bands or ranges that cannot be.
+    The further from blue, the less haze there is, so bands beyond the colours are not corrected by what the
+    colours show: they go through the model in groups of their own.
     """
-    info = reader.info
-    colours = choose_bands(info, wanted)
-    groups = [colours]
-    if all_bands:
-        others = [band for band in range(1, info.count + 1) if band not in (*colours, info.alpha)]
-        whole = len(others) // 3 * 3
-        groups += [(a, b, c) for a, b, c in zip(*[iter(others[:whole])] * 3, strict=True)]
-        groups += [(band,) for band in others[whole:]]
-    given = pairs(ranges, sum(map(len, groups)))
+    given = pairs(ranges, len(bands.dehazed))
     chosen = []
-    for bands in groups:
-        mine, given = given[: len(bands)], given[len(bands) :]
-        chosen.append(Group(bands, tuple(map(given_range, mine)) or scene_ranges(reader, bands)))
+    for group in bands.groups:
+        mine, given = given[: len(group)], given[len(group) :]
+        ranges_of_mine = tuple(given_range(each, reader.info.dtype) for each in mine)
+        chosen.append(Group(group, ranges_of_mine or scene_ranges(reader, group)))
     return tuple(chosen)
 
 
@@ -74,12 +46,18 @@ def pairs(numbers: Sequence[float] | None, count: int) -> list[tuple[float, floa
     return given * count if len(given) == 1 else given
 
 
-def given_range(given: tuple[float, float]) -> Radiometry:
-    """The range that a user gave; UsageError if it is none."""
+def given_range(given: tuple[float, float], dtype: str) -> Radiometry:
+    """The range that a user gave; UsageError if it is none, or reaches beyond the type of the pixels."""
     low, high = map(float, given)
     if not -math.inf < low < high < math.inf:
         raise UsageError(f"--input-range {low:g},{high:g} is empty", "give LOW,HIGH with LOW below HIGH")
-    return Radiometry(low, high, "given")
+    limits = None if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
+    if limits is not None and not limits.min <= low < high <= limits.max:
+        raise UsageError(
+            f"--input-range {low:g},{high:g} reaches beyond pixels of {dtype}, {limits.min} to {limits.max}",
+            "give the stored numbers that are to be shown as black and white, or leave it out",
+        )
+    return Radiometry(low, high, GIVEN)
 
 
 def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float, float] | None) -> Radiometry:
@@ -89,7 +67,7 @@ def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float,
     remove. Only data that go below zero begin at a low percentile.
     """
     if given is not None:
-        return given_range(given)
+        return given_range(given, reader.info.dtype)
     if reader.info.dtype == "uint8":
         return Radiometry(0.0, 2.0 ** (reader.info.bits or 8) - 1, "dtype")
     return range_of(reader.sample(bands, SAMPLE_SIDE))

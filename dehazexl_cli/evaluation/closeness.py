@@ -51,7 +51,7 @@ def compare(
         comparison.add(
             first.read(box, comparison.bands),
             second.read(box, comparison.bands),
-            valid_in_both(first, second, box),
+            valid_in_both(first, second, box, comparison.bands),
         )
     return comparison.scores
 
@@ -98,7 +98,7 @@ class ScoringWriter:
         box = Box(self._top, 0, rows.shape[1], rows.shape[2])
         bands = self._comparison.bands
         output, reference = rows[[band - 1 for band in bands]], self._reference.read(box, bands)
-        valid = valid_in_both(self._source, self._reference, box)
+        valid = valid_in_both(self._source, self._reference, box, bands)
         self._comparison.add(output, reference, valid)
         if self._meter is not None:
             source = self._source.read(box, bands)
@@ -254,9 +254,9 @@ def whole_windows(valid: Pixels) -> Pixels:
     return np.asarray(sliding_window_view(down, WINDOW, axis=1).all(axis=-1))
 
 
-def valid_in_both(first: RasterReader, second: RasterReader, box: Box) -> Pixels | None:
-    """Pixels of the box that are ground in both scenes; None where all of them are."""
-    one, other = first.valid(box), second.valid(box)
+def valid_in_both(first: RasterReader, second: RasterReader, box: Box, bands: Sequence[int]) -> Pixels | None:
+    """Pixels of the box that are ground in both scenes, by these bands; None where all of them are."""
+    one, other = first.valid(box, bands), second.valid(box, bands)
     if one is None or other is None:
         return other if one is None else one
     return one & other

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dehazexl_cli.errors import InputError, OutputError
 from dehazexl_cli.paths import is_same, require_apart
-from dehazexl_cli.raster.base import FileWriter, RasterInfo, RasterReader
+from dehazexl_cli.raster.base import USUAL, FileWriter, RasterInfo, RasterReader, Trust
 
 if TYPE_CHECKING:
     from dehazexl_cli.grid import Box
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from dehazexl_cli.raster.gdal_writer import Origin
 
 
-def open_reader(path: str | os.PathLike[str]) -> RasterReader:
+def open_reader(path: str | os.PathLike[str], trust: Trust = USUAL) -> RasterReader:
     """Open a raster of any format that GDAL reads, or a TIFF that tifffile reads where GDAL cannot.
 
-    Raises InputError, with a hint, if it cannot be used.
+    Raises InputError, with a hint, if it cannot be used, or not with this much `trust`.
 
     A path, or a name GDAL understands: /vsizip/scenes.zip/a.tif, GPKG:file:table, https://…
     """
@@ -26,11 +26,11 @@ def open_reader(path: str | os.PathLike[str]) -> RasterReader:
     from dehazexl_cli.raster.gdal import BeyondGdal, GdalReader
 
     try:
-        return GdalReader(os.fspath(path))
+        return GdalReader(os.fspath(path), trust)
     except BeyondGdal as refused:
         from dehazexl_cli.raster.tiff import TiffReader
 
-        return TiffReader(os.fspath(path), refused)
+        return TiffReader(os.fspath(path), refused, trust)
 
 
 def find_box(

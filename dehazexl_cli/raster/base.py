@@ -32,6 +32,9 @@ class RasterInfo:
     offsets: tuple[float, ...] = ()
     cache_bytes: int = 0  # what the library that reads it may keep of what is read and written
     notes: tuple[str, ...] = ()  # what a user should know of how it is read
+    indexed: bool = False  # whether its numbers stood in a colour table, and were expanded
+    meanings: tuple[str, ...] = ()  # per band its colour interpretation: red, nir, …; "" where none is said
+    descriptions: tuple[str, ...] = ()  # per band what the file calls it, with its wavelength if it has one
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,17 @@ class Radiometry:
         return self.high - self.low
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What of a file's word is taken."""
+
+    alpha: bool = True  # that a band is alpha; else it is one like others
+    size: bool = False  # that a file of next to no bytes holds gigabytes of pixels; else it is refused
+
+
+USUAL = Trust()
+
+
 class RasterReader(Protocol):
     """Reads boxes of the source's own numbers. Safe to use from one thread at a time.
 
@@ -61,16 +75,16 @@ class RasterReader(Protocol):
         """Pixels [bands, height, width] of a box inside the scene, 1-based bands, the source's dtype."""
         ...
 
-    def valid(self, box: Box) -> Pixels | None:
-        """Which pixels of the box are ground [height, width] bool; None where all of them are.
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
+        """Which pixels of the box are ground [height, width] bool, by these bands; None where all are.
 
-        Not ground is where every colour band is nodata, a mask band says so, alpha is 0, or any colour
-        band is NaN or infinite.
+        Not ground is where every one of the bands is nodata, any of them is NaN or infinite, a mask band
+        says so, or alpha is 0.
         """
         ...
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
-        """Values [bands, n] of valid pixels, evenly thinned to at most side x side of the scene."""
+        """Values [bands, n] of pixels valid by these bands, evenly thinned to at most side x side."""
         ...
 
     def close(self) -> None: ...

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dehazexl_cli.errors import InputError
 from dehazexl_cli.raster import origin_of
+from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader
-from dehazexl_cli.raster.gdal import damaged, open_dataset
-from dehazexl_cli.raster.metadata import has_mask
+from dehazexl_cli.raster.gdal import damaged, meaning, open_dataset
+from dehazexl_cli.raster.metadata import has_mask, has_same_bands
 from dehazexl_cli.raster.palette import NAMES, Palette, has_palette
 from dehazexl_cli.raster.pixels import thinned
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession
 from dehazexl_cli.raster.tiff import TiffReader
 
 SAMPLE_SIDE = 512  # pixels; ranges are those of a thinned view
-_BANDS_AT_ONCE = 16
+_BANDS_AT_ONCE = 16  # where there are more bands than that; else each is judged by itself
 
 
 @dataclass(frozen=True)
@@ -105,25 +107,34 @@ def _sampled(reader: RasterReader) -> tuple[list[tuple[float, float] | None], fl
     """Least and largest number of each band in a thinned view, and the share of it that is ground."""
     info = reader.info
     ranges: list[tuple[float, float] | None] = []
-    for first in range(1, info.count + 1, _BANDS_AT_ONCE):
-        bands = range(first, min(first + _BANDS_AT_ONCE, info.count + 1))
+    at_once = 1 if info.count <= _BANDS_AT_ONCE else _BANDS_AT_ONCE
+    for first in range(1, info.count + 1, at_once):
+        bands = range(first, min(first + at_once, info.count + 1))
         values = reader.sample(bands, SAMPLE_SIDE)
         for row in values:
             finite = row[np.isfinite(row)]
             ranges.append((finite.min().item(), finite.max().item()) if finite.size else None)
     looked_at = thinned(info.height, SAMPLE_SIDE).size * thinned(info.width, SAMPLE_SIDE).size
-    return ranges, values.shape[1] / looked_at
+    return ranges, reader.sample(_judges(info), SAMPLE_SIDE).shape[1] / looked_at
+
+
+def _judges(info: RasterInfo) -> Sequence[int]:
+    """The bands that say which pixels are ground; all of a raster of which none can be dehazed."""
+    try:
+        return choose_bands(info).dehazed
+    except InputError:
+        return range(1, info.count + 1)
 
 
 def _bands(dataset: Any, info: RasterInfo, ranges: list[tuple[float, float] | None]) -> Iterator[Band]:
     """Bands as they are read: those of a colour table are its colours, of which the file says no more."""
-    said = dataset.count == info.count and not has_palette(dataset)
+    said = has_same_bands(dataset, info.count)
     for index, found in enumerate(ranges):
         low, high = found or (None, None)
         if said:
             yield Band(
                 index + 1,
-                _meaning(dataset.colorinterp[index].name),
+                meaning(dataset.colorinterp[index].name),
                 dataset.descriptions[index] or "",
                 dataset.units[index] or "",
                 dataset.scales[index],
@@ -133,10 +144,6 @@ def _bands(dataset: Any, info: RasterInfo, ranges: list[tuple[float, float] | No
             )
         else:
             yield Band(index + 1, "alpha" if index + 1 == info.alpha else "", "", "", 1.0, 0.0, low, high)
-
-
-def _meaning(name: str) -> str:
-    return {"undefined": "", "gray": "grey"}.get(name, name)
 
 
 def _place(dataset: Any) -> Place:

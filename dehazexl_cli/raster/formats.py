@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,12 @@ DRIVERS = frozenset(format.driver for format in FORMATS)
 
 # Given one of these, the user has decided on quality, and our defaults for the others no longer fit.
 _QUALITY = frozenset({"QUALITY", "REVERSIBLE", "LOSSLESS", "LOSSLESS_COPY", "YCBCR420", "NEAR_LOSSLESS"})
-# With one of these a file may hold other pixels than it was given, and that was asked for.
-_MAY_LOSE = _QUALITY | {
-    "COMPRESS", "JPEG_QUALITY", "WEBP_LEVEL", "WEBP_LOSSLESS", "MAX_Z_ERROR", "NBITS", "DISCARD_LSB", "RATES",
-    "OVERVIEW_QUALITY", "YCC",
-}  # fmt: skip
 # These decide what a file and its side files say, and nothing of how pixels are stored.
 _SAYING = frozenset({"PROFILE", "RPB", "RPCTXT", "GEOTIFF_KEYS_FLAVOR", "GEOTIFF_VERSION"})
+# GeoJP2 mirrors a place whose rows go north, and GMLJP2 has no system without a number; one of these is true.
+WAYS_TO_PLACE: dict[str, tuple[dict[str, str], ...]] = {
+    "JP2OpenJPEG": ({}, {"GeoJP2": "NO"}, {"GeoJP2": "NO", "GMLJP2": "NO"})
+}
 _OF_EVERY_COG = frozenset({"", "xml:XMP", "COLOR_PROFILE", "RPC", "IMD"})
 _WITH_PREDICTOR = frozenset({"DEFLATE", "LZW", "ZSTD"})
 
@@ -189,9 +188,26 @@ def with_namespaces(options: dict[str, str], tags: Iterable[tuple[int, str, Any]
     return {"COPY_SRC_MDD": "YES"} | options if own and (True, "") not in kinds else options
 
 
-def may_lose(format: Format, storage: Storage) -> bool:
-    """Whether other pixels than those given may come out, because format or user wants it so."""
-    return format is JPEG or any(name.upper() in _MAY_LOSE for name, _ in storage.creation)
+def bits_of(options: Mapping[str, str]) -> int | None:
+    """How many bits of each number are stored, where creation options say so."""
+    said = options.get("NBITS", "")
+    return int(said) if said.isdecimal() and int(said) else None
+
+
+def is_held(value: float, dtype: str) -> bool:
+    """Whether a type has a number."""
+    if np.dtype(dtype).kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return bool(value == np.floor(value) and limits.min <= value <= limits.max)
+
+
+def meanings_of(info: RasterInfo, source: Any, picture: bool) -> list[ColorInterp]:
+    """What the bands mean: as an open dataset of them says, unless a user said that there is no alpha."""
+    if source is None:
+        return band_colours(info, picture)
+    no_alpha = info.alpha is None
+    return [ColorInterp.undefined if no_alpha and c is ColorInterp.alpha else c for c in source.colorinterp]
 
 
 def band_colours(info: RasterInfo, picture: bool = True) -> list[ColorInterp]:

@@ -23,9 +23,11 @@ from rasterio.windows import Window
 
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
+from dehazexl_cli.raster.ink import Ink, is_ink
 from dehazexl_cli.raster.metadata import PROVENANCE
-from dehazexl_cli.raster.palette import RGBA, Palette, has_palette
+from dehazexl_cli.raster.palette import GREY, RGBA, Palette, has_palette
+from dehazexl_cli.raster.photometry import require_picture, stored_share
 from dehazexl_cli.raster.pixels import require_supported, window
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, cache_bytes, reason
 
@@ -50,7 +52,7 @@ class GdalReader:
     The handle is its own, so a writer that opens the same file for its metadata shares nothing with it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, trust: Trust = USUAL) -> None:
         self.path = path  # as GDAL takes it: a file's name, /vsizip/…, GPKG:file:table, https://…
         self._gdal = GdalSession()
         self._using = threading.RLock()  # a run that is stopped closes it while another thread still reads
@@ -58,15 +60,14 @@ class GdalReader:
         try:
             with self._reading("its description"):
                 _require_decodable(path, self._dataset)
-                self.info = describe(path, self._dataset)
-                self._palette = Palette(path, self._dataset) if has_palette(self._dataset) else None
-                if self._palette is not None:
-                    self.info = _expanded(self.info, self._palette)
-                self._mask_bands = _mask_bands(self._dataset, self.info)
+                self.info = describe(path, self._dataset, trust)
+                self._expansion = _expansion(path, self._dataset)
+                if self._expansion is not None:
+                    self.info = _expanded(self.info, self._expansion)
+                self._mask_flags = self._dataset.mask_flag_enums
         except BaseException:
             self._dataset.close()
             raise
-        self._colour = [band for band in range(1, self.info.count + 1) if band != self.info.alpha]
         self._may_be_infinite = self.info.dtype.startswith("float")
         # With alpha and nodata rasterio warns at every read that it heeds one; here both are heeded. Said
         # once for this module, as `catch_warnings` around reads would not be safe in threads.
@@ -81,21 +82,20 @@ class GdalReader:
         with self._reading(_rows_named(box)):
             return self._read(bands, Window.from_slices(rows, cols), (box.height, box.width))
 
-    def valid(self, box: Box) -> Pixels | None:
-        """Which pixels of the box are ground [height, width] bool; None where all of them are.
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
+        """Which pixels of the box are ground [height, width] bool, by these bands; None where all are.
 
-        As in GDAL, a nodata value takes a pixel out only where every colour band has it, and a mask band
+        As in GDAL, a nodata value takes a pixel out only where every one of the bands has it, and a mask band
         stands before nodata values. Beyond GDAL, an alpha of 0 always takes a pixel out, and so does NaN
-        or infinity in any colour band: one of them would spread through the whole scene, and which bands
-        will be processed is not known here.
+        or infinity in any of the bands: one of them would spread through the whole scene.
         """
         rows, cols = window(box, self.info)
         with self._reading(_rows_named(box)):
-            ground = self._ground(Window.from_slices(rows, cols), (box.height, box.width))
+            ground = self._ground(bands, Window.from_slices(rows, cols), (box.height, box.width))
         return None if ground is None or ground.all() else ground
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
-        """Values [bands, n] of valid pixels, evenly thinned to at most side x side of the scene.
+        """Values [bands, n] of pixels valid by these bands, evenly thinned to at most side x side.
 
         GDAL thins (nearest neighbour, from overviews where there are some), so memory is bounded by
         side² and the same file gives the same values every time.
@@ -104,7 +104,7 @@ class GdalReader:
         scene = Window(0, 0, self.info.width, self.info.height)
         with self._reading("a thinned view"):
             values = self._read(bands, scene, shape)
-            ground = self._ground(scene, shape)
+            ground = self._ground(bands, scene, shape)
         return values.reshape(len(bands), -1) if ground is None else values[:, ground]
 
     @property
@@ -113,13 +113,14 @@ class GdalReader:
         with self._gdal():
             return list(self._dataset.files)
 
-    def thinned_ground(self, height: int, width: int) -> Pixels | None:
+    def thinned_ground(self, bands: Sequence[int], height: int, width: int) -> Pixels | None:
         """Which pixels of the scene, thinned to that size, are ground [height, width]; None where all are.
 
         From overviews where there are some. Raises InputError if the file is damaged.
         """
         with self._reading("a thinned view"):
-            ground = self._ground(Window(0, 0, self.info.width, self.info.height), (height, width))
+            whole = Window(0, 0, self.info.width, self.info.height)
+            ground = self._ground(bands, whole, (height, width))
         return None if ground is None or ground.all() else ground
 
     def close(self) -> None:
@@ -129,28 +130,41 @@ class GdalReader:
 
     def _read(self, bands: Sequence[int], where: Window, shape: tuple[int, int]) -> Pixels:
         """Pixels [bands, *shape] of a window, thinned where the shape is smaller."""
-        if self._palette is not None:
-            numbers = self._dataset.read(1, window=where, out_shape=shape)
-            return self._palette.read(numbers, list(bands))
+        if self._expansion is not None:
+            stored = self._expansion.stored
+            numbers = self._dataset.read(stored, window=where, out_shape=(len(stored), *shape))
+            return self._expansion.read(numbers, list(bands))
         pixels: Pixels = self._dataset.read(list(bands), window=where, out_shape=(len(bands), *shape))
         return pixels
 
-    def _ground(self, where: Window, shape: tuple[int, int]) -> Pixels | None:
+    def _ground(self, bands: Sequence[int], where: Window, shape: tuple[int, int]) -> Pixels | None:
         """Which pixels are ground [shape], one band in memory at a time; None if nothing can be invalid."""
         checks: list[Pixels] = []
-        if self._mask_bands:
+        masked = self._masked(bands)
+        if masked:
             mask = np.zeros(shape, bool)
-            for band in self._mask_bands:
+            for band in masked:
                 mask |= self._dataset.read_masks(band, window=where, out_shape=shape) != 0
             checks.append(mask)
         if self.info.alpha is not None:
             checks.append(self._read([self.info.alpha], where, shape)[0] != 0)
         if self._may_be_infinite:
             finite = np.ones(shape, bool)
-            for band in self._colour:
+            for band in bands:
                 finite &= np.isfinite(self._dataset.read(band, window=where, out_shape=shape))
             checks.append(finite)
         return reduce(np.logical_and, checks) if checks else None
+
+    def _masked(self, bands: Sequence[int]) -> Sequence[int]:
+        """Bands whose GDAL masks, OR-ed, tell ground from nodata; none where only alpha or nothing does."""
+        flags = self._mask_flags
+        if self._expansion is not None:  # of a colour table, with an alpha band where there is nodata
+            return (1,) if MaskFlags.per_dataset in flags[0] else ()
+        if MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]:
+            return (1,)
+        # One band without nodata makes every pixel valid; an alpha band is looked at for itself.
+        always = {MaskFlags.all_valid, MaskFlags.alpha}
+        return () if any(always.intersection(flags[band - 1]) for band in bands) else bands
 
     @contextmanager
     def _reading(self, what: str) -> Iterator[None]:
@@ -159,19 +173,6 @@ class GdalReader:
                 yield
         except GDAL_ERRORS as error:
             raise damaged(self.path, what, error) from error
-
-
-def _mask_bands(dataset: Any, info: RasterInfo) -> tuple[int, ...]:
-    """Bands whose GDAL masks, OR-ed, tell ground from nodata; none where only alpha or nothing does."""
-    flags = dataset.mask_flag_enums
-    if dataset.count != info.count:  # expanded, with an alpha band where there is nodata
-        return (1,) if MaskFlags.per_dataset in flags[0] else ()
-    if MaskFlags.per_dataset in flags[0] and MaskFlags.alpha not in flags[0]:
-        return (1,)
-    colour = tuple(band for band in range(1, info.count + 1) if band != info.alpha)
-    # One band without nodata makes every pixel valid; an alpha band is looked at for itself.
-    always = {MaskFlags.all_valid, MaskFlags.alpha}
-    return () if any(always.intersection(flags[band - 1]) for band in colour) else colour
 
 
 def damaged(path: str, what: str, error: BaseException) -> InputError:
@@ -218,11 +219,13 @@ def _why_not_opened(path: str, said: str) -> InputError:
     )
 
 
-def describe(path: str, dataset: Any) -> RasterInfo:
+def describe(path: str, dataset: Any, trust: Trust = USUAL) -> RasterInfo:
     """Shape, type and meaning of an open dataset; raises InputError if it cannot be used."""
     _require_bands(path, dataset)
+    require_picture(path, dataset)
     _require_one_type(path, dataset.dtypes)
-    _require_plausible_size(path, dataset, dataset.dtypes[0])
+    if not trust.size:
+        _require_plausible_size(path, dataset, dataset.dtypes[0])
     colours = dataset.colorinterp
     return RasterInfo(
         name=path,
@@ -232,13 +235,15 @@ def describe(path: str, dataset: Any) -> RasterInfo:
         count=dataset.count,
         dtype=dataset.dtypes[0],
         nodata=dataset.nodata,
-        alpha=colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else None,
+        alpha=colours.index(ColorInterp.alpha) + 1 if trust.alpha and ColorInterp.alpha in colours else None,
         georeferenced=_is_georeferenced(dataset),
         bits=_bits(dataset),
         scales=tuple(dataset.scales),
         offsets=tuple(dataset.offsets),
         cache_bytes=max(cache_bytes(), _block_bytes(dataset)),
         notes=tuple(_already_dehazed(dataset.tags())),
+        meanings=tuple(meaning(colour.name) for colour in colours),
+        descriptions=tuple(_called(dataset, band) for band in dataset.indexes),
     )
 
 
@@ -254,25 +259,54 @@ def _already_dehazed(tags: Mapping[str, str]) -> Iterator[str]:
         )
 
 
+def meaning(colour: str) -> str:
+    """What GDAL's colour interpretation says of a band; nothing where it is undefined."""
+    return {"undefined": "", "gray": "grey"}.get(colour, colour)
+
+
+def _called(dataset: Any, band: int) -> str:
+    """The description of a band, with its wavelength where its tags say it."""
+    description = dataset.descriptions[band - 1] or ""
+    said = dataset.tags(band, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM") or dataset.tags(band).get(
+        "wavelength"
+    )
+    try:
+        number = float(said or "")
+    except ValueError:
+        return description
+    nanometres = number * 1000 if number < 100 else number  # no light has a wavelength of 100 micrometres
+    return f"{description} {nanometres:.0f} nm".strip()
+
+
 def _block_bytes(dataset: Any) -> int:
     """What decoding a single block takes, of all bands: as much as the image where it is one strip."""
     height, width = dataset.block_shapes[0]
     return int(height * width * dataset.count * np.dtype(dataset.dtypes[0]).itemsize)
 
 
-def _expanded(info: RasterInfo, palette: Palette) -> RasterInfo:
-    """A raster of colours instead of the numbers of a colour table."""
-    alpha = RGBA if palette.count == RGBA else None
+def _expansion(path: str, dataset: Any) -> Palette | Ink | None:
+    """How the numbers of an open dataset become colours, if they are none."""
+    if has_palette(dataset):
+        return Palette(path, dataset)
+    return Ink() if is_ink(dataset) else None
+
+
+def _expanded(info: RasterInfo, expansion: Palette | Ink) -> RasterInfo:
+    """A raster of colours instead of the numbers of a colour table, or of inks."""
+    alpha = RGBA if expansion.count == RGBA else None
     return replace(
         info,
-        count=palette.count,
-        dtype="uint8",
+        count=expansion.count,
+        dtype=expansion.dtype,
         nodata=None,
         alpha=alpha,
         bits=None,
         scales=(),
         offsets=(),
-        notes=(*info.notes, palette.note),
+        meanings=(),
+        descriptions=(),
+        notes=(*info.notes, expansion.note),
+        indexed=isinstance(expansion, Palette) and expansion.count != GREY,
     )
 
 
@@ -300,10 +334,10 @@ def _require_plausible_size(path: str, dataset: Any, dtype: str) -> None:
     if dataset.driver not in _PACKED or unpacked < _MOST_UNPACKED_BYTES:
         return
     stored = sum(Path(name).stat().st_size for name in dataset.files if Path(name).is_file())
-    if 0 < stored < unpacked / _MOST_RATIO:
+    if 0 < stored < unpacked * stored_share(path, dataset) / _MOST_RATIO:
         raise InputError(
             f"{path}: {dataset.width} x {dataset.height} pixels in {stored} bytes are empty or an attack",
-            "cut out the part that has content: gdal_translate -srcwin LEFT TOP WIDTH HEIGHT IN OUT.tif",
+            "name the part that has content with --window, or take all of it with --any-size",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import rasterio.shutil
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.epoch import system_with_epoch
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
 from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of, without_bands
@@ -30,13 +32,15 @@ from dehazexl_cli.raster.metadata import (
     product_tags,
 )
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
-from dehazexl_cli.raster.pam import add_to_side_file, add_what_is_missing
+from dehazexl_cli.raster.pam import add_system, add_to_side_file, add_what_is_missing
 from dehazexl_cli.raster.place import move_place
 from dehazexl_cli.raster.proof import Proof, ends_as_it_must
+from dehazexl_cli.raster.rehearsal import Outcome, rehearse
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 from dehazexl_cli.raster.side_files import settle, write_world_file
 from dehazexl_cli.raster.staging import Staging
+from dehazexl_cli.raster.xmp import insert_xmp
 
 _SAMPLE_SIDE = 16  # pixels, of a small raster to try side files on
 _FULL_DISK_BYTES = 1024 * 1024  # GDAL's threads do not say when nothing fits any more, so look
@@ -71,7 +75,6 @@ class GdalWriter:
         formats.require_overviews_fit(path, self._format, storage)
         self._gdal = GdalSession(storage.tmp_dir)
         self._counter = RowCounter(info)
-        self._proof = Proof(formats.may_lose(self._format, storage))
         self._staging = Staging(path, overwrite, storage.tmp_dir)
         self._origin = origin
         self._source: Any = None
@@ -137,11 +140,12 @@ class GdalWriter:
         whole = source is not None and not self._origin.place_only
         self._same_bands = whole and has_same_bands(source, info.count)
         same = self._same_bands
-        self._colours = (
-            source.colorinterp if same else formats.band_colours(info, not self._origin.place_only)
-        )
+        self._colours = formats.meanings_of(info, source if same else None, not self._origin.place_only)
         formats.require_can_hold(path, format, info, self._colours)
         self._options = formats.creation_options(format, info, self._storage)
+        self._system = None if source is None else system_with_epoch(source)
+        self._outcome = self._rehearsed(info, self._colours)
+        self._proof = Proof(None if self._outcome.exact else self._outcome.drift)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
         place = self._staging.scratch if format.scratch else self._staging.result
         options = formats.scratch_options(format, info) if format.scratch else self._options
@@ -154,8 +158,12 @@ class GdalWriter:
         elif source is not None:
             self._stated = place_of(inventory(source))
         self._tell(self._dataset, info)
+        if same and tuple(self._colours) != source.colorinterp:
+            self._stated = {k: v for k, v in self._stated.items() if not k.startswith("colour of band")}
         if source is not None and self._origin.box is not None:
             self._stated |= place_of(inventory(self._dataset))
+        if self._outcome.alpha_as_mask:
+            self._stated.pop(f"colour of band {info.count}", None)
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
 
     def _tell(self, dataset: Any, info: RasterInfo) -> None:
@@ -165,6 +173,8 @@ class GdalWriter:
             carry_place(source, dataset)
         elif source is not None:
             carry_metadata(source, dataset)
+            if self._same_bands and tuple(self._colours) != source.colorinterp:
+                dataset.colorinterp = self._colours
         if source is not None and self._origin.box is not None:
             move_place(dataset, self._origin.box)
         if not self._same_bands:
@@ -177,6 +187,13 @@ class GdalWriter:
             # TIFF has one field for software; what another has written there stays.
             said = {name: text for name, text in dataset.tags().items() if name.startswith("TIFFTAG_")}
             dataset.update_tags(**(dict(self._storage.provenance) | said))
+
+    def _rehearsed(self, info: RasterInfo, colours: Sequence[ColorInterp]) -> Outcome:
+        """What becomes of pixels; raises OutputError for options that would not do."""
+        if not self._storage.creation and self._format is not formats.JPEG:
+            return Outcome()
+        with self._creating():
+            return rehearse(self._format, info, self._options, colours, self._source, self._gdal)
 
     def _settle_side_files(self, info: RasterInfo) -> set[Path]:
         """Decide about what lies beside the target; returns what goes when it gets its name."""
@@ -205,7 +222,19 @@ class GdalWriter:
             # Before the rows: else GDAL's threads pack these while the file is told of a mask, and complain.
             self._dataset.write_mask(mask, window=where)
         self._dataset.write(rows, window=where)
+        self._require_bits(rows)
+        if self._outcome.alpha_as_mask:
+            rows, mask = rows[:-1], np.where(rows[-1] == 0, 0, 255).astype(np.uint8)
         self._proof.note(where, rows, mask)
+
+    def _require_bits(self, rows: Pixels) -> None:
+        """Raise OutputError for numbers that the bits asked for cannot hold: GDAL would cut them off."""
+        bits = formats.bits_of(self._options)
+        if bits is not None and rows.dtype.kind in "iu" and rows.max() >= 2**bits:
+            raise OutputError(
+                f"{self._staging.target}: holds {rows.max()}, and NBITS={bits} ends at {2**bits - 1}",
+                "leave out --co NBITS, or give more bits",
+            )
 
     def _mask_of_source(self, where: Window) -> Pixels:
         try:
@@ -227,15 +256,30 @@ class GdalWriter:
         with self._gdal.open(str(scratch)) as whole:
             if self._format is formats.COG:
                 options = formats.with_namespaces(options, carried_tags(whole))
-        with self._creating():
-            rasterio.shutil.copy(str(scratch), str(result), driver=self._format.driver, **options)
-        with self._gdal.open(str(scratch)) as whole, self._gdal.open(str(result)) as made:
-            add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
+        for without in formats.WAYS_TO_PLACE.get(self._format.driver, ({},)):
+            with self._creating():
+                rasterio.shutil.copy(
+                    str(scratch), str(result), driver=self._format.driver, **(options | without)
+                )
+            if self._format is formats.JPEG:
+                self._carry_xmp(scratch, result)
+            with self._gdal.open(str(scratch)) as whole, self._gdal.open(str(result)) as made:
+                add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
+                if made.crs == whole.crs and made.transform.almost_equals(whole.transform):
+                    break
+
+    def _carry_xmp(self, scratch: Path, result: Path) -> None:
+        with self._gdal.open(str(scratch)) as whole:
+            packet = whole.tags(ns="xml:XMP").get("xml:XMP")
+        if packet:
+            insert_xmp(result, packet)
 
     def _complete(self, result: Path) -> None:
         """Put beside a file that is done what the driver leaves out, or would put where others read it."""
         if self._product_tags:
             add_to_side_file(Path(f"{result}.aux.xml"), self._product_tags)
+        if self._system is not None:
+            add_system(Path(f"{result}.aux.xml"), self._system)
         with self._gdal.open(str(result)) as made:
             transform = made.transform
         if formats.wants_world_file(self._format, self._storage) and not transform.is_identity:
@@ -247,6 +291,11 @@ class GdalWriter:
             missing = lost(self._stated, inventory(dataset))
         if self._format in (formats.GTIFF, formats.COG):
             read_overviews(str(self._staging.result), self._gdal)
+        if not whole and not self._outcome.exact:
+            raise OutputError(
+                f"{self._staging.target}: came out more unlike what was written than compression explains",
+                "try again with a higher quality, or with compression without loss; free some space",
+            )
         if not whole or not all(map(ends_as_it_must, self._staging.written())):
             raise self._staging.failure("it came out incomplete; the disk is full or has a fault")
         self.warnings = list(self._to_be_told(missing))
@@ -255,8 +304,7 @@ class GdalWriter:
         format, stated = self._format, self._stated
         if missing:
             yield f"a {format} cannot hold all that the input says: {in_words(missing)}"
-        if format is formats.JPEG and any(name.startswith("nodata") for name in stated):
-            yield "a JPEG changes every pixel a little, so some are no longer exactly nodata"
+        yield from self._outcome.in_words(format)
         turned = stated.get("tag EXIF_Orientation", "1") != "1"
         if turned and format is not formats.JPEG:
             yield (

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import tifffile
 from rasterio.enums import ColorInterp
 
+from dehazexl_cli.raster.epoch import coordinate_epoch
 from dehazexl_cli.raster.metadata import carried_tags, has_mask
 
 _NAMED_AT_MOST = 12
@@ -32,6 +33,7 @@ def inventory(dataset: Any) -> dict[str, Any]:
         else None,
         "RPCs": rpcs and rpcs.to_dict(),
         "mask": has_mask(dataset) or None,
+        "coordinate epoch": coordinate_epoch(dataset),
         "TIFF orientation": _orientation(dataset),
     }
     stated |= _of_bands("nodata", dataset.nodatavals, None)
@@ -102,8 +104,12 @@ def _tags(dataset: Any) -> dict[str, Any]:
 
 
 def _tidy(text: str) -> str:
-    """Text without the white space of XML, which GDAL sets anew in its side file."""
-    return re.sub(r"\s+/>", "/>", re.sub(r">\s+<", "><", text)).strip()
+    """Text without how XML is written: white space, quotes, a packet's wrapper, which GDAL sets anew."""
+    try:
+        document = ElementTree.tostring(ElementTree.fromstring(text), encoding="unicode")
+    except ElementTree.ParseError:
+        return text.strip()
+    return ElementTree.canonicalize(document, strip_text=True)
 
 
 def _tag_name(band: int, namespace: str, name: str) -> str:

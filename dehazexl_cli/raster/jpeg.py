@@ -7,6 +7,7 @@ import numpy as np
 
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.pixels import interleaved
 
 CELL = 16  # pixels per side of what JPEG codes together, with colour at half resolution
 LARGEST_SIDE = 65_500  # libjpeg's limit, pixels
@@ -42,7 +43,6 @@ def rows_around(top: int, height: int, scene_height: int) -> tuple[int, int]:
 
 def through_jpeg(pixels: Pixels, quality: int) -> Pixels:
     """Red, green and blue [3, height, width] uint8, compressed at a quality of 1 to 100 and decoded."""
-    image = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
-    code = imagecodecs.jpeg8_encode(image, level=quality, subsampling="420")
+    code = imagecodecs.jpeg8_encode(interleaved(pixels), level=quality, subsampling="420")
     decoded: Pixels = imagecodecs.jpeg8_decode(code)
     return np.moveaxis(decoded, 2, 0)

@@ -46,19 +46,19 @@ class ArrayReader:
         """Pixels [bands, height, width] of a box inside the scene, 1-based bands: a copy."""
         return self._take(bands, *window(box, self.info))
 
-    def valid(self, box: Box) -> Pixels | None:
-        """Which pixels of the box are ground [height, width] bool; None where all of them are.
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
+        """Which pixels of the box are ground [height, width] bool, by these bands; None where all are.
 
-        Not ground: every colour band is nodata, any colour band is NaN or infinite, alpha is 0.
+        Not ground: every one of the bands is nodata, any of them is NaN or infinite, alpha is 0.
         """
-        ground = self._ground(*window(box, self.info))
+        ground = self._ground(bands, *window(box, self.info))
         return None if ground is None or ground.all() else ground
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
-        """Values [bands, n] of valid pixels, evenly thinned to at most side x side of the scene."""
+        """Values [bands, n] of pixels valid by these bands, evenly thinned to at most side x side."""
         rows, cols = thinned(self.info.height, side), thinned(self.info.width, side)
         values = self._take(bands, rows, cols)
-        ground = self._ground(rows, cols)
+        ground = self._ground(bands, rows, cols)
         return values.reshape(len(bands), -1) if ground is None else values[:, ground]
 
     def close(self) -> None:
@@ -68,14 +68,13 @@ class ArrayReader:
         taken = [self._bands[band - 1][rows][:, cols] for band in bands]
         return np.stack(taken).astype(self.info.dtype, copy=False)
 
-    def _ground(self, rows: slice | Pixels, cols: slice | Pixels) -> Pixels | None:
+    def _ground(self, bands: Sequence[int], rows: slice | Pixels, cols: slice | Pixels) -> Pixels | None:
         info = self.info
         checks = []
-        colour = [band for band in range(1, info.count + 1) if band != info.alpha]
         if info.nodata is not None:
-            checks.append((self._take(colour, rows, cols) != info.nodata).any(axis=0))
+            checks.append((self._take(bands, rows, cols) != info.nodata).any(axis=0))
         if info.dtype.startswith("float"):
-            checks.append(np.isfinite(self._take(colour, rows, cols)).all(axis=0))
+            checks.append(np.isfinite(self._take(bands, rows, cols)).all(axis=0))
         if info.alpha is not None:
             checks.append(self._take([info.alpha], rows, cols)[0] != 0)
         return reduce(np.logical_and, checks) if checks else None

@@ -8,6 +8,7 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 
+from dehazexl_cli.raster.ink import is_converted, is_ink
 from dehazexl_cli.raster.palette import has_palette
 
 PROVENANCE = "DEHAZEXL_"  # what tags begin with that say how a raster was dehazed
@@ -28,8 +29,9 @@ def carry_metadata(source: Any, target: Any) -> None:
     transform or ground control points; RPCs), nodata, and per band the colour interpretation, description,
     scale, offset and unit; tags of every namespace, of the dataset and of the bands, but not statistics,
     as the pixels change, and not what an earlier run was made with. A target with other bands than the source
-    is told nothing of bands. A mask band (see `has_mask`) goes with the rows, as it is as large as a band.
-    For `product_tags` of a GeoTIFF see there.
+    is told nothing of bands, and one that was converted from another colour space nothing of its profile. A
+    mask band (see `has_mask`) goes with the rows, as it is as large as a band. For `product_tags` of a
+    GeoTIFF see there.
     """
     _carry_tags(source, target)
     _carry_frame(source, target)
@@ -44,9 +46,10 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
 
     A namespace xml:NAME has one tag of that same name: a document.
     """
+    left_out = _OF_THE_FILE | ({"COLOR_PROFILE"} if is_converted(source) else set())
     for band in range(source.count + 1):
         for namespace in ["", *source.tag_namespaces(band)]:
-            if namespace not in _OF_THE_FILE:
+            if namespace not in left_out:
                 tags = source.tags(band, ns=namespace or None)
                 kept = {name: value for name, value in tags.items() if not _is_stale(name)}
                 if kept:
@@ -64,7 +67,7 @@ def product_tags(source: Any) -> list[tuple[int, str, dict[str, str]]]:
 
 def has_same_bands(source: Any, count: int) -> bool:
     """Whether a raster of `count` bands made from an open dataset has its bands: not if it was expanded."""
-    return source.count == count and not has_palette(source)
+    return source.count == count and not has_palette(source) and not is_ink(source)
 
 
 def has_mask(source: Any) -> bool:

@@ -21,6 +21,8 @@ class Palette:
     nodata or transparent give an alpha band. Raises InputError for a table beside other bands.
     """
 
+    stored = (1,)  # bands of the file
+
     def __init__(self, path: str, dataset: Any) -> None:
         if dataset.count != 1:
             raise InputError(
@@ -38,13 +40,14 @@ class Palette:
             table[int(dataset.nodata), 3] = 0
         clear = (table[:, 3] < 255).any()
         even = (table[:, :1] == table[:, 1:3]).all()
+        self.dtype = "uint8"
         self.count = RGBA if clear else GREY if even else RGB
         self._table = table
         self.note = f"the numbers of its colour table were expanded to {NAMES[self.count]} of 8 bits"
 
     def read(self, numbers: Pixels, bands: list[int]) -> Pixels:
-        """Colours [bands, height, width] uint8 of numbers [height, width], 1-based bands."""
-        colours: Pixels = np.stack([self._table[:, band - 1][numbers] for band in bands])
+        """Colours [bands, height, width] uint8 of numbers [1, height, width], 1-based bands."""
+        colours: Pixels = np.stack([self._table[:, band - 1][numbers[0]] for band in bands])
         return colours
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from dehazexl_cli.raster.metadata import carried_tags
+from dehazexl_cli.raster.session import has_side_files
 
 
 def add_what_is_missing(path: Path, before: Any, after: Any) -> None:
@@ -20,8 +21,19 @@ def add_what_is_missing(path: Path, before: Any, after: Any) -> None:
         absent = {name: value for name, value in tags.items() if name not in there}
         if absent:
             missing.append((band, namespace, absent))
-    if missing:
+    if missing and has_side_files():
         add_to_side_file(path, missing)
+
+
+def add_system(path: Path, system: ElementTree.Element) -> None:
+    """Say a coordinate system in a side file, as GDAL's XML has it, in place of one that it says."""
+    if not has_side_files():
+        return
+    root = ElementTree.parse(path).getroot() if path.exists() else ElementTree.Element("PAMDataset")
+    for former in root.findall("SRS"):
+        root.remove(former)
+    root.insert(0, system)
+    path.write_text(ElementTree.tostring(root, encoding="unicode"), encoding="utf-8")
 
 
 def add_to_side_file(path: Path, tags: Iterable[tuple[int, str, Mapping[str, str]]]) -> None:

@@ -37,3 +37,11 @@ def thinned(size: int, most: int) -> Pixels:
     """At most `most` indices of an axis of `size` pixels, [n], each in the middle of its stretch."""
     n = min(size, most)
     return ((np.arange(n) + 0.5) * size / n).astype(np.intp)
+
+
+def interleaved(pixels: Pixels) -> Pixels:
+    """Pixels [bands, height, width] as codecs take them: a copy [height, width, bands].
+
+    Of a view whose sides have one pixel numpy says that it is in order, whatever its strides; codecs do not.
+    """
+    return np.moveaxis(pixels, 0, 2).copy(order="C")

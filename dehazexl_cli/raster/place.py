@@ -30,6 +30,8 @@ def box_of_bounds(dataset: Any, bounds: Bounds, crs: str | None, said: str | Non
     """
     said = said or f"--bbox {_listed(bounds)}"
     left, bottom, right, top = bounds
+    if left > right and _is_in_degrees(dataset, crs):  # over the 180th meridian, as in GeoJSON
+        right += 360
     if not (left < right and bottom < top):
         raise UsageError(f"{said} is empty", "give xmin,ymin,xmax,ymax")
     if dataset.transform.is_identity:
@@ -37,21 +39,44 @@ def box_of_bounds(dataset: Any, bounds: Bounds, crs: str | None, said: str | Non
             f"{dataset.name}: its pixels have no coordinates to find {said} by",
             "give pixels: --window col,row,width,height",
         )
+    wanted = (left, bottom, right, top)
     if crs is not None:
-        left, bottom, right, top = _in_system_of(dataset, bounds, crs)
+        wanted = _in_system_of(dataset, wanted, crs)
+    # Longitudes of 190 and -170 are one place, and files are written either way.
+    turns = (0, 360, -360) if _is_in_degrees(dataset) else (0,)
+    found = (_touched(dataset, (wanted[0] + turn, wanted[1], wanted[2] + turn, wanted[3])) for turn in turns)
+    inside = [box for box in found if box.pixels]
+    if len(inside) == 1:
+        return inside[0]
+    if not inside:
+        raise UsageError(
+            f"{said} is outside of {dataset.name}",
+            f"it covers {_listed(dataset.bounds)} in {dataset.crs or 'its own system'}",
+        )
+    if sum(box.width for box in inside) >= dataset.width:
+        return inside[0]._replace(left=0, width=dataset.width)
+    raise UsageError(
+        f"{said} touches both ends of {dataset.name}, and not what lies between",
+        "run each end by itself, with a --bbox of its own",
+    )
+
+
+def _touched(dataset: Any, bounds: Bounds) -> Box:
+    """The pixels of an open dataset that bounds in its own system touch; an empty box for none."""
+    left, bottom, right, top = bounds
     to_pixels = ~dataset.transform
     corners = [to_pixels @ corner for corner in product((left, right), (bottom, top))]
     cols, rows = zip(*corners, strict=True)
     first_row, first_col = (math.floor(min(values) + _ROUNDING) for values in (rows, cols))
     last_row, last_col = (math.ceil(max(values) - _ROUNDING) for values in (rows, cols))
     touched = Box(first_row, first_col, last_row - first_row, last_col - first_col)
-    inside = touched.within(Box(0, 0, dataset.height, dataset.width))
-    if not inside.pixels:
-        raise UsageError(
-            f"{said} is outside of {dataset.name}",
-            f"it covers {_listed(dataset.bounds)} in {dataset.crs or 'its own system'}",
-        )
-    return inside
+    return touched.within(Box(0, 0, dataset.height, dataset.width))
+
+
+def _is_in_degrees(dataset: Any, crs: str | None = None) -> bool:
+    """Whether bounds are longitudes and latitudes, in a system of their own or that of an open dataset."""
+    system = dataset.crs if crs is None else _system(crs)
+    return bool(system and system.is_geographic)
 
 
 def move_place(target: Any, box: Box) -> None:
@@ -78,10 +103,7 @@ def _moved_rpcs(rpcs: RPC, box: Box) -> RPC:
 
 
 def _in_system_of(dataset: Any, bounds: Bounds, crs: str) -> Bounds:
-    try:
-        system = CRS.from_user_input(crs)
-    except (CRSError, ValueError) as error:
-        raise UsageError(f"--bbox-crs {crs!r} is no coordinate system", "write it like EPSG:4326") from error
+    system = _system(crs)
     if not dataset.crs:
         raise InputError(
             f"{dataset.name}: has no coordinate system to bring --bbox into", "leave out --bbox-crs"
@@ -90,6 +112,13 @@ def _in_system_of(dataset: Any, bounds: Bounds, crs: str) -> Bounds:
     if not all(map(math.isfinite, moved)):
         raise UsageError(f"--bbox {_listed(bounds)} cannot be brought into {dataset.crs}", "check --bbox-crs")
     return moved
+
+
+def _system(crs: str) -> CRS:
+    try:
+        return CRS.from_user_input(crs)
+    except (CRSError, ValueError) as error:
+        raise UsageError(f"--bbox-crs {crs!r} is no coordinate system", "write it like EPSG:4326") from error
 
 
 def _listed(numbers: Bounds) -> str:

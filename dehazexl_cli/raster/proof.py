@@ -24,9 +24,10 @@ _ENDS = {
     ".jpeg": _END_OF_JPEG,
     ".xml": b"</PAMDataset>",
 }
-# Lossy compression moves the mean of some rows by far less than this share of their range; lost blocks,
-# which read as zeros, by more, unless the rows were next to zero all along.
-_MOST_DRIFT = 0.05
+# Lossy compression moves means of cells by far less than this share of their spread, or of the mean; lost
+# blocks, which read as zeros, by more, unless the cell was next to zero all along.
+_OF_SPREAD, _OF_MEAN = 0.1, 0.002
+_CELL = 256  # columns
 
 
 class _Part(NamedTuple):
@@ -35,35 +36,50 @@ class _Part(NamedTuple):
     where: Window
     pixels: int  # checksum
     mask: int | None  # checksum, if there is one
-    means: NDArray[np.float64] | None  # [count], of the finite pixels, where that is good enough
-    spread: float  # from the least to the greatest
+    cells: _Cells | None  # where that is good enough
+
+
+class _Cells(NamedTuple):
+    """Some rows, cut into cells of some columns."""
+
+    means: NDArray[np.float64]  # [count, cells], of the finite pixels
+    spread: NDArray[np.float64]  # [count, cells], from the least to the greatest
 
 
 class Proof:
     """Checksums of the rows of blocks as they are written, to compare with the file when it is done.
 
-    `roughly` is for compression that may lose detail: then rows need only be as bright on average.
+    A `drift` is for compression that may lose detail: then cells need only be as bright on average, but for
+    their spread and so much.
     """
 
-    def __init__(self, roughly: bool = False) -> None:
-        self._roughly = roughly
+    def __init__(self, drift: float | None = None) -> None:
+        self._drift = drift
         self._parts: list[_Part] = []
 
     def note(self, where: Window, rows: Pixels, mask: Pixels | None) -> None:
         """Remember rows [count, height, width] and their mask [height, width], written to a window."""
         of_mask = None if mask is None else _checksum(mask[np.newaxis])
-        means = _means(rows) if self._roughly else (None, 0.0)
-        self._parts.append(_Part(where, _checksum(rows), of_mask, *means))
+        cells = None if self._drift is None else _cells(rows)
+        self._parts.append(_Part(where, _checksum(rows), of_mask, cells))
 
     def holds_for(self, dataset: Any) -> bool:
         """Read an open dataset from top to bottom and compare; raises what GDAL raises if it cannot."""
         for part in self._parts:
             rows = dataset.read(window=part.where)
-            if _checksum(rows) != part.pixels and not _near(part, rows):
+            if _checksum(rows) != part.pixels and not self._is_near(part, rows):
                 return False
             if part.mask is not None and part.mask != _checksum(dataset.read_masks([1], window=part.where)):
                 return False
         return True
+
+    def _is_near(self, part: _Part, rows: Pixels) -> bool:
+        if part.cells is None or self._drift is None:
+            return False
+        found, before = _cells(rows), part.cells
+        spread = np.maximum(found.spread, before.spread)
+        allowed = self._drift + _OF_SPREAD * spread + _OF_MEAN * np.abs(before.means) + 1e-6
+        return bool((np.abs(found.means - before.means) <= allowed).all())
 
 
 def ends_as_it_must(path: Path) -> bool:
@@ -82,22 +98,20 @@ def ends_as_it_must(path: Path) -> bool:
     return end in tail
 
 
-def _near(part: _Part, rows: Pixels) -> bool:
-    if part.means is None:
-        return False
-    means, spread = _means(rows)
-    allowed = _MOST_DRIFT * max(spread, part.spread) + 1e-6
-    return bool((np.abs(means - part.means) <= allowed).all())
-
-
-def _means(rows: Pixels) -> tuple[NDArray[np.float64], float]:
-    means, low, high = np.zeros(len(rows)), np.inf, -np.inf
+def _cells(rows: Pixels) -> _Cells:
+    starts = np.arange(0, rows.shape[2], _CELL)
+    means = np.zeros((len(rows), len(starts)))
+    spread = np.zeros_like(means)
     for index, band in enumerate(rows):
-        finite = band[np.isfinite(band)] if band.dtype.kind == "f" else band
-        if finite.size:
-            means[index] = finite.mean(dtype=np.float64)
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-    return means, max(0.0, high - low)
+        finite = np.isfinite(band) if band.dtype.kind == "f" else np.ones(band.shape, bool)
+        values = np.where(finite, band, 0).sum(axis=0, dtype=np.float64)
+        count = np.add.reduceat(finite.sum(axis=0), starts)
+        low = np.minimum.reduceat(np.where(finite, band, np.inf).min(axis=0), starts)
+        high = np.maximum.reduceat(np.where(finite, band, -np.inf).max(axis=0), starts)
+        some = count > 0
+        means[index, some] = np.add.reduceat(values, starts)[some] / count[some]
+        spread[index, some] = (high - low)[some]
+    return _Cells(means, spread)
 
 
 def _checksum(rows: Pixels) -> int:

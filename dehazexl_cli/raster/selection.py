@@ -10,7 +10,8 @@ import numpy as np
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader
-from dehazexl_cli.raster.base import RasterInfo, RasterReader
+from dehazexl_cli.raster.base import RasterInfo, RasterReader, Trust
+from dehazexl_cli.raster.formats import is_held
 from dehazexl_cli.raster.views import Masked
 
 
@@ -18,12 +19,14 @@ from dehazexl_cli.raster.views import Masked
 class Selection:
     """What of a raster is worked on; by default all that the file itself says is ground."""
 
-    nodata: float | None = None  # is no ground where all colour bands have it
+    nodata: float | None = None  # is no ground where all bands that are dehazed have it
     mask: str | None = None  # a raster of the same size, 0 where there is no ground
     window: Box | None = None  # the part that is written
     bounds: tuple[float, float, float, float] | None = None  # the same as xmin, ymin, xmax, ymax
     bounds_crs: str | None = None  # their coordinate system; None: the raster's own
     context: Literal["window", "scene"] = "window"  # what the haze of that part is judged by
+    not_alpha: bool = False  # the band that the file calls alpha holds other data, and takes no pixel out
+    any_size: bool = False  # also gigabytes of pixels out of next to no bytes
 
 
 def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | None]:
@@ -31,7 +34,8 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
 
     Raises InputError for files that cannot be used, UsageError for a part that lies outside.
     """
-    reader = open_reader(path)
+    partial = (selection.window or selection.bounds) is not None and selection.context == "window"
+    reader = open_reader(path, Trust(not selection.not_alpha, selection.any_size or partial))
     try:
         if selection.nodata is not None:
             _require_possible(selection.nodata, reader.info)
@@ -46,11 +50,8 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
 
 def _require_possible(nodata: float, info: RasterInfo) -> None:
     """Raises UsageError for a value that no pixel can have: it would take out none, in silence."""
-    dtype = np.dtype(info.dtype)
-    if dtype.kind == "f":
-        return
-    limits = np.iinfo(dtype)
-    if not (nodata == np.floor(nodata) and limits.min <= nodata <= limits.max):
+    if not is_held(nodata, info.dtype):
+        limits = np.iinfo(info.dtype)
         raise UsageError(
             f"--nodata {nodata:g} is no number that {info.name} can have",
             f"its pixels are {info.dtype}, {limits.min} to {limits.max}",

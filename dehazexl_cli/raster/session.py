@@ -60,7 +60,9 @@ class GdalSession:
 
     def open(self, path: str, mode: str = "r", **options: Any) -> Any:
         """A dataset of its own, never shared; scenes without a georeference are nothing to warn of."""
-        with self(), unwarned():
+        # EMPTY_DIR spares servers; here it would hide masks, overviews and places in files beside.
+        beside = {"GDAL_DISABLE_READDIR_ON_OPEN": False} if os.path.isfile(path) else {}
+        with self(), rasterio.Env(**beside), unwarned():
             return rasterio.open(path, mode, **options)
 
 
@@ -109,6 +111,11 @@ class _SmallCache:
 
 _UNWARNED = threading.Lock()
 _CACHE = _SmallCache()  # one per process, as GDAL's cache is
+
+
+def has_side_files() -> bool:
+    """Whether GDAL reads and writes NAME.aux.xml: a user may have turned that off."""
+    return str(get_gdal_config("GDAL_PAM_ENABLED")).upper() not in {"NO", "FALSE", "OFF", "0"}
 
 
 def is_set_by_user(option: str) -> bool:

@@ -39,19 +39,19 @@ def thumbnail(reader: RasterReader, bands: tuple[int, ...], side: int) -> Pixels
     return np.concatenate(rows, axis=1)
 
 
-def thumbnail_ground(reader: RasterReader, side: int) -> Pixels | None:
-    """Which pixels of a thumbnail are ground [height, width] bool; None where all are.
+def thumbnail_ground(reader: RasterReader, bands: tuple[int, ...], side: int) -> Pixels | None:
+    """Which pixels of a thumbnail are ground [height, width] bool, by these bands; None where all are.
 
     Raises InputError where the file is damaged.
     """
     info = reader.info
     height, width = smaller(info, side)
     if isinstance(reader, GdalReader):
-        return reader.thinned_ground(height, width)
+        return reader.thinned_ground(bands, height, width)
     cols = thinned(info.width, width)
     ground = np.ones((height, width), bool)
     for place, row in enumerate(thinned(info.height, height)):
-        valid = reader.valid(Box(int(row), 0, 1, info.width))
+        valid = reader.valid(Box(int(row), 0, 1, info.width), bands)
         if valid is not None:
             ground[place] = valid[0, cols]
     return None if ground.all() else ground

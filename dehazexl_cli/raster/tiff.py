@@ -18,8 +18,9 @@ from rasterio.windows import Window
 
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
 from dehazexl_cli.raster.gdal import BeyondGdal, damaged, describe
+from dehazexl_cli.raster.ink import is_ink
 from dehazexl_cli.raster.palette import has_palette
 from dehazexl_cli.raster.pixels import thinned, window
 from dehazexl_cli.raster.session import CACHE_BYTES, GDAL_ERRORS, GdalSession
@@ -39,8 +40,8 @@ class TiffReader:
     Raises InputError where the file cannot be opened, used or decoded.
     """
 
-    def __init__(self, name: str, refused: BeyondGdal) -> None:
-        self._name = name
+    def __init__(self, name: str, refused: BeyondGdal, trust: Trust = USUAL) -> None:
+        self._name, self._trust = name, trust
         if not Path(name).is_file():  # nothing inside archives or on the net
             raise refused
         self._gdal = GdalSession()
@@ -76,17 +77,16 @@ class TiffReader:
                     self._lay(out, box, bands, number, place, pixels)
         return out
 
-    def valid(self, box: Box) -> Pixels | None:
-        """Which pixels of the box are ground [height, width] bool; None where all of them are.
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
+        """Which pixels of the box are ground [height, width] bool, by these bands; None where all are.
 
-        Not ground: every colour band is nodata, any colour band is NaN or infinite, alpha is 0, or a mask
+        Not ground: every one of the bands is nodata, any of them is NaN or infinite, alpha is 0, or a mask
         band says so.
         """
         info = self.info
-        colour = [band for band in range(1, info.count + 1) if band != info.alpha]
         ground = np.ones((box.height, box.width), bool)
         if info.nodata is not None or info.dtype.startswith("float"):
-            pixels = self.read(box, colour)
+            pixels = self.read(box, bands)
             ground &= np.isfinite(pixels).all(axis=0)
             if info.nodata is not None:
                 ground &= (pixels != info.nodata).any(axis=0)
@@ -104,7 +104,7 @@ class TiffReader:
         values = []
         for row in thinned(self.info.height, side):
             line = Box(int(row), 0, 1, self.info.width)
-            ground = self.valid(line)
+            ground = self.valid(line, bands)
             pixels = self.read(line, bands)[:, 0, cols]
             values.append(pixels if ground is None else pixels[:, ground[0, cols]])
         return np.concatenate(values, axis=1)
@@ -131,11 +131,11 @@ class TiffReader:
             raise refused from error
 
     def _describe(self, refused: BeyondGdal) -> RasterInfo:
-        info, page = describe(self._name, self._dataset), self._pages[0]
+        info, page = describe(self._name, self._dataset, self._trust), self._pages[0]
         dtype = str(page.dtype)
         samples = page.samplesperpixel * len(self._pages)
         same = (page.imagelength, page.imagewidth) == (info.height, info.width)
-        if not _has_codec(page) or has_palette(self._dataset):
+        if not _has_codec(page) or has_palette(self._dataset) or is_ink(self._dataset):
             raise refused
         if not same or _WIDENED.get(dtype, dtype) != info.dtype or page.imagedepth > 1:
             raise refused
@@ -148,7 +148,9 @@ class TiffReader:
                 f"{self._name}: is cut into pieces of {tile_bytes >> 20} MB, which are decoded as a whole",
                 "save it in tiles, of 256 pixels for example, with the program that made it",
             )
-        return replace(info, count=samples, alpha=info.alpha if len(self._pages) == 1 else None)
+        if len(self._pages) > 1:  # the file says nothing of bands that are pages
+            return replace(info, count=samples, alpha=None, meanings=(), descriptions=())
+        return replace(info, count=samples)
 
     def _segments(
         self, number: int, page: Any, box: Box, bands: Sequence[int]

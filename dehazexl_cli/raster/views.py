@@ -29,9 +29,9 @@ class Part:
         """Pixels [bands, height, width] of a box inside the part; see RasterReader.read."""
         return self.whole.read(self._placed(box), bands)
 
-    def valid(self, box: Box) -> Pixels | None:
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
         """Which pixels of the box are ground; see RasterReader.valid."""
-        return self.whole.valid(self._placed(box))
+        return self.whole.valid(self._placed(box), bands)
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
         """Values [bands, n] of valid pixels, evenly thinned to at most side x side of the part."""
@@ -49,9 +49,9 @@ class Part:
 class Masked:
     """Another raster of which fewer pixels are ground; `close` closes it and the mask.
 
-    Not ground, beside what the raster itself says: every colour band has the value `nodata`, or the mask,
-    a raster of the same size, is 0 in all its colour bands or has no ground itself. Raises InputError for
-    a mask of another size.
+    Not ground, beside what the raster itself says: every band asked for has the value `nodata`, or the
+    mask, a raster of the same size, is 0 in all its colour bands or has no ground itself. Raises InputError
+    for a mask of another size.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class Masked:
         """Pixels [bands, height, width] of a box inside the scene; see RasterReader.read."""
         return self.whole.read(box, bands)
 
-    def valid(self, box: Box) -> Pixels | None:
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
         """Which pixels of the box are ground [height, width] bool; None where all of them are."""
-        ground = self.whole.valid(box)
+        ground = self.whole.valid(box, bands)
         checks = [] if ground is None else [ground]
         if self._nodata is not None:
-            colours = self.whole.read(box, colour_bands(self.info))
             # NaN is no ground already, and equal to nothing.
-            checks.append((colours != self._nodata).any(axis=0))
+            checks.append((self.whole.read(box, bands) != self._nodata).any(axis=0))
         if self.mask is not None:
-            checks.append((self.mask.read(box, colour_bands(self.mask.info)) != 0).any(axis=0))
-            known = self.mask.valid(box)
+            of_mask = colour_bands(self.mask.info)
+            checks.append((self.mask.read(box, of_mask) != 0).any(axis=0))
+            known = self.mask.valid(box, of_mask)
             checks += [] if known is None else [known]
         together = np.logical_and.reduce(checks) if checks else None
         return None if together is None or together.all() else together
@@ -105,10 +105,10 @@ class Shared:
         with self._lock:
             return self.whole.read(box, bands)
 
-    def valid(self, box: Box) -> Pixels | None:
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
         """Which pixels of the box are ground; see RasterReader.valid."""
         with self._lock:
-            return self.whole.valid(box)
+            return self.whole.valid(box, bands)
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
         """Values [bands, n] of valid pixels; see RasterReader.sample."""
@@ -133,7 +133,7 @@ def sample_by_rows(reader: RasterReader, bands: Sequence[int], side: int) -> Pix
     values = []
     for row in thinned(info.height, side):
         box = Box(int(row), 0, 1, info.width)
-        line, valid = reader.read(box, bands)[:, 0, cols], reader.valid(box)
+        line, valid = reader.read(box, bands)[:, 0, cols], reader.valid(box, bands)
         values.append(line if valid is None else line[:, valid[0, cols]])
     return np.concatenate(values, axis=1)
 

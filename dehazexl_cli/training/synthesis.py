@@ -91,7 +91,7 @@ class Hazing:
         transmission = self.haze.transmission(around)
         hazy = self._photographed(source[[band - 1 for band in self.bands]], transmission, around)
         out, green = source[:, wanted].copy(), transmission[1, wanted]
-        valid = reader.valid(Box(top, 0, height, info.width))
+        valid = reader.valid(Box(top, 0, height, info.width), self.bands)
         ground = np.ones(green.shape, bool) if valid is None else valid
         for band, values in zip(self.bands, hazy[:, wanted], strict=True):
             keep_off_nodata(values, out[band - 1], info.nodata)
