@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class DehazeError(Exception):
@@ -74,3 +77,24 @@ def reason(error: BaseException) -> str:
     """What happened, in a line."""
     text = error.message if isinstance(error, DehazeError) else f"{type(error).__name__}: {error}"
     return text.partition("\n")[0]
+
+
+@contextmanager
+def in_words_of_python() -> Iterator[None]:
+    """Have what is refused inside name options as Python does: tile_overlap rather than --tile-overlap."""
+    try:
+        yield
+    except DehazeError as error:
+        error.message, error.hint = pythonic(error.message), pythonic(error.hint)
+        error.args = (error.message,)
+        raise
+
+
+def pythonic(text: str) -> str:
+    """The text with options named as Python does."""
+    named = {"co": "creation", "no-provenance": "provenance=False"}
+    return re.sub(
+        r"(?<![\w-])--([a-z][a-z-]*[a-z])",
+        lambda found: named.get(found[1], found[1].replace("-", "_")),
+        text,
+    )

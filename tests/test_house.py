@@ -26,12 +26,16 @@ class Layer:
     late: bool = False  # may import only the light layers when it is loaded itself, the rest inside functions
 
 
-LIGHT = ("errors", "owner", "grid", "plan", "report")  # nothing but the standard library
+LIGHT = ("errors", "owner", "grid", "plan", "report", "processors")  # nothing but the standard library
 BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
 ALL = (*BELOW, "files", "batch", "training", "evaluation", "attribution")
 TABLE = {
     "errors": Layer(),
     "owner": Layer(),
+    "processors": Layer((), frozenset({"torch"}), late=True),
+    "options": Layer((*BELOW, "files"), late=True),
+    "arrays": Layer(("errors", "raster.base", "raster.memory"), frozenset({"numpy"})),
+    "api": Layer((*ALL, "options", "arrays"), frozenset({"numpy"}), late=True),
     "grid": Layer(("errors",)),
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
@@ -48,14 +52,17 @@ TABLE = {
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),
     "rio": Layer(("cli",), frozenset({"click"}), late=True),
     "__main__": Layer((*ALL, "cli", ""), late=True),
-    "": Layer(ALL, EVERYTHING, late=True),  # the package's own __init__
+    "": Layer((*ALL, "api", "options"), EVERYTHING, late=True),  # the package's own __init__
 }
 EARLY = {
     "batch": frozenset({"batch", "provenance", "documents"}),
     "cli": frozenset({"typer", "rich", "cli", "documents", ""}),
     "rio": frozenset({"click"}),
     "__main__": frozenset({"cli", ""}),
-    "": frozenset(),
+    "": frozenset({"api", "options"}),
+    "api": frozenset({"options"}),
+    "options": frozenset(),
+    "processors": frozenset(),
 }
 
 

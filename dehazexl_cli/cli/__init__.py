@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -68,16 +67,6 @@ def settings(
     console.debug = debug
 
 
-def share_processors() -> None:
-    """Let threads that wait for each other give way soon; must come before torch is loaded.
-
-    OpenMP's threads spin while they wait. Where other programs kept one of two processors busy, a scene
-    took 61 s, and 3 s with this (measured); an idle machine is as fast as before.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-
 def main() -> None:
     """Run the command line; known failures become two lines and their exit code."""
     run_guarded(lambda: app(prog_name="dehazexl"))  # also as python -m dehazexl_cli
@@ -92,7 +81,6 @@ def main_of_rio(arguments: list[str]) -> None:
 
 def run_guarded(command: Callable[[], Any]) -> None:
     """Do what a command line says; every way to fail has its words and its exit code."""
-    share_processors()
     try:
         with console.signals():
             command()

@@ -15,7 +15,7 @@ from enum import StrEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from dehazexl_cli.errors import DehazeError, Stopped, UsageError, stopping_signals
+from dehazexl_cli.errors import DehazeError, Stopped, stopping_signals
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -246,18 +246,3 @@ class BarProgress:
     def stop(self) -> None:
         """Leave the bars as they are and give the terminal back."""
         self._bars.stop()
-
-
-def parse_size(text: str | None) -> int | None:
-    """Bytes of "8G", "512M" or "1.5GB" (powers of 1024); UsageError for anything else."""
-    if text is None:
-        return None
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = {"K": 10, "M": 20, "G": 30, "T": 40}.get(number[-1:], 0)
-    try:
-        size = int(float(number[:-1] if unit else number) * 2**unit)
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise UsageError(f"{text!r} is no amount of memory", "write it like 8G or 512M")
-    return size

@@ -106,7 +106,7 @@ def evaluate(
     chosen = replace(chosen, mode=wanted)
     require_outputs(csv_file, overwrite, as_json)
     pairs = collect_pairs(data, limit)
-    from dehazexl_cli import load_model
+    from dehazexl_cli.models.loading import load_model
 
     with console.when_stopped("no results were written; run the same command again, perhaps with --limit"):
         evaluation = prepare(load_model(model, weights, multiple), mixing, chosen, clear)

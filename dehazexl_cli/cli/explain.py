@@ -113,7 +113,7 @@ def explain(
     chosen = options.read_options(bands, input_range, 1.0, device, exact, max_ram, max_vram, overlap, 0)
     open_baseline(baseline)
 
-    from dehazexl_cli import load_model
+    from dehazexl_cli.models.loading import load_model
     from dehazexl_cli.raster.selection import Selection, open_selected
 
     reader, _ = open_selected(source, Selection(nodata, mask))

@@ -91,7 +91,7 @@ def print_plan(
 
 def network_for(name: str | None, weights: Path | None, multiple: int | None = None) -> tuple[str, Dehazer]:
     """The network and its name; without a weight file only its shape, which costs no memory."""
-    from dehazexl_cli import DEFAULT_MODEL, GENERIC, load_model
+    from dehazexl_cli.models.loading import DEFAULT_MODEL, GENERIC, load_model
 
     if weights is not None or name == GENERIC or multiple is not None:
         loaded = load_model(name, weights, multiple)

@@ -53,8 +53,8 @@ def preview(
     picture = target or Path(f"{Path(source).stem}-preview.png")
     page = picture.with_suffix(".html")
     require_targets(picture, page, overwrite)
-    from dehazexl_cli import load_model
     from dehazexl_cli.cli.page import preview_page
+    from dehazexl_cli.models.loading import load_model
     from dehazexl_cli.raster import open_reader
 
     chosen = options.read_options(

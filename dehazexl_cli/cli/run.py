@@ -143,21 +143,11 @@ def run(
 
 def dehaze_here(source: str, target: str, setup: Setup, overwrite: bool, shown: console.Progress) -> Report:
     """Dehaze one image in this process."""
-    from dehazexl_cli import dehaze_file, load_model
+    from dehazexl_cli.files import dehaze_file
+    from dehazexl_cli.models.loading import load_model
 
-    recipe = setup.recipe
-    return dehaze_file(
-        source,
-        target,
-        model=load_model(setup.model, setup.weights, setup.multiple),
-        options=recipe.options,
-        selection=recipe.selection,
-        provenance=recipe.provenance,
-        storage=recipe.storage,
-        overwrite=overwrite,
-        resume=recipe.resume,
-        watch=shown,
-    )
+    loaded = load_model(setup.model, setup.weights, setup.multiple)
+    return dehaze_file(source, target, loaded, setup.recipe, overwrite, shown)
 
 
 def is_folder(target: str) -> bool:
@@ -193,7 +183,7 @@ def summarise(report: Report) -> None:
             f"note: {report.clipped_values} values ({share:.2%}) were held at the ends of the range "
             f"({report.range_source}){other}"
         )
-    for note in report.fallbacks:
+    for note in (*report.notes, *report.fallbacks):
         console.say(f"note: {note}")
     for warning in report.warnings:
         console.say(f"warning: {warning}")

@@ -25,6 +25,12 @@ class Selection:
     bounds_crs: str | None = None  # their coordinate system; None: the raster's own
     context: Literal["window", "scene"] = "window"  # what the haze of that part is judged by
 
+    def __post_init__(self) -> None:
+        if self.bounds_crs is not None and self.bounds is None:
+            raise UsageError("--bbox-crs says nothing without --bbox", "give --bbox too")
+        if self.context == "scene" and self.window is None and self.bounds is None:
+            raise UsageError("--context scene says nothing without a part", "give --window or --bbox too")
+
 
 def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | None]:
     """A reader that knows what is ground, and the part that is wanted, None for all.
