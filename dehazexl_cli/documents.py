@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ def write_whole(path: Path, content: str | bytes, hint: str) -> None:
 def require_new(paths: Iterable[Path], overwrite: bool) -> None:
     """Raises OutputError for a file that is there, unless it may be replaced."""
     for path in paths:
-        if path.exists() and not overwrite:
+        if os.path.exists(path) and not overwrite:
             raise OutputError(f"{path}: exists already", "give another name, or --overwrite to replace it")
 
 
@@ -32,7 +33,7 @@ def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
 
     What processes that were killed have left in their folders is removed.
     """
-    parts = {path: path.with_name(f".{path.name[:60]}{Owner.this().mark()}part") for path in contents}
+    parts = {path: path.with_name(f".{shortened(path.name)}{Owner.this().mark()}part") for path in contents}
     try:
         for path, content in contents.items():
             tidy(path.parent)
@@ -46,6 +47,11 @@ def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
         for part in parts.values():
             with suppress(OSError):  # nothing is there any more, or nothing ever was
                 part.unlink()
+
+
+def shortened(name: str) -> str:
+    """So much of a name that another may begin with it and be longer."""
+    return name.encode("utf-8", "surrogateescape")[:60].decode("utf-8", "ignore")
 
 
 @contextmanager

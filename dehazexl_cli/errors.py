@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dehazexl_cli.text import masked
+
 
 class DehazeError(Exception):
     """A failure the user can act on; the command line prints both lines and exits with `exit_code`."""
@@ -14,9 +16,8 @@ class DehazeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(masked(message))
+        self.message, self.hint = masked(message), masked(hint)
 
 
 class UsageError(DehazeError):

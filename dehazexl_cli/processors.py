@@ -38,5 +38,5 @@ def warn_of_spinning() -> None:
             "torch was imported before dehazexl_cli, so its threads wait for each other by spinning: on a "
             f"machine with other work that is many times slower. Import dehazexl_cli first, or set the "
             f"variable GOMP_SPINCOUNT={SPINS} before Python starts.",
-            stacklevel=4,
+            stacklevel=3,
         )

@@ -26,11 +26,22 @@ class Layer:
     late: bool = False  # may import only the light layers when it is loaded itself, the rest inside functions
 
 
-LIGHT = ("errors", "owner", "grid", "plan", "report", "processors")  # nothing but the standard library
+LIGHT = (
+    "text",
+    "errors",
+    "owner",
+    "grid",
+    "plan",
+    "report",
+    "processors",
+    "streams",
+)  # nothing but the standard library
 BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
 ALL = (*BELOW, "files", "batch", "training", "evaluation", "attribution")
 TABLE = {
-    "errors": Layer(),
+    "text": Layer(),
+    "streams": Layer(),
+    "errors": Layer(("text",)),
     "owner": Layer(),
     "processors": Layer((), frozenset({"torch"}), late=True),
     "options": Layer((*BELOW, "files"), late=True),
@@ -40,8 +51,10 @@ TABLE = {
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
     "provenance": Layer(LIGHT),
-    "documents": Layer(("errors", "owner")),
-    "raster": Layer(("errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})),
+    "documents": Layer(("text", "errors", "owner")),
+    "raster": Layer(
+        ("text", "errors", "grid", "owner"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})
+    ),
     "models": Layer(("errors", "grid", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})),
     "engine": Layer((*LIGHT, "raster.base", "raster.views", "models.base"), frozenset({"torch", "numpy"})),
     "training": Layer(("models", "raster", "grid", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})),
@@ -51,7 +64,7 @@ TABLE = {
     "batch": Layer((*BELOW, "files", ""), frozenset({"torch", "rasterio", "distributed"}), late=True),
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),
     "rio": Layer(("cli",), frozenset({"click"}), late=True),
-    "__main__": Layer((*ALL, "cli", ""), late=True),
+    "__main__": Layer((*ALL, "cli", "streams", ""), late=True),
     "": Layer((*ALL, "api", "options"), EVERYTHING, late=True),  # the package's own __init__
 }
 EARLY = {

@@ -25,6 +25,7 @@ from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
 from dehazexl_cli.cli.weights import weights
 from dehazexl_cli.errors import DehazeError, Stopped
+from dehazexl_cli.streams import Forgiving
 
 app = typer.Typer(
     name="dehazexl",
@@ -52,7 +53,7 @@ app.add_typer(config, name="config")
 def show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
-        typer.echo(f"dehazexl {__version__}")
+        console.put(f"dehazexl {__version__}")
         raise typer.Exit
 
 
@@ -81,22 +82,30 @@ def main_of_rio(arguments: list[str]) -> None:
 
 def run_guarded(command: Callable[[], Any]) -> None:
     """Do what a command line says; every way to fail has its words and its exit code."""
+    said_on, sys.stderr = sys.stderr, Forgiving(sys.stderr)
     try:
         with console.signals():
             command()
     except Stopped as stopped:
-        if console.debug:
-            raise
         console.ignore_signals()
-        console.show_error(stopped)
+        ended_by(stopped)
         sys.exit(stopped.exit_code)
     except DehazeError as error:
-        if console.debug:
-            raise
-        console.show_error(error)
+        ended_by(error)
         sys.exit(error.exit_code)
     except Exception as error:
         if console.debug:
-            raise
-        console.show_bug(error)
+            console.show_traceback()
+        else:
+            console.show_bug(error)
         sys.exit(1)
+    finally:
+        sys.stderr = said_on
+
+
+def ended_by(error: DehazeError | Stopped) -> None:
+    """Say what ended a command, and on request where it came from."""
+    if console.debug:
+        console.show_traceback()
+    else:
+        console.show_error(error)

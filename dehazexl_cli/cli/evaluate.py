@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -19,6 +18,7 @@ from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, measures, print_table
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import InputError, OutputError, UsageError, reason
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -269,7 +269,7 @@ class Narrator:
 
     def _event(self, number: int, name: str, group: str, error: str | None) -> None:
         event = {"event": "pair", "done": number, "total": self.total, "name": name, "group": group}
-        console.say(json.dumps(event | ({"error": error} if error else {})))
+        console.say(to_json(event | ({"error": error} if error else {})))
 
 
 def require_outputs(csv_file: Path | None, overwrite: bool, as_json: bool) -> None:
@@ -290,10 +290,10 @@ def require_outputs(csv_file: Path | None, overwrite: bool, as_json: bool) -> No
 def publish(outcome: Outcome, evaluation: Evaluation, csv_file: Path | None, as_json: bool) -> None:
     """Hand over the results as asked for; a table if nothing was asked for."""
     if csv_file == STDOUT:
-        typer.echo(as_csv(outcome), nl=False)
+        console.put(as_csv(outcome), end="")
     elif csv_file is not None:
         write_whole(csv_file, as_csv(outcome), "name another --csv")
     if as_json:
-        typer.echo(json.dumps(as_plain(outcome, evaluation.about), indent=2, allow_nan=False))
+        console.put(to_json(as_plain(outcome, evaluation.about), 2))
     elif csv_file is None:
         print_table(outcome.results)

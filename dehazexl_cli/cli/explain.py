@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from contextlib import closing
@@ -25,6 +24,7 @@ from dehazexl_cli.cli.explaining import (
 from dehazexl_cli.documents import require_new, staged
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.models.checkpoint import Loaded
@@ -132,13 +132,13 @@ def explain(
             with console.progress(progress, quiet) as told:
                 explanation = explain_scene(reader, loaded.model, question, chosen, told)
             facts = report(source, target, explanation, loaded, began)
-            text = json.dumps(facts, indent=2, allow_nan=False)
+            text = to_json(facts, 2)
             documents = pictures(target, reader, explanation, question)
             write_rows(writer, reader, explanation)
             with staged(documents | {target.with_suffix(".json"): (text + "\n").encode()}, NO_ROOM):
                 writer.commit()
     if as_json:
-        typer.echo(text)
+        console.put(text)
     if not quiet:
         summarise(facts)
 

@@ -13,6 +13,7 @@ from dehazexl_cli.cli.measuring import View
 from dehazexl_cli.documents import require_new, write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.text import name_of
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -50,7 +51,7 @@ def preview(
     Example: dehazexl preview huge.tif look.png
     """
     console.configure_logging(False, quiet)
-    picture = target or Path(f"{Path(source).stem}-preview.png")
+    picture = target or Path(f"{Path(name_of(source)).stem}-preview.png")
     page = picture.with_suffix(".html")
     require_targets(picture, page, overwrite)
     from dehazexl_cli.cli.page import preview_page
@@ -68,11 +69,11 @@ def preview(
     facts = {"name": info.name, "height": info.height, "width": info.width, "dtype": info.dtype}
     facts["stretch"] = [report.low, report.high]
     both = beside(before, after)
-    text = preview_page(f"{Path(source).name}, a preview", before, after, facts)
+    text = preview_page(f"{name_of(source)}, a preview", before, after, facts)
     write_whole(picture, both, "name another file")
     write_whole(page, text, "name another file")
-    typer.echo(picture)
-    typer.echo(page)
+    console.put_path(picture)
+    console.put_path(page)
 
 
 def require_targets(picture: Path, page: Path, overwrite: bool) -> None:

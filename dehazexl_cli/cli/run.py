@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.telling import Display
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.batch.conveyor import Setup
@@ -134,9 +134,9 @@ def run(
     if report_file is not None:
         write_report(report, report_file)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
+        console.put(to_json(report.to_dict(), 2))
     if print_paths:
-        typer.echo(target)
+        console.put_path(target)
     if not quiet:
         summarise(report)
 
@@ -157,7 +157,7 @@ def is_folder(target: str) -> bool:
 
 def write_report(report: Report, path: Path) -> None:
     """The report as a JSON file."""
-    write_whole(path, json.dumps(report.to_dict(), indent=2) + "\n", "name another --report")
+    write_whole(path, to_json(report.to_dict(), 2) + "\n", "name another --report")
 
 
 def summarise(report: Report) -> None:

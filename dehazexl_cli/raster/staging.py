@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 # GDAL reads these with the file whose full name they extend, whoever wrote them.
 _SIDE_FILES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
+_LONGEST_NAME = 255  # bytes, on every usual file system
+_LONGEST_ENDING = max(map(len, _SIDE_FILES))
 
 
 class Staging:
@@ -28,6 +30,7 @@ class Staging:
     """
 
     def __init__(self, target: str, overwrite: bool, tmp_dir: str | None = None) -> None:
+        require_usable_name(target)
         self.target = Path(os.path.realpath(target))
         self.folder = self.target.parent if tmp_dir is None else Path(os.path.realpath(tmp_dir))
         self._overwrite = overwrite
@@ -134,6 +137,22 @@ class Staging:
                 f"{folder}: cannot be written ({error.strerror})",
                 "choose another folder or ask for the right",
             ) from error
+
+
+def require_usable_name(target: str) -> None:
+    """Raises OutputError, before any work, for a name that GDAL cannot give to a file and its side files."""
+    name = os.path.basename(target)
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise OutputError(
+            f"{target}: the name is not in UTF-8, and GDAL writes no other", "name another OUT"
+        ) from None
+    if length + _LONGEST_ENDING > _LONGEST_NAME:
+        raise OutputError(
+            f"{name[:40]}…: the name is too long: {length} bytes, and its side files' names are longer",
+            f"give OUT a name of at most {_LONGEST_NAME - _LONGEST_ENDING} bytes",
+        )
 
 
 def _found(folder: Path, prefix: str) -> list[Path]:
