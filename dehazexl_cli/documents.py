@@ -32,7 +32,7 @@ def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
     """
     streams = {path: content for path, content in contents.items() if is_stream(path)}
     files = {Path(os.path.realpath(path)): contents[path] for path in contents if path not in streams}
-    parts = {path: path.with_name(f".{path.name[:60]}{Owner.this().mark()}part") for path in files}
+    parts = {path: path.with_name(f".{shortened(path.name)}{Owner.this().mark()}part") for path in files}
     try:
         for path, content in files.items():
             tidy(path.parent)
@@ -65,6 +65,11 @@ def pour(path: Path, content: bytes) -> None:
         descriptor = os.dup(known)
     with open(descriptor, "wb") as file:
         file.write(content)
+
+
+def shortened(name: str) -> str:
+    """So much of a name that another may begin with it and be longer."""
+    return name.encode("utf-8", "surrogateescape")[:60].decode("utf-8", "ignore")
 
 
 @contextmanager

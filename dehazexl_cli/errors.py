@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dehazexl_cli.text import masked
 
 
 class DehazeError(Exception):
@@ -11,9 +16,8 @@ class DehazeError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(masked(message))
+        self.message, self.hint = masked(message), masked(hint)
 
 
 class UsageError(DehazeError):
@@ -74,3 +78,24 @@ def reason(error: BaseException) -> str:
     """What happened, in a line."""
     text = error.message if isinstance(error, DehazeError) else f"{type(error).__name__}: {error}"
     return text.partition("\n")[0]
+
+
+@contextmanager
+def in_words_of_python() -> Iterator[None]:
+    """Have what is refused inside name options as Python does: tile_overlap rather than --tile-overlap."""
+    try:
+        yield
+    except DehazeError as error:
+        error.message, error.hint = pythonic(error.message), pythonic(error.hint)
+        error.args = (error.message,)
+        raise
+
+
+def pythonic(text: str) -> str:
+    """The text with options named as Python does."""
+    named = {"co": "creation", "no-provenance": "provenance=False"}
+    return re.sub(
+        r"(?<![\w-])--([a-z][a-z-]*[a-z])",
+        lambda found: named.get(found[1], found[1].replace("-", "_")),
+        text,
+    )

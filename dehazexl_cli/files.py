@@ -242,6 +242,23 @@ def is_wanted_as_stored(opened: Opened, target: str, storage: Storage) -> bool:
     return plain and same_format and whole and Path(opened.source).is_file()
 
 
+def dehaze_file(
+    source: str,
+    target: str,
+    loaded: Loaded,
+    recipe: Recipe,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+) -> Report:
+    """Dehaze a file into a new one; raises the DehazeError that fits."""
+    opened = open_scene(source, recipe)
+    try:
+        computed = compute(opened, target, loaded, recipe, overwrite, watch)
+    finally:
+        opened.reader.close()
+    return finished(computed)
+
+
 def publish(computed: Computed) -> Report:
     """Give a pending result its name; OutputError, and no file, if that fails."""
     assert isinstance(computed.writer, Pending), "it has its name already"

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from dehazexl_cli.errors import DeviceError
+from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 
 SkipPolicy = Literal["device", "host", "disk", "recompute"]
@@ -352,3 +352,18 @@ def following(plans: Sequence[Plan], index: int, phase: str) -> int | None:
 def gigabytes(size: int) -> str:
     """A size as people write it in options, rounded up so that it suffices: 612M, 12.3G."""
     return f"{-(-size // 2**20)}M" if size < FINE_BYTES else f"{-(-size * 10 // 2**30) / 10:.1f}G"
+
+
+def parse_size(option: str, text: str | None) -> int | None:
+    """Bytes of "8G", "512M" or "1.5GB" (powers of 1024); UsageError for anything else."""
+    if text is None:
+        return None
+    number = text.strip().upper().removesuffix("B").removesuffix("I")
+    unit = {"K": 10, "M": 20, "G": 30, "T": 40}.get(number[-1:], 0)
+    try:
+        size = int(float(number[:-1] if unit else number) * 2**unit)
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"{option} {text!r} is no amount of memory", "write it like 8G or 512M")
+    return size

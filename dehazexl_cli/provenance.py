@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
+
+from dehazexl_cli.text import masked, printable, to_json
 
 NAME = "dehazexl"
 
@@ -36,19 +37,20 @@ class Provenance:
             ("DEHAZEXL_MODEL", self.model),
             ("DEHAZEXL_WEIGHTS_SHA256", self.weights_sha256),
             *companion,
-            ("DEHAZEXL_OPTIONS", json.dumps(self.options, sort_keys=True)),
-            ("DEHAZEXL_SOURCE", self.source),
+            ("DEHAZEXL_OPTIONS", to_json(dict(sorted(self.options.items())))),
+            ("DEHAZEXL_SOURCE", printable(masked(self.source))),
             ("DEHAZEXL_DATETIME", self.time),
         )
 
     def stac(self) -> dict[str, Any]:
         """Fields of the processing extension of STAC."""
         companion = {"companion_sha256": self.companion_sha256} if self.companion_sha256 else {}
+        by = f"{NAME} {self.version}"
         return {
             "processing:software": {NAME: self.version},
             "processing:version": self.version,
             "processing:datetime": self.time,
-            "processing:lineage": f"{self.source}, dehazed by {NAME} {self.version} with {self.model}",
+            "processing:lineage": f"{masked(self.source)}, dehazed by {by} with {self.model}",
             "processing:expression": {
                 "format": NAME,
                 "expression": {

@@ -52,6 +52,7 @@ class Report:
     clipped_values: int = 0  # values that the model would have made less than low or more than high
     fallbacks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # of what was decided, and how to have it otherwise
     version: str = ""
     processing: dict[str, Any] = field(default_factory=dict)  # by the names of STAC's processing extension
 

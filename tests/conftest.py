@@ -22,12 +22,17 @@ import torch
 from batches import NAMES, make_image
 from torch import Tensor
 
+from dehazexl_cli import files
 from dehazexl_cli.cli import main
+from dehazexl_cli.engine import Options
+from dehazexl_cli.files import Recipe
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
-from dehazexl_cli.models.checkpoint import bundled, save
+from dehazexl_cli.models.checkpoint import Loaded, bundled, save
 from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
 from dehazexl_cli.plan import Footprint
+from dehazexl_cli.raster.selection import Selection
+from dehazexl_cli.report import Report
 
 SHARED = Path(os.environ.get("DEHAZEXL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -195,6 +200,19 @@ def save_tiny_weights(path: Path) -> Path:
     torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
     save(path, model, "dehazexl-s", {}, torch.float32)
     return path
+
+
+def dehaze_file(
+    source: Path,
+    target: Path,
+    model: Loaded,
+    options: Options,
+    selection: Selection | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Dehaze a file by options of the engine, which know what no command has an option for."""
+    recipe = Recipe(options, selection or Selection())
+    return files.dehaze_file(str(source), str(target), model, recipe, overwrite)
 
 
 def names(folder: Path) -> set[str]:

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
-from conftest import Identity, Result, Toy
+from conftest import Identity, Result, Toy, dehaze_file
 from rasterio.enums import ColorInterp
 from test_stream import FP32, streamed
 
-from dehazexl_cli import dehaze_file
 from dehazexl_cli.engine import Options
 from dehazexl_cli.engine.values import choose_groups
 from dehazexl_cli.errors import UsageError

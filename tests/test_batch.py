@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from batches import NAMES, cut_short, files, log_of, make_image, states
-from conftest import Result
+from conftest import Result, dehaze_file
 
 import dehazexl_cli
 import dehazexl_cli.files
@@ -201,7 +201,7 @@ def test_a_result_that_another_batch_has_made_meanwhile_is_not_made_again(
             there = tmp_path / "out" / "sub" / "deep" / "c.png"
             there.parent.mkdir(parents=True)
             source = folder / "sub" / "deep" / "c.png"
-            made = dehazexl_cli.dehaze_file(source, there, model=loaded, options=recipe.options)
+            made = dehaze_file(source, there, loaded, recipe.options)
             report = made.to_dict() | {"file": [there.stat().st_size, there.stat().st_mtime_ns]}
             record = tmp_path / "out" / ".dehazexl" / "reports" / "sub" / "deep" / "c.png.json"
             record.parent.mkdir(parents=True)

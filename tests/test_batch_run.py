@@ -19,6 +19,7 @@ from dehazexl_cli.batch.outcomes import Job, Outcome
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.engine import Options, memory
 from dehazexl_cli.files import Recipe
+from dehazexl_cli.models import loading
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -30,8 +31,8 @@ PATIENCE = 20  # seconds
 def test_run_takes_several_images_and_a_folder(
     dehazexl: Command, folder: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads, load_model = [], dehazexl_cli.load_model
-    monkeypatch.setattr(dehazexl_cli, "load_model", lambda *names: loads.append(names) or load_model(*names))
+    loads, load_model = [], loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda *names: loads.append(names) or load_model(*names))
     inputs = [folder / name for name in NAMES]
     result = dehazexl("run", *inputs, tmp_path / "clear", "--weights", tiny_weights, "--print-paths", "-q")
     assert (result.code, len(loads)) == (0, 1)

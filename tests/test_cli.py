@@ -17,9 +17,7 @@ import rasterio
 from conftest import Result, as_from_a_terminal, names
 from rasterio.transform import from_origin
 
-from dehazexl_cli import __version__, dehaze, dehaze_file, load_model
-from dehazexl_cli.cli import share_processors
-from dehazexl_cli.engine import Options
+from dehazexl_cli import Options, __version__, dehaze, dehaze_file, load_model
 from dehazexl_cli.models import REGISTRY
 
 Command = Callable[..., Result]
@@ -380,17 +378,3 @@ def test_python_and_the_command_line_give_the_same_pixels(
     assert grey.shape == array.shape[:2]
     report = dehaze_file(scene, scene.with_name("p.tif"), model=model, options=Options(strength=0.5))
     assert (report.strength, report.model) == (0.5, "dehazexl-s")
-
-
-def test_waiting_threads_give_way_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value, expected in (
-        ("GOMP_SPINCOUNT", None, "1000"),
-        ("GOMP_SPINCOUNT", "7", "7"),
-        ("OMP_WAIT_POLICY", "ACTIVE", None),
-    ):
-        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        if value is not None:
-            monkeypatch.setenv(name, value)
-        share_processors()
-        assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -18,10 +18,10 @@ import rasterio
 import typer
 from conftest import Result
 
-from dehazexl_cli import GENERIC
 from dehazexl_cli.cli import app
 from dehazexl_cli.cli.configuration import Setting, commands_of, settings_of
 from dehazexl_cli.cli.options import MODELS
+from dehazexl_cli.models.loading import GENERIC
 
 Command = Callable[..., Result]
 ROOT = typer.main.get_command(app)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import TINY, Identity, Result, Toy
+from conftest import TINY, Identity, Result, Toy, dehaze_file
 
-from dehazexl_cli import dehaze_file, load_model
+from dehazexl_cli import load_model
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.evaluation import compare

@@ -26,20 +26,29 @@ class Layer:
     late: bool = False  # may import only the light layers when it is loaded itself, the rest inside functions
 
 
-LIGHT = ("errors", "owner", "paths", "grid", "plan", "report")  # nothing but the standard library
+LIGHT = (  # nothing but the standard library
+    *("text", "errors", "owner", "paths", "grid", "plan", "report", "processors", "streams"),
+)
 BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
 ALL = (*BELOW, "files", "batch", "training", "evaluation", "attribution")
 TABLE = {
-    "errors": Layer(),
+    "text": Layer(),
+    "streams": Layer(),
+    "errors": Layer(("text",)),
     "owner": Layer(),
     "paths": Layer(("errors", "owner")),
+    "processors": Layer((), frozenset({"torch"}), late=True),
+    "options": Layer((*BELOW, "files"), late=True),
+    "arrays": Layer(("errors", "raster.base", "raster.memory"), frozenset({"numpy"})),
+    "api": Layer((*ALL, "options", "arrays"), frozenset({"numpy"}), late=True),
     "grid": Layer(("errors",)),
     "plan": Layer(("errors", "grid")),
     "report": Layer(("errors", "grid", "plan")),
     "provenance": Layer(LIGHT),
-    "documents": Layer(("errors", "owner", "paths")),
+    "documents": Layer(("text", "errors", "owner", "paths")),
     "raster": Layer(
-        ("errors", "grid", "owner", "paths"), frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"})
+        ("text", "errors", "grid", "owner", "paths"),
+        frozenset({"numpy", "rasterio", "tifffile", "imagecodecs"}),
     ),
     "models": Layer(
         ("errors", "grid", "paths", "plan:Footprint"), frozenset({"torch", "safetensors", "numpy"})
@@ -56,15 +65,18 @@ TABLE = {
     "batch": Layer((*BELOW, "files", ""), frozenset({"torch", "rasterio", "distributed"}), late=True),
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),
     "rio": Layer(("cli",), frozenset({"click"}), late=True),
-    "__main__": Layer((*ALL, "cli", ""), late=True),
-    "": Layer(ALL, EVERYTHING, late=True),  # the package's own __init__
+    "__main__": Layer((*ALL, "cli", "streams", ""), late=True),
+    "": Layer((*ALL, "api", "options"), EVERYTHING, late=True),  # the package's own __init__
 }
 EARLY = {
     "batch": frozenset({"batch", "provenance", "documents"}),
     "cli": frozenset({"typer", "rich", "cli", "documents", ""}),
     "rio": frozenset({"click"}),
     "__main__": frozenset({"cli", ""}),
-    "": frozenset(),
+    "": frozenset({"api", "options"}),
+    "api": frozenset({"options"}),
+    "options": frozenset(),
+    "processors": frozenset(),
 }
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import Browser, find_browser
+from conftest import dehaze_file
 from test_cli_evaluate import write
 
-from dehazexl_cli import dehaze_file, load_model
+from dehazexl_cli import load_model
 from dehazexl_cli.cli.compare import Candidate, input_row
 from dehazexl_cli.cli.measuring import View, measure
 from dehazexl_cli.cli.page import comparison_page, worst_places

@@ -11,13 +11,12 @@ import pytest
 import rasterio
 import tifffile
 from affine import Affine
-from conftest import Result, Toy
+from conftest import Result, Toy, dehaze_file
 from rasterio.control import GroundControlPoint
 from rasterio.rpc import RPC
 from rasterio.warp import transform_bounds
 from test_stream import FP32
 
-from dehazexl_cli import dehaze_file
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box

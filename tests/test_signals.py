@@ -55,7 +55,7 @@ def progress(self, now, done, total):
         stay()
 
 if phase == "load":
-    dehazexl_cli.load_model = load
+    dehazexl_cli.models.loading.load_model = load
 elif phase == "rename":
     os.replace = replace
 else:

@@ -22,6 +22,7 @@ from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell, failure
 from dehazexl_cli.batch.scenes import is_gdal_name
 from dehazexl_cli.batch.signals import undisturbed
 from dehazexl_cli.errors import DehazeError, DeviceError, UsageError, reason
+from dehazexl_cli.text import name_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -84,7 +85,7 @@ class Cluster:
 
         def submit(job: Job) -> Future:
             scene = job.scene
-            key = f"dehazexl-{Path(scene.source).name}-{uuid4().hex}"
+            key = f"dehazexl-{name_of(scene.source)}-{uuid4().hex}"
             source = scene.source if is_gdal_name(scene.source) else os.path.abspath(scene.source)
             # A worker may be lost after its result has got its name; nobody else could make it meanwhile.
             there = Job(replace(scene, source=source, target=scene.target.absolute()), overwrite=True)

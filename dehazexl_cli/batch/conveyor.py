@@ -35,9 +35,9 @@ class Setup:
         """The model, ready; what no scene could be run with fails here, as the DehazeError that fits."""
         import torch
 
-        from dehazexl_cli import load_model
         from dehazexl_cli.engine import precision_for, require_overlap
         from dehazexl_cli.engine.transfer import choose_devices
+        from dehazexl_cli.models.loading import load_model
 
         if self.share > 1:
             torch.set_num_threads(max(1, processors() // self.share))

@@ -17,6 +17,7 @@ from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.documents import pour, write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.paths import AnyPath, file_of, is_stream, require_writable
+from dehazexl_cli.text import to_json
 
 FOLDER = ".dehazexl"  # in the folder of results
 NO_ROOM = "free some space, or name another place with --log and --reports"
@@ -39,7 +40,7 @@ class Origin(NamedTuple):
         from dehazexl_cli.engine.job import OF_THE_MACHINE
 
         kept = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
-        return cls(model, weights_sha256, json.loads(json.dumps(kept)), companion_sha256)
+        return cls(model, weights_sha256, json.loads(to_json(kept)), companion_sha256)
 
     def difference(self, wanted: Origin) -> str | None:
         """How the result was made otherwise than wanted, in words; None if it was not."""
@@ -98,7 +99,7 @@ class Ledger:
             path = self.report_of(scene)
             make_folder(path.parent)
             report = outcome.report | {"file": fingerprint(scene.target)}
-            write_whole(path, json.dumps(report, indent=2) + "\n", NO_ROOM)
+            write_whole(path, to_json(report, 2) + "\n", NO_ROOM)
         line: dict[str, Any] = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "host": self._host,
@@ -112,7 +113,7 @@ class Ledger:
             line |= {"seconds": round(outcome.seconds, 3)} | {key: outcome.report[key] for key in kept}
         else:
             line |= {"why": outcome.why} | ({"hint": outcome.hint} if outcome.hint else {})
-        append(self.log, json.dumps(line) + "\n")
+        append(self.log, to_json(line) + "\n")
 
     def difference(self, scene: Scene, wanted: Origin) -> str | None:
         """How a result that is there differs from what would be made now, in words; None if it does not."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import fnmatch
 import glob
+import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dehazexl_cli.errors import InputError, OutputError, UsageError
+from dehazexl_cli.text import decoded, name_of
 
 # A folder's files with other endings are not looked at: most of them go with a raster, and are none.
 SUFFIXES = frozenset(
@@ -147,7 +150,10 @@ def expand(name: str, out: Path) -> Iterator[Found]:
     """The files that an argument means; InputError if there are none."""
     if os.path.isdir(name):
         yield from files_below(name, out)
-    elif glob.has_magic(name) and not os.path.exists(name):
+    elif os.path.exists(name) or (is_gdal_name(name) and not glob.glob(name, recursive=True)):
+        # What a server or a container holds is no pattern, though its name may have a ? in it.
+        yield Found(name, PurePath(name_of(name)))
+    elif glob.has_magic(name):
         root = fixed_part(name)
         # A pattern that names an ending means just that, whatever it is.
         ending = PurePath(name).suffix
@@ -161,8 +167,6 @@ def expand(name: str, out: Path) -> Iterator[Found]:
             raise InputError(f"{name}: no file fits this pattern", "check it with: ls")
         for path in matches:
             yield Found(path, PurePath(os.path.relpath(path, root)))
-    elif os.path.exists(name) or is_gdal_name(name):
-        yield Found(name, PurePath(PurePath(name).name))
     else:
         raise InputError(f"{name}: no such file or folder", "check the spelling")
 
@@ -252,32 +256,56 @@ def read_list(name: str, nul: bool) -> list[Found]:
         content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
         raise InputError(f"the list {name} cannot be read ({error.strerror})", "check its name") from error
-    text = os.fsdecode(content)
-    if name.lower().endswith(".csv"):
+    text = decoded(content)
+    if name.lower().endswith((".csv", ".tsv")):
         return list(rows_of(name, text))
-    names = text.split("\0") if nul else text.splitlines()
+    names = text.split("\0") if nul else map(unquoted, re.split(r"\r\n|\n|\r", text))
     return [Found(each, place_of(each)) for each in names if each]
+
+
+def unquoted(line: str) -> str:
+    """A name without the quotes that Windows puts around one that was copied as a path."""
+    quoted = len(line) > 2 and line[0] == line[-1] == '"' and not os.path.exists(line)
+    return line[1:-1] if quoted else line
 
 
 def place_of(name: str) -> PurePath:
     """Where a listed source lies below the current folder; its bare name if it lies elsewhere."""
     inside = None if is_gdal_name(name) else below(name, ".")
-    return PurePath(PurePath(name).name) if inside is None else inside
+    return PurePath(name_of(name)) if inside is None else inside.with_name(name_of(name))
 
 
 def rows_of(name: str, text: str) -> Iterator[Found]:
-    """The sources of a CSV, with the names of their results if it has a column for them."""
-    rows = csv.DictReader(text.splitlines())
-    columns = {column.strip().lower(): column for column in rows.fieldnames or ()}
+    """The sources of a CSV, with the names of their results if it has a column for them.
+
+    Columns are parted by commas, semicolons or tabs, whichever the first line has most of.
+    """
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), **dialect_of(text))]
+    except csv.Error as error:
+        raise UsageError(f"{name} is no CSV ({error})", "save it again as CSV, in UTF-8") from error
+    rows = [row for row in rows if any(row)]
+    if rows and rows[0][0].lower().startswith("sep="):  # for Excel
+        rows = rows[1:]
+    columns = {column.lower(): index for index, column in reversed([*enumerate(rows[0] if rows else ())])}
     source = next((columns[key] for key in SOURCE_COLUMNS if key in columns), None)
     target = next((columns[key] for key in TARGET_COLUMNS if key in columns), None)
     if source is None:
         raise UsageError(
             f"{name} has no column of sources", f"its first line must name one: {', '.join(SOURCE_COLUMNS)}"
         )
-    for row in rows:
-        if row[source]:
-            wanted = PurePath(row[target]) if target is not None and row[target] else None
+    for row in rows[1:]:
+        if row[source : source + 1] not in ([], [""]):
+            named = row[target] if target is not None and target < len(row) else ""
+            wanted = PurePath(named) if named else None
             if wanted is not None and (wanted.is_absolute() or ".." in wanted.parts):
                 raise UsageError(f"{name}: {wanted} is outside OUT_DIR", "name results inside of it")
             yield Found(row[source], place_of(row[source]), wanted)
+
+
+def dialect_of(text: str) -> dict[str, Any]:
+    """How the columns of a CSV are parted, as the first line tells that is not empty."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    if first.lower().startswith("sep="):
+        return {"delimiter": first[4:5] or ","}
+    return {"delimiter": max(",;\t", key=first.count)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
 from dehazexl_cli.cli.weights import weights
 from dehazexl_cli.errors import DehazeError, Stopped
+from dehazexl_cli.streams import Forgiving
 
 app = typer.Typer(
     name="dehazexl",
@@ -53,7 +53,7 @@ app.add_typer(config, name="config")
 def show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
-        typer.echo(f"dehazexl {__version__}")
+        console.put(f"dehazexl {__version__}")
         raise typer.Exit
 
 
@@ -66,16 +66,6 @@ def settings(
 ) -> None:
     """Remove haze from aerial and satellite images of any size."""
     console.debug = debug
-
-
-def share_processors() -> None:
-    """Let threads that wait for each other give way soon; must come before torch is loaded.
-
-    OpenMP's threads spin while they wait. Where other programs kept one of two processors busy, a scene
-    took 61 s, and 3 s with this (measured); an idle machine is as fast as before.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def main() -> None:
@@ -92,23 +82,30 @@ def main_of_rio(arguments: list[str]) -> None:
 
 def run_guarded(command: Callable[[], Any]) -> None:
     """Do what a command line says; every way to fail has its words and its exit code."""
-    share_processors()
+    said_on, sys.stderr = sys.stderr, Forgiving(sys.stderr)
     try:
         with console.signals():
             command()
     except Stopped as stopped:
-        if console.debug:
-            raise
         console.ignore_signals()
-        console.show_error(stopped)
+        ended_by(stopped)
         sys.exit(stopped.exit_code)
     except DehazeError as error:
-        if console.debug:
-            raise
-        console.show_error(error)
+        ended_by(error)
         sys.exit(error.exit_code)
     except Exception as error:
         if console.debug:
-            raise
-        console.show_bug(error)
+            console.show_traceback()
+        else:
+            console.show_bug(error)
         sys.exit(1)
+    finally:
+        sys.stderr = said_on
+
+
+def ended_by(error: DehazeError | Stopped) -> None:
+    """Say what ended a command, and on request where it came from."""
+    if console.debug:
+        console.show_traceback()
+    else:
+        console.show_error(error)

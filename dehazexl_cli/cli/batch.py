@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import typer
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.telling import Display, Narrator
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.batch.conveyor import Setup
@@ -298,9 +298,9 @@ def print_what_would_be(wanted: Wanted, display: Display) -> None:
     scenes = wanted.collect(Narrator(display))
     if display.as_json:
         rows = [{"input": scene.source, "output": str(scene.target)} for scene in scenes]
-        return typer.echo(json.dumps(rows, indent=2))
+        return console.put(to_json(rows, 2))
     for scene in scenes:
-        typer.echo(f"{scene.source}\t{scene.target}")
+        console.put(f"{scene.source}\t{scene.target}")
 
 
 def parse_gpus(text: str | None) -> tuple[int, ...]:

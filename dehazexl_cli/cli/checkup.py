@@ -190,9 +190,9 @@ def compresses(codec: str) -> bool:
 
 def check_weights() -> Iterator[Finding]:
     """Whether the bundled weights are those that were bundled, and work."""
-    from dehazexl_cli import DEFAULT_MODEL
     from dehazexl_cli.models.checkpoint import all_bundled, expected_digest, load
     from dehazexl_cli.models.examination import try_out
+    from dehazexl_cli.models.loading import DEFAULT_MODEL
 
     files = all_bundled()
     if DEFAULT_MODEL not in files:

@@ -19,6 +19,7 @@ from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError, Stopped, UsageError
 from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import require_all_writable
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Seam
@@ -280,7 +281,7 @@ def publish(
     before = [input_row(source, reference, done[0].view)] if done else []
     rows = [*before, *(candidate.to_dict() for candidate in candidates)]
     facts = {"input": source, "reference": reference, "candidates": rows}
-    text = json.dumps(facts, indent=2, allow_nan=False)
+    text = to_json(facts, 2)
     measured = [row for row in rows if "error" not in row]
     as_data, as_page = documents(out)
     write_whole(as_data, text + "\n", NO_ROOM)
@@ -289,7 +290,7 @@ def publish(
 
         write_whole(as_page, comparison_page(source, reference, done, measured, spots), NO_ROOM)
     if as_json:
-        typer.echo(text)
+        console.put(text)
     elif done:
         print_table(measured)
 
@@ -309,7 +310,6 @@ def input_row(source: str, reference: str | None, view: View) -> dict[str, Any]:
 def print_table(rows: list[dict[str, Any]]) -> None:
     """A line for the input and each way; a column only where something was measured."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     columns = {key: title for key, title in COLUMNS.items() if any(row[key] is not None for row in rows)}
@@ -319,4 +319,4 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(row["label"], *("" if row[key] is None else f"{row[key]:g}" for key in columns))
     width = None if sys.stdout.isatty() else 250
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+    console.put_table(table, width)

@@ -22,6 +22,7 @@ from dehazexl_cli.cli.configuration import (
     variable_used,
 )
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.text import to_json
 
 config = typer.Typer(help="Show what options are in effect.", no_args_is_help=True)
 
@@ -75,7 +76,7 @@ def show(
         }
     if as_json:
         plain = {name: {each.key: each.to_dict() for each in those} for name, those in effects.items()}
-        typer.echo(json.dumps(plain, indent=2))
+        console.put(to_json(plain, 2))
     else:
         print_effects(effects, whole=bool(words))
     for name in unknown_variables(root.command, os.environ):
@@ -134,12 +135,12 @@ def print_effects(effects: dict[str, list[Effect]], whole: bool) -> None:
         shown = [each for each in all_of_it if whole or each.source != "default"]
         if not shown:
             continue
-        typer.echo(f"[{name}]")
+        console.put(f"[{name}]")
         for effect in shown:
             value = "-" if effect.value is None else json.dumps(effect.value)
             where = f"{effect.source}{f' ({effect.where})' if effect.where else ''}"
-            typer.echo(f"{effect.key:<18} {value:<24} {where}")
+            console.put(f"{effect.key:<18} {value:<24} {where}")
     if not whole:
-        typer.echo(
+        console.put(
             "everything else is the default; for all options of a command: dehazexl config show COMMAND"
         )

@@ -7,15 +7,19 @@ default. Here every option of every command is told the names of its variables, 
 from __future__ import annotations
 
 import copy
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 from typer.core import TyperGroup
 
+from dehazexl_cli.cli.console import stdout_failure
 from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.text import decoded, masked
 
 PREFIX = "DEHAZEXL_"
 FILE_VARIABLE = f"{PREFIX}CONFIG"
@@ -47,6 +51,31 @@ class Configured(TyperGroup):
             if not hasattr(command, "commands") or not path:
                 command.params.append(copy.copy(file))
         self.params[-1].envvar = FILE_VARIABLE  # else a command would prefer it to the option before it
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Read the line as far as the group's own options go."""
+        with in_our_words():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, context: Any) -> Any:
+        """Read the rest of the line, and do what it says."""
+        with in_our_words():
+            return super().invoke(context)
+
+
+@contextmanager
+def in_our_words() -> Iterator[None]:
+    """Have typer's complaints say no secrets, and help that cannot be written fail as other data does."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EBADF):
+            raise stdout_failure(error) from error
+        raise
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):
+            error.message = masked(error.message)
+        raise
 
 
 def commands_of(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -126,13 +155,16 @@ def read_toml(file: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(decoded(file.read_bytes()).replace("\r\n", "\n"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})", f"check --{CONFIG}") from error
     except ValueError as error:
+        escape = "escape" in str(error) or "hex value" in str(error)
         raise InputError(
             f"{file}: is no TOML ({error})",
-            'write lines like device = "cpu", and [run] above those of one command',
+            r"put paths with backslashes between single quotes: weights = 'C:\net.pt'"
+            if escape
+            else 'write lines like device = "cpu", and [run] above those of one command',
         ) from error
 
 

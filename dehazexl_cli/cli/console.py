@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from dehazexl_cli.errors import DehazeError, Stopped, UsageError, stopping_signals
+from dehazexl_cli.errors import DehazeError, OutputError, Stopped, stopping_signals
+from dehazexl_cli.streams import drop
+from dehazexl_cli.text import masked, printable, to_json
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
+    from rich.table import Table
 
 debug = False  # set by the global option, read by main()
 
@@ -49,8 +53,51 @@ class ProgressKind(StrEnum):
 
 
 def say(message: str) -> None:
-    """One line for the person at the terminal."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for the person at the terminal, without secrets."""
+    print(masked(message), file=sys.stderr, flush=True)
+
+
+def put(text: object, end: str = "\n") -> None:
+    """Data on stdout, without secrets; OutputError if it cannot be written."""
+    put_bytes(
+        f"{printable(masked(str(text)))}{end}".encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+    )
+
+
+def put_path(path: object, end: str = "\n") -> None:
+    """The name of a result on stdout, byte by byte as it is on disk; OutputError if it cannot be written."""
+    put_bytes(os.fsencode(f"{path}{end}"))
+
+
+def put_table(table: Table, width: int | None) -> None:
+    """A table on stdout, as wide as the terminal, or so many characters."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    terminal = sys.stdout.isatty()
+    out = Console(file=text, width=width, force_terminal=terminal, markup=False, emoji=False, highlight=False)
+    out.print(table)
+    put(text.getvalue(), end="")
+
+
+def put_bytes(data: bytes) -> None:
+    """Bytes on stdout; OutputError if they cannot be written."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise stdout_failure(error) from error
+
+
+def stdout_failure(error: OSError) -> OutputError:
+    """The error to raise where data cannot be written; nothing more is."""
+    drop(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return OutputError("stdout: nobody reads it", "read all of it, or send it to a file")
+    return OutputError(
+        f"stdout: cannot be written ({error.strerror})", "free some space, or send it elsewhere"
+    )
 
 
 def show_error(error: DehazeError | Stopped) -> None:
@@ -61,8 +108,8 @@ def show_error(error: DehazeError | Stopped) -> None:
 
 
 def in_one_line(text: str) -> str:
-    """Text without line breaks, which names of files may have."""
-    return " ".join(text.splitlines())
+    """Text without secrets and line breaks, which names of files may have."""
+    return masked(" ".join(text.splitlines()))
 
 
 def show_bug(error: Exception) -> None:
@@ -72,12 +119,24 @@ def show_bug(error: Exception) -> None:
     say("  try: run it again as `dehazexl --debug …` and report what it prints; this should not happen")
 
 
+class MaskedFormatter(logging.Formatter):
+    """What libraries say, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+def show_traceback() -> None:
+    """Where the error that is being handled came from, without secrets."""
+    say(traceback.format_exc().rstrip())
+
+
 def configure_logging(verbose: bool, quiet: bool) -> None:
     """Send the libraries' warnings to stderr, or more of them, or only errors."""
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s", force=True
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(MaskedFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
     # It warns of what GDAL forgives, such as a nodata value that no pixel can have, in words for programmers.
     logging.getLogger("tifffile").setLevel(logging.NOTSET if verbose else logging.ERROR)
 
@@ -185,7 +244,7 @@ class JsonProgress:
         percent = (phase, 100 * done // total)
         if percent != self._percent:
             self._percent = percent
-            say(json.dumps({"event": "progress", "phase": phase, "done": done, "total": total}))
+            say(to_json({"event": "progress", "phase": phase, "done": done, "total": total}))
 
     def stop(self) -> None:
         """Nothing to end."""
@@ -246,18 +305,3 @@ class BarProgress:
     def stop(self) -> None:
         """Leave the bars as they are and give the terminal back."""
         self._bars.stop()
-
-
-def parse_size(text: str | None) -> int | None:
-    """Bytes of "8G", "512M" or "1.5GB" (powers of 1024); UsageError for anything else."""
-    if text is None:
-        return None
-    number = text.strip().upper().removesuffix("B").removesuffix("I")
-    unit = {"K": 10, "M": 20, "G": 30, "T": 40}.get(number[-1:], 0)
-    try:
-        size = int(float(number[:-1] if unit else number) * 2**unit)
-    except (ValueError, OverflowError):
-        size = 0
-    if size <= 0:
-        raise UsageError(f"{text!r} is no amount of memory", "write it like 8G or 512M")
-    return size

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import typer
 
-from dehazexl_cli.cli import options
+from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.findings import Verdict
 from dehazexl_cli.errors import CheckError
+from dehazexl_cli.text import to_json
 
 SEVERITY = (Verdict.passed, Verdict.warned, Verdict.failed)
 
@@ -28,12 +28,12 @@ def doctor(device: options.Device = "auto", as_json: options.Json = False) -> No
     for finding in checkup.examine(device):
         findings.append(finding)
         if not as_json:
-            typer.echo(f"{finding.verdict.value}  {finding.name:<10}  {finding.detail}")
+            console.put(f"{finding.verdict.value}  {finding.name:<10}  {finding.detail}")
             if finding.remedy:
-                typer.echo(f"{'':<18}try: {finding.remedy}")
+                console.put(f"{'':<18}try: {finding.remedy}")
     worst = max((finding.verdict for finding in findings), key=SEVERITY.index)
     if as_json:
         checks = [asdict(finding) for finding in findings]
-        typer.echo(json.dumps({"verdict": worst, "checks": checks}, indent=2, allow_nan=False))
+        console.put(to_json({"verdict": worst, "checks": checks}, 2))
     if worst is Verdict.failed:
         raise typer.Exit(CheckError.exit_code)

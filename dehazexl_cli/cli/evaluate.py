@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, 
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import InputError, UsageError, reason
 from dehazexl_cli.paths import STDOUT, descriptor_of, require_writable
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -111,7 +111,7 @@ def evaluate(
             raise UsageError(
                 f"--csv {csv_file} and --json both write to stdout", "give --csv the name of a file"
             )
-    from dehazexl_cli import load_model
+    from dehazexl_cli.models.loading import load_model
 
     with console.when_stopped("no results were written; run the same command again, perhaps with --limit"):
         evaluation = prepare(load_model(model, weights, multiple), mixing, chosen, clear)
@@ -274,7 +274,7 @@ class Narrator:
 
     def _event(self, number: int, name: str, group: str, error: str | None) -> None:
         event = {"event": "pair", "done": number, "total": self.total, "name": name, "group": group}
-        console.say(json.dumps(event | ({"error": error} if error else {})))
+        console.say(to_json(event | ({"error": error} if error else {})))
 
 
 def publish(outcome: Outcome, evaluation: Evaluation, csv_file: Path | None, as_json: bool) -> None:
@@ -282,6 +282,6 @@ def publish(outcome: Outcome, evaluation: Evaluation, csv_file: Path | None, as_
     if csv_file is not None:
         write_whole(csv_file, as_csv(outcome), "name another --csv")
     if as_json:
-        typer.echo(json.dumps(as_plain(outcome, evaluation.about), indent=2, allow_nan=False))
+        console.put(to_json(as_plain(outcome, evaluation.about), 2))
     elif csv_file is None:
         print_table(outcome.results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from contextlib import closing
@@ -26,6 +25,7 @@ from dehazexl_cli.documents import staged
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import require_all_writable
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.models.checkpoint import Loaded
@@ -119,7 +119,7 @@ def explain(
     beside = [target.with_suffix(".json"), *picture_paths(target, count)]
     require_all_writable([target, *beside], overwrite, (source, baseline, mask, weights))
 
-    from dehazexl_cli import load_model
+    from dehazexl_cli.models.loading import load_model
     from dehazexl_cli.raster.selection import Selection, open_selected
 
     reader, _ = open_selected(source, Selection(nodata, mask))
@@ -138,13 +138,13 @@ def explain(
             with console.progress(progress, quiet) as told:
                 explanation = explain_scene(reader, loaded.model, question, chosen, told)
             facts = report(source, target, explanation, loaded, began)
-            text = json.dumps(facts, indent=2, allow_nan=False)
+            text = to_json(facts, 2)
             documents = pictures(target, reader, explanation, question)
             write_rows(writer, reader, explanation)
             with staged(documents | {target.with_suffix(".json"): (text + "\n").encode()}, NO_ROOM):
                 writer.commit()
     if as_json:
-        typer.echo(text)
+        console.put(text)
     if not quiet:
         summarise(facts)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,6 +13,7 @@ import typer
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.plan import describe, network_for, sentences, size
 from dehazexl_cli.errors import DehazeError
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -55,9 +55,9 @@ def info(
             seen.append({"input": source, "error": said(error)})
         else:
             if not as_json:
-                typer.echo("\n".join(["", *lines(seen[-1])] if number else lines(seen[-1])))
+                console.put("\n".join(["", *lines(seen[-1])] if number else lines(seen[-1])))
     if as_json:
-        typer.echo(json.dumps(plain(seen), indent=2, allow_nan=False))
+        console.put(to_json(plain(seen), 2))
     if any("error" in facts for facts in seen):
         raise typer.Exit(FINISHED_WITH_FAILURES)
 

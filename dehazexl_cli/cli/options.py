@@ -12,6 +12,7 @@ import typer
 
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.plan import parse_size
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Mode, Options
@@ -127,7 +128,8 @@ BandRanges = Annotated[
     typer.Option(
         "--input-range",
         metavar="LOW,HIGH",
-        help="Stored numbers shown as black and white; per band: repeat it, or give l1,h1,l2,h2,…",
+        help="Stored numbers shown as black and white; per band: repeat it, or give l1,h1,l2,h2,…; or dtype, "
+        "percentiles.",
     ),
 ]
 AllBands = Annotated[
@@ -237,7 +239,6 @@ def read_options(
     seed: int,
 ) -> Options:
     """The engine's options from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.cli.console import parse_size
     from dehazexl_cli.engine import Options, Wishes
 
     return Options(
@@ -246,8 +247,8 @@ def read_options(
         strength=strength,
         device=device,
         precision=precision.value,
-        max_ram=parse_size(max_ram),
-        max_vram=parse_size(max_vram),
+        max_ram=parse_size("--max-ram", max_ram),
+        max_vram=parse_size("--max-vram", max_vram),
         overlap=parse_overlap(overlap),
         wishes=Wishes(seed=seed),
     )
@@ -266,10 +267,6 @@ def read_selection(
     """Which pixels are worked on, from the command line's texts; UsageError for a text that is none."""
     from dehazexl_cli.raster.selection import Selection
 
-    if bbox_crs is not None and bbox is None:
-        raise UsageError("--bbox-crs says nothing without --bbox", "give --bbox too")
-    if context is ContextKind.scene and window is None and bbox is None:
-        raise UsageError("--context scene says nothing without a part", "give --window or --bbox too")
     bounds = numbers("--bbox", bbox, 4)
     return Selection(
         nodata,
@@ -384,10 +381,15 @@ def parse_range(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-def parse_ranges(texts: list[str] | None) -> tuple[float, ...] | None:
-    """Low and high of all bands, or of each in turn, of ["0,4095"], ["0,900", "0,800"] or ["0,9,0,8"]."""
+def parse_ranges(texts: list[str] | None) -> tuple[float, ...] | str | None:
+    """Low and high of all bands, or of each in turn, of ["0,4095"], ["0,900", "0,800"] or ["0,9,0,8"].
+
+    A single word stays one.
+    """
     if not texts:
         return None
+    if len(texts) == 1 and texts[0] in ("dtype", "percentiles"):
+        return texts[0]
     values = [value for text in texts for value in numbers("--input-range", text) or ()]
     if len(values) % 2:
         raise UsageError(f"--input-range {','.join(texts)!r} is no range", "write it like 0,4095")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dehazexl_cli.text import name_of, to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.cli.compare import Candidate
@@ -40,7 +41,7 @@ def comparison_page(
     facts = scene_facts(source)
     places = [*named_places(spots), *worst_places(candidates)]
     data = facts | {
-        "title": f"{Path(source).name} in {len(candidates)} ways",
+        "title": f"{name_of(source)} in {len(candidates)} ways",
         "stretch": [view.low, view.high],
         "views": {label: jpeg(small(path, view, OVERVIEW_SIDE)) for label, path in files.items()},
         "places": [place | {"images": crops(files, view, place)} for place in places],
@@ -59,7 +60,7 @@ def preview_page(title: str, before: Pixels, after: Pixels, facts: dict[str, Any
 
 def filled(data: dict[str, Any]) -> str:
     """The template with its data; nothing in it can end the script it stands in."""
-    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+    text = to_json(data).replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace(SLOT, text, 1)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from dehazexl_cli.cli import options
+from dehazexl_cli.cli import console, options
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Job, Options
@@ -86,14 +84,14 @@ def print_plan(
     finally:
         reader.close()
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        console.put(to_json(facts, 2))
     else:
-        typer.echo("\n".join(sentences(facts)))
+        console.put("\n".join(sentences(facts)))
 
 
 def network_for(name: str | None, weights: Path | None, multiple: int | None = None) -> tuple[str, Dehazer]:
     """The network and its name; without a weight file only its shape, which costs no memory."""
-    from dehazexl_cli import DEFAULT_MODEL, GENERIC, load_model
+    from dehazexl_cli.models.loading import DEFAULT_MODEL, GENERIC, load_model
 
     if weights is not None or name == GENERIC or multiple is not None:
         loaded = load_model(name, weights, multiple)

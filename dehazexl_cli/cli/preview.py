@@ -14,6 +14,7 @@ from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import require_all_writable
+from dehazexl_cli.text import name_of
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
@@ -52,13 +53,13 @@ def preview(
     Example: dehazexl preview huge.tif look.png
     """
     console.configure_logging(False, quiet)
-    picture = target or Path(f"{Path(source).stem}-preview.png")
+    picture = target or Path(f"{Path(name_of(source)).stem}-preview.png")
     page = picture.with_suffix(".html")
     if picture.suffix.lower() != ".png":
         raise OutputError(f"{picture}: is no .png", f"call it {picture.with_suffix('.png')}")
     require_all_writable((picture, page), overwrite, (source, weights))
-    from dehazexl_cli import load_model
     from dehazexl_cli.cli.page import preview_page
+    from dehazexl_cli.models.loading import load_model
     from dehazexl_cli.raster import open_reader
     from dehazexl_cli.raster.base import Trust
 
@@ -73,11 +74,11 @@ def preview(
     facts = {"name": info.name, "height": info.height, "width": info.width, "dtype": info.dtype}
     facts["stretch"] = [report.low, report.high]
     both = beside(before, after)
-    text = preview_page(f"{Path(source).name}, a preview", before, after, facts)
+    text = preview_page(f"{name_of(source)}, a preview", before, after, facts)
     write_whole(picture, both, "name another file")
     write_whole(page, text, "name another file")
-    typer.echo(picture)
-    typer.echo(page)
+    console.put_path(picture)
+    console.put_path(page)
 
 
 def dehazed_small(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from dehazexl_cli.cli.telling import Display
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.paths import STDOUT, descriptor_of, is_same, require_apart, require_writable
+from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.batch.conveyor import Setup
@@ -152,31 +152,20 @@ def run(
         require_apart(report_file, [target])
         write_report(report, report_file)
     if as_json:
-        typer.echo(json.dumps(report.to_dict(), indent=2))
+        console.put(to_json(report.to_dict(), 2))
     if print_paths:
-        typer.echo(target)
+        console.put_path(target)
     if not quiet:
         summarise(report)
 
 
 def dehaze_here(source: str, target: str, setup: Setup, overwrite: bool, shown: console.Progress) -> Report:
     """Dehaze one image in this process."""
-    from dehazexl_cli import dehaze_file, load_model
+    from dehazexl_cli.files import dehaze_file
+    from dehazexl_cli.models.loading import load_model
 
-    recipe = setup.recipe
-    return dehaze_file(
-        source,
-        target,
-        model=load_model(setup.model, setup.weights, setup.multiple),
-        options=recipe.options,
-        selection=recipe.selection,
-        provenance=recipe.provenance,
-        storage=recipe.storage,
-        overwrite=overwrite,
-        resume=recipe.resume,
-        in_place=recipe.in_place,
-        watch=shown,
-    )
+    loaded = load_model(setup.model, setup.weights, setup.multiple)
+    return dehaze_file(source, target, loaded, setup.recipe, overwrite, shown)
 
 
 def is_folder(target: str) -> bool:
@@ -203,7 +192,7 @@ def require_report(
 
 def write_report(report: Report, path: Path) -> None:
     """The report as a JSON file."""
-    write_whole(path, json.dumps(report.to_dict(), indent=2) + "\n", "name another --report")
+    write_whole(path, to_json(report.to_dict(), 2) + "\n", "name another --report")
 
 
 def summarise(report: Report) -> None:
@@ -229,7 +218,7 @@ def summarise(report: Report) -> None:
             f"note: {report.clipped_values} values ({share:.2%}) were held at the ends of the range "
             f"({report.range_source}){other}"
         )
-    for note in report.fallbacks:
+    for note in (*report.notes, *report.fallbacks):
         console.say(f"note: {note}")
     for warning in report.warnings:
         console.say(f"warning: {warning}")

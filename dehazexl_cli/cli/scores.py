@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dehazexl_cli.cli import console
+
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Scores, Seams
 
@@ -115,7 +117,6 @@ def finite(values: dict[str, float]) -> dict[str, float | None]:
 def print_table(results: Sequence[Result]) -> None:
     """The results for a person: pairs, then means."""
     from rich.box import SIMPLE
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=SIMPLE)
@@ -132,7 +133,7 @@ def print_table(results: Sequence[Result]) -> None:
     table.add_row(f"mean of {len(results)}", "all", *cells(means(results)))
     # Names are no markup; and in a file or a pipe no line is to be broken.
     width = None if sys.stdout.isatty() else 250
-    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
+    console.put_table(table, width)
 
 
 def cells(values: dict[str, float]) -> list[str]:

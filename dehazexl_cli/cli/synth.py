@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ import typer
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.paths import file_of
+from dehazexl_cli.text import name_of, to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.raster.base import RasterInfo, RasterReader
@@ -134,7 +134,7 @@ def look_at(source: str, wishes: Wishes) -> Scene:
 
 def target_name(source: str, info: RasterInfo) -> str:
     """The source's name, with the suffix of a format that loses nothing."""
-    path = PurePath(source)
+    path = PurePath(name_of(source))
     if info.driver in PICTURES:
         return path.stem + ".png"
     return path.name if path.suffix.lower() in TIFF_SUFFIXES else path.stem + ".tif"
@@ -270,7 +270,7 @@ class Narrator:
         name = f"{path.parent.name}/{path.name}"
         if self.kind is console.ProgressKind.json:
             event = {"event": "image", "done": self.done, "total": self.total, "name": name}
-            console.say(json.dumps(event))
+            console.say(to_json(event))
         elif self.kind is not console.ProgressKind.never and not self.quiet:
             console.say(f"{self.done} of {self.total}, {name}{described(record)}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dehazexl_cli.cli import console
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.text import masked, to_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -69,7 +69,7 @@ class Narrator:
         """This is a part of a larger batch; one that holds nothing is told of even where all is quiet."""
         self._part = {"shard": str(part), "from": part.origin, "scenes": mine, "of": total}
         if self._display.is_json:
-            console.say(json.dumps({"event": "shard"} | self._part))
+            console.say(to_json({"event": "shard"} | self._part))
         elif not (self._display.quiet and mine):
             console.say(f"part {part} (from {part.origin}): {mine} of {total} scenes")
 
@@ -78,7 +78,7 @@ class Narrator:
         """Show how far it is while inside."""
         self._total = total
         if self._display.is_json:
-            console.say(json.dumps({"event": "batch", "total": total}))
+            console.say(to_json({"event": "batch", "total": total}))
         if not self._display.is_bar:
             yield
             return
@@ -97,7 +97,7 @@ class Narrator:
         if self._display.is_json and percent != self._percent:
             self._percent = percent
             event = {"event": "progress", "input": job.scene.source, "phase": phase}
-            console.say(json.dumps(event | {"done": done, "total": total}))
+            console.say(to_json(event | {"done": done, "total": total}))
 
     def tell(self, outcome: Outcome) -> None:
         """Something has become of a scene."""
@@ -105,9 +105,9 @@ class Narrator:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
         if outcome.state.value == "done" and self._display.print_paths:
-            print(outcome.scene.target, end="\0" if self._display.nul else "\n", flush=True)
+            console.put_path(outcome.scene.target, "\0" if self._display.nul else "\n")
         if self._display.is_json:
-            console.say(json.dumps(self._event(outcome)))
+            console.say(to_json(self._event(outcome)))
         elif outcome.state.value == "failed":
             self._say(f"failed: {self._where(outcome)}: {console.in_one_line(outcome.why)}")
             if outcome.hint:
@@ -122,9 +122,9 @@ class Narrator:
         """The end: a table for a person, an object for a program."""
         facts = as_plain(tally, seconds, ledger) | {"part": self._part}
         if self._display.as_json:
-            print(json.dumps(facts, indent=2), flush=True)
+            console.put(to_json(facts, 2))
         if self._display.is_json:
-            console.say(json.dumps({"event": "summary"} | facts))
+            console.say(to_json({"event": "summary"} | facts))
         elif tally.failures or not self._display.quiet:
             print_table(tally, facts)
 
@@ -133,7 +133,9 @@ class Narrator:
         if self._bar is None:
             console.say(message)
         else:
-            self._bar.console.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(
+                masked(message), markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
 
     def _where(self, outcome: Outcome) -> str:
         return f"{self._done} of {self._total}, {console.in_one_line(outcome.scene.source)}"

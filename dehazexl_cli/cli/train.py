@@ -104,7 +104,7 @@ def train(
     hint = f"the same command goes on from the last checkpoint in {out}, or begins anew if there is none yet"
     with console.when_stopped(hint), shown(quiet) as show:
         path = loop.train(config, show)
-    typer.echo(path)
+    console.put_path(path)
 
 
 @contextmanager

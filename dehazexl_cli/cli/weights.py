@@ -14,6 +14,7 @@ import typer
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.errors import InputError, OutputError, WeightsError
 from dehazexl_cli.paths import require_writable
+from dehazexl_cli.text import decoded, to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.models.examination import Description
@@ -44,10 +45,10 @@ def list_weights(as_json: options.Json = False) -> None:
         for name, path in all_bundled().items()
     ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        console.put(to_json(rows, 2))
         return
     for row in rows:
-        typer.echo(f"{row['name']:14}  {size(row['size_bytes']):>8}  {row['sha256']}  {row['path']}")
+        console.put(f"{row['name']:14}  {size(row['size_bytes']):>8}  {row['sha256']}  {row['path']}")
     if not rows:
         console.say("no weights come with this installation; name a file with --weights when you run")
 
@@ -63,9 +64,9 @@ def show(which: Which, as_json: options.Json = False) -> None:
     path = find_file(which)
     description = describe(path)
     if as_json:
-        typer.echo(json.dumps({"path": str(path)} | dataclasses.asdict(description), indent=2))
+        console.put(to_json({"path": str(path)} | dataclasses.asdict(description), 2))
     else:
-        typer.echo("\n".join(sentences(path, description)))
+        console.put("\n".join(sentences(path, description)))
 
 
 @weights.command()
@@ -80,7 +81,7 @@ def verify(which: Which, model: options.ModelName = None) -> None:
     path = find_file(which)
     loaded = load(path, model)
     try_out(loaded)
-    typer.echo(f"OK {path}: {loaded.name}, sha256 {loaded.sha256}")
+    console.put(f"OK {path}: {loaded.name}, sha256 {loaded.sha256}")
 
 
 @weights.command()
@@ -141,7 +142,7 @@ def find_file(which: str) -> Path:
 def read_about(path: Path) -> dict[str, Any]:
     """The object in a JSON file; InputError if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(decoded(path.read_bytes()))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})", "check --about") from error
     except ValueError as error:

@@ -31,7 +31,7 @@ from dehazexl_cli.engine.resume import Resume, opened
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.team import Team, for_team
 from dehazexl_cli.engine.transfer import choose_devices, choose_precision, precision_name
-from dehazexl_cli.engine.values import choose_groups
+from dehazexl_cli.engine.values import choose_groups, is_stretched_unit
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, Joints
 from dehazexl_cli.models.base import Dehazer
@@ -234,6 +234,11 @@ def describe(report: Report, job: Job, options: Options) -> None:
     report.precision = precision_name(job.dtype)
     for note in job.notes:
         report.warn(note)
+    if options.band_ranges is None and is_stretched_unit(info, first):
+        report.notes.append(
+            f"the floats, of 0 to 1, are shown to the model from 0 to {report.high:.3g} as black to white; "
+            "--input-range dtype shows them as they are, as it does bytes"
+        )
 
 
 def describe_plan(report: Report, job: Job, plan: Plan, team: Team | None = None) -> None:

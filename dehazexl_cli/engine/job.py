@@ -25,7 +25,8 @@ class Options:
     bands: tuple[int, ...] | None = None
     all_bands: bool = False  # dehaze the other bands too, in groups of three
     input_range: tuple[float, float] | None = None  # low and high, of all bands that are dehazed
-    band_ranges: tuple[float, ...] | None = None  # instead: low and high of each of them, in their order
+    # Instead: low and high of each of them, in their order; or "dtype" or "percentiles".
+    band_ranges: tuple[float, ...] | str | None = None
     window: Box | None = None  # what is written; all of the scene is looked at
     strength: float = 1.0
     device: str = "auto"  # or several, like cuda:0,cuda:1

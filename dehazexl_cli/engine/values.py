@@ -18,18 +18,21 @@ BOTTOM_PERCENTILE = 0.2
 GIVEN = "given"  # as the source of a range: by the user
 
 
-def choose_groups(reader: RasterReader, bands: Bands, ranges: Sequence[float] | None) -> tuple[Group, ...]:
+def choose_groups(
+    reader: RasterReader, bands: Bands, ranges: Sequence[float] | str | None
+) -> tuple[Group, ...]:
     """What is shown to the model together, each band with its range; UsageError for ranges that cannot be.
 
     The further from blue, the less haze there is, so bands beyond the colours are not corrected by what the
     colours show: they go through the model in groups of their own.
     """
-    given = pairs(ranges, len(bands.dehazed))
+    word = ranges if isinstance(ranges, str) else None
+    given = pairs(None if isinstance(ranges, str) else ranges, len(bands.dehazed))
     chosen = []
     for group in bands.groups:
         mine, given = given[: len(group)], given[len(group) :]
         ranges_of_mine = tuple(given_range(each, reader.info.dtype) for each in mine)
-        chosen.append(Group(group, ranges_of_mine or scene_ranges(reader, group)))
+        chosen.append(Group(group, ranges_of_mine or scene_ranges(reader, group, word)))
     return tuple(chosen)
 
 
@@ -60,27 +63,53 @@ def given_range(given: tuple[float, float], dtype: str) -> Radiometry:
     return Radiometry(low, high, GIVEN)
 
 
-def choose_range(reader: RasterReader, bands: Sequence[int], given: tuple[float, float] | None) -> Radiometry:
+def choose_range(
+    reader: RasterReader, bands: Sequence[int], given: tuple[float, float] | None, word: str | None = None
+) -> Radiometry:
     """Given, all of an 8-bit type, or from zero to nearly the brightest value of the scene.
+
+    The word "dtype" asks for all of any type, "percentiles" for the scene's values of any.
 
     Haze adds light, so the dark end must not be stretched away: it would hide from the model what it is to
     remove. Only data that go below zero begin at a low percentile.
     """
     if given is not None:
         return given_range(given, reader.info.dtype)
-    if reader.info.dtype == "uint8":
-        return Radiometry(0.0, 2.0 ** (reader.info.bits or 8) - 1, "dtype")
+    if is_by_type(reader.info, word):
+        return Radiometry(0.0, white_of(reader.info), "dtype")
     return range_of(reader.sample(bands, SAMPLE_SIDE))
 
 
-def scene_ranges(reader: RasterReader, bands: Sequence[int]) -> tuple[Radiometry, ...]:
+def is_by_type(info: RasterInfo, word: str | None) -> bool:
+    """Whether the type decides on the range, as it does for bytes unless something else is asked for."""
+    return (word or ("dtype" if info.dtype == "uint8" else "")) == "dtype"
+
+
+def white_of(info: RasterInfo) -> float:
+    """The largest number that a type's pixels can have; 1 of floats."""
+    dtype = np.dtype(info.dtype)
+    if dtype.kind == "f":
+        return 1.0
+    return 2.0**info.bits - 1 if info.bits else float(np.iinfo(dtype).max)
+
+
+def is_stretched_unit(info: RasterInfo, group: Group) -> bool:
+    """Whether floats that may well be a picture's from 0 to 1 were stretched to those that the scene has."""
+    found = group.ranges[0]
+    stretched = found.source == "percentiles" and found.low == 0 and found.high <= 1
+    return info.dtype.startswith("float") and stretched
+
+
+def scene_ranges(
+    reader: RasterReader, bands: Sequence[int], word: str | None = None
+) -> tuple[Radiometry, ...]:
     """One range for all bands, as `choose_range` finds it, in what the numbers stand for.
 
     Where scale and offset say that a band's 1000 is a reflectance of 0, its range begins there.
     """
     scales, offsets = meanings(reader.info, bands)
-    if reader.info.dtype == "uint8" or ((scales == 1).all() and (offsets == 0).all()):
-        return (choose_range(reader, bands, None),) * len(bands)
+    if is_by_type(reader.info, word) or ((scales == 1).all() and (offsets == 0).all()):
+        return (choose_range(reader, bands, None, word),) * len(bands)
     shared = range_of(reader.sample(bands, SAMPLE_SIDE) * scales[:, None] + offsets[:, None])
     return tuple(
         Radiometry((shared.low - offset) / scale, (shared.high - offset) / scale, shared.source)

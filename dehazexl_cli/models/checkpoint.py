@@ -28,6 +28,7 @@ from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsEr
 from dehazexl_cli.models import COMPANIONS, REGISTRY, Preset, find
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.dehazexl import XLConfig
+from dehazexl_cli.models.filekind import SAVE_NUMBERS, Kind, require_kind
 from dehazexl_cli.paths import keep_rights
 
 FORMAT = "dehazexl/1"
@@ -254,6 +255,7 @@ def outline(shape: Collection[int], dtype: str) -> Outline:
 def read_pickle(path: Path) -> tuple[dict[str, str], State]:
     """Header and tensors of a `.pth` file under its own key names; only a trainer's has a header."""
     with reading(path):
+        require_kind(path, Kind.pickled, purpose="is no readable weight file")
         content = torch.load(path, map_location="cpu", weights_only=True)
     header: dict[str, str] = {}
     if isinstance(content, dict) and content.keys() >= TRAINING_KEYS:
@@ -276,7 +278,11 @@ def reading(path: Path) -> Iterator[None]:
         raise WeightsError(f"there is no weight file {path}", "check the spelling and the folder")
     try:
         yield
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+    except pickle.UnpicklingError as error:  # torch advises to run what is in it
+        raise WeightsError(
+            f"{path} holds objects of Python, which are code and are not loaded", SAVE_NUMBERS
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "allocate memory" in reason:
             raise DeviceError(

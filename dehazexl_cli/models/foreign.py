@@ -8,6 +8,7 @@ dehazexl.json: {"name": "…", "multiple": 32}.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dehazexl_cli.errors import UsageError, WeightsError
 from dehazexl_cli.grid import mirrored
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.checkpoint import Loaded, digest
+from dehazexl_cli.models.filekind import Kind, require_kind
 from dehazexl_cli.plan import Footprint
 
 DECLARATION = "dehazexl.json"
@@ -87,7 +89,8 @@ def load_foreign(path: Path, multiple: int | None = None) -> Loaded:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file", "check --weights")
-    net, declared, size = open_exported(path) or open_script(path)
+    kind = require_kind(path, Kind.exported, Kind.script, purpose="holds no network that can run")
+    net, declared, size = open_exported(path) if kind is Kind.exported else open_script(path)
     model = Foreign(net, multiple or require_multiple(path, declared), size)
     return Loaded(model, str(declared.get("name", path.stem)), digest(path), declared)
 
@@ -96,22 +99,29 @@ def open_script(path: Path) -> tuple[nn.Module, dict[str, Any], None]:
     """A TorchScript file; WeightsError if it is none."""
     extra = {DECLARATION: ""}
     try:
-        net = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, which a user cannot help
+            net = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     except (RuntimeError, ValueError) as error:
         raise WeightsError(
             f"{path}: holds no network that can run ({str(error).strip().splitlines()[0]})",
-            "save it with torch.jit.save or torch.export.save; a state dict holds numbers only",
+            "download or export it again",
         ) from error
     return net.eval(), parsed(path, extra[DECLARATION]), None
 
 
-def open_exported(path: Path) -> tuple[nn.Module, dict[str, Any], tuple[int, int] | None] | None:
-    """A `torch.export` file and the only size it takes, if it is bound to one; None if it is another kind."""
+def open_exported(path: Path) -> tuple[nn.Module, dict[str, Any], tuple[int, int] | None]:
+    """A `torch.export` file and the only size it takes, if it is bound to one; WeightsError if it is none."""
     extra = {DECLARATION: ""}
     try:
-        program = torch.export.load(path, extra_files=extra)
-    except Exception:  # whatever kind of archive it is, it is no exported program
-        return None
+        with path.open("rb") as file:  # by its name torch would ask for a suffix
+            program = torch.export.load(file, extra_files=extra)
+    except Exception as error:  # of many kinds, as the file is of another version of torch, or damaged
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"{path}: holds no network that can run ({said})",
+            f"export it again, with torch {torch.__version__}",
+        ) from error
     shape = next(
         node.meta["val"].shape
         for node in program.graph.nodes

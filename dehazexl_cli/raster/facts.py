@@ -13,7 +13,9 @@ from dehazexl_cli.errors import InputError
 from dehazexl_cli.raster import origin_of
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader
-from dehazexl_cli.raster.gdal import damaged, meaning, open_dataset
+from dehazexl_cli.raster.fingerprint import files_of
+from dehazexl_cli.raster.gdal import damaged, files_of_dataset, meaning, open_dataset
+from dehazexl_cli.raster.labels import descriptions_of, units_of
 from dehazexl_cli.raster.metadata import has_mask, has_same_bands
 from dehazexl_cli.raster.palette import NAMES, Palette, has_palette
 from dehazexl_cli.raster.pixels import thinned
@@ -89,7 +91,7 @@ def facts_of(reader: RasterReader) -> Facts:
         try:
             ranges, share = _sampled(reader)
             return Facts(
-                storage=_storage(dataset, reader.info.name, decoder),
+                storage=_storage(dataset, files_of(reader), decoder),
                 bits=reader.info.bits,
                 place=_place(dataset),
                 bands=tuple(_bands(dataset, reader.info, ranges)),
@@ -129,14 +131,15 @@ def _judges(info: RasterInfo) -> Sequence[int]:
 def _bands(dataset: Any, info: RasterInfo, ranges: list[tuple[float, float] | None]) -> Iterator[Band]:
     """Bands as they are read: those of a colour table are its colours, of which the file says no more."""
     said = has_same_bands(dataset, info.count)
+    descriptions, units = descriptions_of(dataset), units_of(dataset)
     for index, found in enumerate(ranges):
         low, high = found or (None, None)
         if said:
             yield Band(
                 index + 1,
                 meaning(dataset.colorinterp[index].name),
-                dataset.descriptions[index] or "",
-                dataset.units[index] or "",
+                descriptions[index] or "",
+                units[index] or "",
                 dataset.scales[index],
                 dataset.offsets[index],
                 low,
@@ -175,8 +178,8 @@ def _name_of(crs: Any) -> str | None:
     return parts[1] if len(parts) > 1 else None
 
 
-def _storage(dataset: Any, name: str, decoder: str) -> Storage:
-    files = [Path(file) for file in {*dataset.files, name}]
+def _storage(dataset: Any, read: list[str], decoder: str) -> Storage:
+    files = [Path(file) for file in {*files_of_dataset(dataset), *read}]
     sizes = [file.stat().st_size for file in files if file.is_file()]
     said = dataset.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
     return Storage(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import stat
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +23,14 @@ from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
 from dehazexl_cli.raster.ink import Ink, is_ink
+from dehazexl_cli.raster.labels import descriptions_of, notes_on_text, tags_of
 from dehazexl_cli.raster.metadata import PROVENANCE
 from dehazexl_cli.raster.palette import GREY, RGBA, Palette, has_palette
 from dehazexl_cli.raster.photometry import require_picture, stored_share
 from dehazexl_cli.raster.pixels import require_supported, window
+from dehazexl_cli.raster.refusals import require_openable, why_not_opened
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, cache_bytes, reason
+from dehazexl_cli.text import is_remote, masked
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class GdalReader:
     def files(self) -> list[str]:
         """The names of all files that this raster is read from."""
         with self._gdal():
-            return list(self._dataset.files)
+            return files_of_dataset(self._dataset)
 
     def thinned_ground(self, bands: Sequence[int], height: int, width: int) -> Pixels | None:
         """Which pixels of the scene, thinned to that size, are ground [height, width]; None where all are.
@@ -175,6 +176,14 @@ class GdalReader:
             raise damaged(self.path, what, error) from error
 
 
+def files_of_dataset(dataset: Any) -> list[str]:
+    """The names of the files of an open dataset; none where they are on a server.
+
+    There GDAL would list its folders, which takes long, and for ever where a URL has options (GDAL 3.10).
+    """
+    return [] if is_remote(dataset.name) else list(dataset.files)
+
+
 def damaged(path: str, what: str, error: BaseException) -> InputError:
     """The error to raise where a file that could be opened cannot be decoded."""
     return InputError(
@@ -185,38 +194,14 @@ def damaged(path: str, what: str, error: BaseException) -> InputError:
 
 def open_dataset(path: str, gdal: GdalSession) -> Any:
     """Open a file for reading, or raise InputError saying why it cannot be."""
-    if _is_endless(path):
-        raise InputError(f"{path}: is no file but a pipe or a device", "save it as a file first")
+    require_openable(path)
     try:
         return gdal.open(path)
     except GDAL_ERRORS as error:
-        raise _why_not_opened(path, reason(error)) from error
-
-
-def _is_endless(path: str) -> bool:
-    """GDAL would wait for a pipe, and read a device for ever."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # no such file: a URL, /vsizip/…, or a name with a NUL
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISBLK(mode))
-
-
-def _why_not_opened(path: str, said: str) -> InputError:
-    """GDAL says "not recognized" of much that has a better name."""
-    on_this_machine = ":" not in os.path.splitdrive(path)[1]  # else a URL or GPKG:file:table
-    if on_this_machine and not path.startswith("/vsi") and not Path(path).exists():
-        return InputError(f"{path}: no such file", "check the spelling and the folder")
-    if Path(path).is_dir():
-        return InputError(f"{path}: is a folder, not a raster", "name a file in it")
-    if Path(path).is_file() and Path(path).stat().st_size == 0:
-        return InputError(f"{path}: the file is empty", "copy or download it again")
-    if "missing codec" in said:
-        return BeyondGdal(f"{path}: GDAL cannot decode its compression ({said})", _CONVERT)
-    return InputError(
-        f"{path}: cannot be opened as a raster ({said})",
-        "it is damaged, incomplete or of a format that GDAL does not read; try gdalinfo on it",
-    )
+        said = reason(error)
+        if "missing codec" in said:
+            raise BeyondGdal(f"{path}: GDAL cannot decode its compression ({said})", _CONVERT) from error
+        raise why_not_opened(path, said) from error
 
 
 def describe(path: str, dataset: Any, trust: Trust = USUAL) -> RasterInfo:
@@ -228,7 +213,7 @@ def describe(path: str, dataset: Any, trust: Trust = USUAL) -> RasterInfo:
         _require_plausible_size(path, dataset, dataset.dtypes[0])
     colours = dataset.colorinterp
     return RasterInfo(
-        name=path,
+        name=masked(path),
         driver=dataset.driver,
         height=dataset.height,
         width=dataset.width,
@@ -241,7 +226,7 @@ def describe(path: str, dataset: Any, trust: Trust = USUAL) -> RasterInfo:
         scales=tuple(dataset.scales),
         offsets=tuple(dataset.offsets),
         cache_bytes=max(cache_bytes(), _block_bytes(dataset)),
-        notes=tuple(_already_dehazed(dataset.tags())),
+        notes=(*notes_on_text(dataset), *_already_dehazed(tags_of(dataset, 0, ""))),
         meanings=tuple(meaning(colour.name) for colour in colours),
         descriptions=tuple(_called(dataset, band) for band in dataset.indexes),
     )
@@ -266,10 +251,9 @@ def meaning(colour: str) -> str:
 
 def _called(dataset: Any, band: int) -> str:
     """The description of a band, with its wavelength where its tags say it."""
-    description = dataset.descriptions[band - 1] or ""
-    said = dataset.tags(band, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM") or dataset.tags(band).get(
-        "wavelength"
-    )
+    description = descriptions_of(dataset)[band - 1] or ""
+    said = tags_of(dataset, band, "IMAGERY").get("CENTRAL_WAVELENGTH_UM")
+    said = said or tags_of(dataset, band, "").get("wavelength")
     try:
         number = float(said or "")
     except ValueError:
@@ -333,7 +317,7 @@ def _require_plausible_size(path: str, dataset: Any, dtype: str) -> None:
     unpacked = dataset.height * dataset.width * dataset.count * np.dtype(dtype).itemsize
     if dataset.driver not in _PACKED or unpacked < _MOST_UNPACKED_BYTES:
         return
-    stored = sum(Path(name).stat().st_size for name in dataset.files if Path(name).is_file())
+    stored = sum(Path(name).stat().st_size for name in files_of_dataset(dataset) if Path(name).is_file())
     if 0 < stored < unpacked * stored_share(path, dataset) / _MOST_RATIO:
         raise InputError(
             f"{path}: {dataset.width} x {dataset.height} pixels in {stored} bytes are empty or an attack",

@@ -13,6 +13,7 @@ import tifffile
 from rasterio.enums import ColorInterp
 
 from dehazexl_cli.raster.epoch import coordinate_epoch
+from dehazexl_cli.raster.labels import descriptions_of, units_of
 from dehazexl_cli.raster.metadata import carried_tags, has_mask
 
 _NAMED_AT_MOST = 12
@@ -38,10 +39,10 @@ def inventory(dataset: Any) -> dict[str, Any]:
     }
     stated |= _of_bands("nodata", dataset.nodatavals, None)
     stated |= _of_bands("colour", dataset.colorinterp, ColorInterp.undefined)
-    stated |= _of_bands("description", dataset.descriptions, None)
+    stated |= _of_bands("description", descriptions_of(dataset), None)
     stated |= _of_bands("scale", dataset.scales, 1.0)
     stated |= _of_bands("offset", dataset.offsets, 0.0)
-    stated |= _of_bands("unit", [unit or None for unit in dataset.units], None)
+    stated |= _of_bands("unit", [unit or None for unit in units_of(dataset)], None)
     stated |= _of_bands("colour table", [_colour_table(dataset, b) for b in dataset.indexes], None)
     return {name: value for name, value in (stated | _tags(dataset)).items() if value is not None}
 

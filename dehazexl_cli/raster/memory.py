@@ -22,7 +22,8 @@ class ArrayReader:
     """Reads an array [h, w] or [h, w, c] as a scene, or [c, h, w] if `channels_first`.
 
     The array is not copied, so it must not change meanwhile. Raises InputError for an array of another
-    shape, an empty one, a masked one, or a type that is not supported.
+    shape, an empty one, a masked one, or a type that is not supported. `valid` [h, w] is False where there
+    is no ground, beside what nodata, alpha and NaN say.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class ArrayReader:
         nodata: float | None = None,
         alpha: int | None = None,  # 1-based
         name: str = "array",
+        valid: Pixels | None = None,
     ) -> None:
         self.layout = _layout(array, channels_first, name)
         self._bands = _bands_first(array, self.layout)  # [c, h, w], a view
@@ -41,6 +43,7 @@ class ArrayReader:
         if alpha is not None and not 1 <= alpha <= count:
             raise InputError(f"{name}: there is no band {alpha} to be its alpha", f"name one of 1 to {count}")
         self.info = RasterInfo(name, "MEM", height, width, count, dtype, nodata, alpha)
+        self._valid = valid
 
     def read(self, box: Box, bands: Sequence[int]) -> Pixels:
         """Pixels [bands, height, width] of a box inside the scene, 1-based bands: a copy."""
@@ -77,6 +80,8 @@ class ArrayReader:
             checks.append(np.isfinite(self._take(bands, rows, cols)).all(axis=0))
         if info.alpha is not None:
             checks.append(self._take([info.alpha], rows, cols)[0] != 0)
+        if self._valid is not None:
+            checks.append(self._valid[rows][:, cols])
         return reduce(np.logical_and, checks) if checks else None
 
 

@@ -9,6 +9,7 @@ from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
 
 from dehazexl_cli.raster.ink import is_converted, is_ink
+from dehazexl_cli.raster.labels import descriptions_of, tags_of, units_of
 from dehazexl_cli.raster.palette import has_palette
 
 PROVENANCE = "DEHAZEXL_"  # what tags begin with that say how a raster was dehazed
@@ -50,7 +51,7 @@ def carried_tags(source: Any) -> Iterator[tuple[int, str, dict[str, str]]]:
     for band in range(source.count + 1):
         for namespace in ["", *source.tag_namespaces(band)]:
             if namespace not in left_out:
-                tags = source.tags(band, ns=namespace or None)
+                tags = tags_of(source, band, namespace)
                 kept = {name: value for name, value in tags.items() if not _is_stale(name)}
                 if kept:
                     yield band, namespace, kept
@@ -96,7 +97,7 @@ def _carry_frame(source: Any, target: Any) -> None:
 
 def _carry_band_facts(source: Any, target: Any) -> None:
     target.colorinterp = source.colorinterp
-    for band, description in enumerate(source.descriptions, 1):
+    for band, description in enumerate(descriptions_of(source), 1):
         if description:
             target.set_band_description(band, description)
     # Setting a default would write it out where the source is silent.
@@ -104,8 +105,9 @@ def _carry_band_facts(source: Any, target: Any) -> None:
         target.scales = source.scales
     if any(offset != 0 for offset in source.offsets):
         target.offsets = source.offsets
-    if any(source.units):
-        target.units = tuple(unit or "" for unit in source.units)
+    units = units_of(source)
+    if any(units):
+        target.units = tuple(unit or "" for unit in units)
 
 
 def _carry_tags(source: Any, target: Any) -> None:

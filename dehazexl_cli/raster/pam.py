@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from dehazexl_cli.raster.labels import tags_of
 from dehazexl_cli.raster.metadata import carried_tags
 from dehazexl_cli.raster.session import has_side_files
 
@@ -17,7 +18,7 @@ def add_what_is_missing(path: Path, before: Any, after: Any) -> None:
     """Add the tags of an open dataset that another, made of it, does not have, to the latter's side file."""
     missing = []
     for band, namespace, tags in carried_tags(before):
-        there = after.tags(band, ns=namespace or None)
+        there = tags_of(after, band, namespace)
         absent = {name: value for name, value in tags.items() if name not in there}
         if absent:
             missing.append((band, namespace, absent))

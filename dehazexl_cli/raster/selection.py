@@ -28,6 +28,12 @@ class Selection:
     not_alpha: bool = False  # the band that the file calls alpha holds other data, and takes no pixel out
     any_size: bool = False  # also gigabytes of pixels out of next to no bytes
 
+    def __post_init__(self) -> None:
+        if self.bounds_crs is not None and self.bounds is None:
+            raise UsageError("--bbox-crs says nothing without --bbox", "give --bbox too")
+        if self.context == "scene" and self.window is None and self.bounds is None:
+            raise UsageError("--context scene says nothing without a part", "give --window or --bbox too")
+
 
 def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | None]:
     """A reader that knows what is ground, and the part that is wanted, None for all.

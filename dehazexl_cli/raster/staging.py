@@ -17,6 +17,9 @@ from dehazexl_cli.raster.side_files import own_side_files
 
 log = logging.getLogger(__name__)
 
+_LONGEST_NAME = 255  # bytes, on every usual file system
+_LONGEST_ENDING = max(len(path.name) - 1 for path in own_side_files(Path("x")))
+
 
 class Staging:
     """Temporary names for a file, its side files and folders and what is needed on the way; only names.
@@ -28,6 +31,7 @@ class Staging:
     """
 
     def __init__(self, target: str, overwrite: bool, tmp_dir: str | None = None) -> None:
+        require_usable_name(target)
         require_writable(target, overwrite, streams=False)
         self.target = Path(os.path.realpath(target))
         self.folder = self.target.parent if tmp_dir is None else Path(os.path.realpath(tmp_dir))
@@ -119,6 +123,22 @@ class Staging:
         """Raises OutputError if the target or a side file that is its alone is there and is to stay."""
         for path in [self.target, *own_side_files(self.target)]:
             require_writable(path, self.overwrite, streams=False)
+
+
+def require_usable_name(target: str) -> None:
+    """Raises OutputError, before any work, for a name that GDAL cannot give to a file and its side files."""
+    name = os.path.basename(target)
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise OutputError(
+            f"{target}: the name is not in UTF-8, and GDAL writes no other", "name another OUT"
+        ) from None
+    if length + _LONGEST_ENDING > _LONGEST_NAME:
+        raise OutputError(
+            f"{name[:40]}…: the name is too long: {length} bytes, and its side files' names are longer",
+            f"give OUT a name of at most {_LONGEST_NAME - _LONGEST_ENDING} bytes",
+        )
 
 
 def _found(folder: Path, prefix: str) -> list[Path]:

@@ -1,0 +1,170 @@
+"""The Python interface."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from dehazexl_cli import processors
+from dehazexl_cli.errors import UsageError, in_words_of_python, pythonic
+from dehazexl_cli.options import FOR_FILES, FOR_STORING, Options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dehazexl_cli.arrays import Picture
+    from dehazexl_cli.files import Opened
+    from dehazexl_cli.models.checkpoint import Loaded
+    from dehazexl_cli.report import Report
+
+
+def load_model(
+    name: str | None = None, weights: str | PathLike[str] | None = None, multiple: int | None = None
+) -> Loaded:
+    """Load a model with its weights: by default the bundled one, else the one that the weight file holds.
+
+    The name "generic" stands for any network in a TorchScript or torch.export file; `multiple` is what the
+    sides of its images must be multiples of, if its file does not say so. A bundled model may bring a
+    companion along; one from a file has none.
+
+    Raises UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
+    """
+    processors.warn_of_spinning()
+    from dehazexl_cli.models.loading import load_model
+
+    with in_words_of_python():
+        return load_model(name, weights, multiple)
+
+
+def dehaze(
+    image: Any,
+    *,
+    model: str | Loaded | None = None,
+    options: Options | None = None,
+    nodata: float | None = None,
+    channel_axis: int | None = None,
+) -> np.ndarray[Any, Any]:
+    """Dehaze an array [height, width], [height, width, bands] or [bands, height, width], or an image file.
+
+    Also understood is what NumPy makes an array of: lists, Pillow's images, tensors, DataArrays. Bands are on
+    the first or the last axis, whichever alone has at most 16 entries; where both have, or none, say it by
+    `channel_axis`, 0 or -1. The result is an array of the input's shape and dtype, masked if the input was;
+    of a file it is [height, width, bands].
+
+    `model` is a name, or what `load_model` returned, which saves loading it each time. `nodata` is a value
+    that is no ground; a file, a masked array and a DataArray say so themselves. What a user should know of
+    the run is a Python warning. Raises the DehazeError that fits.
+    """
+    processors.warn_of_spinning()
+    from dehazexl_cli.engine import run
+    from dehazexl_cli.raster.memory import ArrayWriter
+
+    writers: list[ArrayWriter] = []
+    with in_words_of_python():
+        loaded, picture = ready(model), None
+        if isinstance(image, str | PathLike):
+            opened = opened_file(image, checked(options), nodata, channel_axis)
+        else:
+            picture, opened = opened_array(image, checked(options), nodata, channel_axis)
+        like = opened.like.info
+
+        def make_writer() -> ArrayWriter:
+            writers.append(ArrayWriter(like, "hwc" if picture is None else picture.layout))
+            return writers[-1]
+
+        try:
+            report = run(opened.reader, make_writer, loaded.model, opened.options)
+        finally:
+            opened.reader.close()
+    for message in (*report.fallbacks, *report.warnings, *report.notes):
+        warnings.warn(pythonic(message), stacklevel=2)
+    result = writers[-1].array
+    return result if picture is None else picture.like(result)
+
+
+def dehaze_file(
+    source: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    model: str | Loaded | None = None,
+    options: Options | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    in_place: bool = False,
+    watch: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
+
+    `model` is a name, or what `load_model` returned. With `resume`, what is done is kept until the file is
+    complete, and a later call goes on from there. A target that is the source is refused unless the original
+    is to be replaced `in_place`. `watch` is told (phase, patches done, patches in all). What a user should know
+    is in the report that is returned. Raises the DehazeError that fits.
+    """
+    processors.warn_of_spinning()
+    from dehazexl_cli import files
+
+    with in_words_of_python():
+        recipe = replace(checked(options).recipe(resume), in_place=in_place)
+        return files.dehaze_file(path_of(source), path_of(target), ready(model), recipe, overwrite, watch)
+
+
+def checked(options: Options | None) -> Options:
+    """The options, or the defaults; UsageError for anything else."""
+    if options is None:
+        return Options()
+    if not isinstance(options, Options):
+        raise UsageError(
+            f"options is a {type(options).__name__}", "pass dehazexl_cli.Options(strength=0.8) or the like"
+        )
+    return options
+
+
+def path_of(path: str | PathLike[str]) -> str:
+    """A path as text; UsageError for anything else."""
+    if isinstance(path, str | PathLike):
+        return os.fsdecode(path)
+    raise UsageError(f"a {type(path).__name__} is no path", "pass a text or a pathlib.Path; see also dehaze")
+
+
+def ready(model: str | Loaded | None) -> Loaded:
+    """A model with weights: the default, the named one, or one that was loaded; UsageError for others."""
+    from dehazexl_cli.models.checkpoint import Loaded
+    from dehazexl_cli.models.loading import load_model
+
+    if model is None or isinstance(model, str):
+        return load_model(model)
+    if not isinstance(model, Loaded):
+        raise UsageError(
+            f"model is a {type(model).__name__}", "pass a name like 'mgbl-s', or what load_model returns"
+        )
+    return model
+
+
+def opened_file(
+    path: str | PathLike[str], options: Options, nodata: float | None, channel_axis: int | None
+) -> Opened:
+    """A file that is to become an array."""
+    from dehazexl_cli.files import open_scene
+
+    if channel_axis is not None:
+        raise UsageError("a file says itself which its bands are", "leave out channel_axis")
+    options.require_unset(FOR_STORING, "use dehaze_file to write a file")
+    recipe = options.recipe() if nodata is None else replace(options, nodata=nodata).recipe()
+    return open_scene(path_of(path), recipe)
+
+
+def opened_array(
+    image: Any, options: Options, nodata: float | None, channel_axis: int | None
+) -> tuple[Picture, Opened]:
+    """An array, or what NumPy makes one of, and the scene that it is."""
+    from dehazexl_cli.arrays import understood
+    from dehazexl_cli.files import Opened
+
+    options.require_unset(FOR_FILES, "it is for files; cut arrays yourself: image[:512, :512]")
+    picture = understood(image, channel_axis, options.nodata if nodata is None else nodata)
+    reader = picture.reader()
+    return picture, Opened("array", reader, reader, options.recipe().options)
