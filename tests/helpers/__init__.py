@@ -1,0 +1,1 @@
+"""What tests share that is more than a few lines."""
