@@ -101,8 +101,8 @@ def dehaze_file(
 
     `model` is a name, or what `load_model` returned. With `resume`, what is done is kept until the file is
     complete, and a later call goes on from there. A target that is the source is refused unless the original
-    is to be replaced `in_place`. `watch` is told (phase, patches done, patches in all). What a user should know
-    is in the report that is returned. Raises the DehazeError that fits.
+    is to be replaced `in_place`. `watch` is told (phase, patches done, patches in all). What a user should
+    know is in the report that is returned. Raises the DehazeError that fits.
     """
     processors.warn_of_spinning()
     from dehazexl_cli import files
