@@ -23,7 +23,7 @@ def choose_device(wanted: str) -> torch.device:
     Raises UsageError for a name that is none, DeviceError for a device that is not there.
     """
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
@@ -39,7 +39,8 @@ def choose_device(wanted: str) -> torch.device:
         raise DeviceError(
             f"device {wanted!r} is not available here", "use --device auto, or install a PyTorch built for it"
         )
-    return device
+    # Tensors tell their device by its number: "cuda" would be another one than theirs.
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def choose_devices(wanted: str) -> list[torch.device]:

@@ -259,9 +259,7 @@ class Machine:
         size = -(-storage.nbytes() // ROUNDING) * ROUNDING
         index = device.index
         if self.live_bytes[index] + size > self.capacity:
-            raise torch.OutOfMemoryError(
-                f"CUDA out of memory. Tried to allocate {size} bytes (simulated)."
-            )
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes (simulated).")
         memory = Memory(self, device, size, stream)
         memory.written = (stream, stream.clock)
         self.live_bytes[index] += size
@@ -311,16 +309,15 @@ class Machine:
             if isinstance(each, Tensor) and (isinstance(each, SimulatedTensor) or shape_of(each))
         }
         if len(found) > 1 and name not in INDEXING:
-            raise RuntimeError(
-                f"Expected all tensors to be on the same device, but found {', '.join(sorted(found))} ({name})"
-            )
+            both = " and ".join(sorted(found))
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found {both} ({name})")
 
 
 def written(func: Call, args: Any, kwargs: Any) -> list[SimulatedTensor]:
     """The tensors that a function writes to: names of those that do end as PyTorch's do."""
     name = getattr(func, "__name__", "")
     out = tree_flatten(kwargs.get("out"))[0]
-    if name.endswith("_") and not name.endswith("__") or name.startswith("__i") or name == "__setitem__":
+    if (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or name == "__setitem__":
         out += tree_flatten(args[:1])[0]
     return [each for each in out if isinstance(each, SimulatedTensor)]
 
@@ -468,6 +465,9 @@ def empty(machine: Machine, func: Call, args: Any, kwargs: Any) -> Any:
     device = kwargs.get("device")
     if device is not None and torch.device(device).type == "cuda":
         return machine.made(func, args, kwargs, torch.device("cuda", machine.index_of(device)))
+    like = [each for each in args[:1] if isinstance(each, SimulatedTensor)]
+    if like and device is None:
+        return machine.made(func, args, kwargs, like[0].memory.device)
     pinned = kwargs.pop("pin_memory", False)
     made = machine.plain(func, args, kwargs)
     return pin(machine, made) if pinned else made
@@ -516,11 +516,11 @@ def set_data(machine: Machine, func: Call, args: Any, kwargs: Any) -> None:
 
 
 SPECIAL: dict[Any, Callable[[Machine, Call, Any, Any], Any]] = {
-    **{name: waited for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "equal")},
-    **{name: waited for name in ("allclose", "is_nonzero", "__contains__", "__repr__", "__format__")},
-    **{name: empty for name in ("empty", "empty_strided", "empty_like")},
+    **dict.fromkeys(("item", "tolist", "__bool__", "__int__", "__float__", "__index__", "equal"), waited),
+    **dict.fromkeys(("allclose", "is_nonzero", "__contains__", "__repr__", "__format__"), waited),
+    **dict.fromkeys(("empty", "empty_strided", "empty_like"), empty),
     **{each.__name__: each for each in (to, cpu, cuda, copy_, numpy, pin_memory, is_pinned)},
-    **{name: from_numbers for name in ("tensor", "as_tensor", "asarray")},
+    **dict.fromkeys(("tensor", "as_tensor", "asarray"), from_numbers),
     "_has_compatible_shallow_copy_type": lambda machine, func, args, kwargs: False,
     "_parse_to": lambda machine, func, args, kwargs: machine.plain(func, args, kwargs),
     Tensor.device.__get__: device_of,
@@ -545,6 +545,9 @@ def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -
     def used(device: Any = None) -> int:
         return machine.peak_bytes[machine.index_of(device)]
 
+    def free(device: Any = None) -> tuple[int, int]:
+        return capacity - machine.live_bytes[machine.index_of(device)], capacity
+
     properties = SimpleNamespace(
         name="Simulated GPU", total_memory=capacity, major=8 if bf16 else 7, minor=0, multi_processor_count=1
     )
@@ -554,7 +557,10 @@ def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -
         "_lazy_init": lambda: None,
         "device_count": lambda: count,
         "is_bf16_supported": lambda *_, **__: bf16,
-        "mem_get_info": lambda device=None: (capacity - machine.live_bytes[machine.index_of(device)], capacity),
+        "mem_get_info": lambda device=None: (
+            capacity - machine.live_bytes[machine.index_of(device)],
+            capacity,
+        ),
         "memory_allocated": lambda device=None: machine.live_bytes[machine.index_of(device)],
         "max_memory_allocated": used,
         "max_memory_reserved": used,
@@ -576,10 +582,19 @@ def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -
         "stream": machine.within,
         "Event": Event,
     }
+    load = torch.load
+
+    def load_on_host(file: Any, map_location: Any = None, **others: Any) -> Any:
+        found = load(file, map_location="cpu", **others)
+        if map_location is None or torch.device(map_location).type == "cpu":
+            return found
+        return tree_map(lambda each: each.to(map_location) if isinstance(each, Tensor) else each, found)
+
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     with contextlib.ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        stack.enter_context(mock.patch.object(torch, "load", load_on_host))
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_in_mode))
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
