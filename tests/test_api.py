@@ -24,13 +24,14 @@ from dehazexl_cli.cli import app
 from dehazexl_cli.engine.values import choose_groups
 from dehazexl_cli.errors import InputError, UsageError, WeightsError
 from dehazexl_cli.models.checkpoint import Loaded
+from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.memory import ArrayReader
 
 Command = Callable[..., Result]
 CPU = Options(device="cpu", precision="fp32")
 # Options of `run` that say how it talks, which model it takes, and how one process does it.
 OF_THE_COMMAND = {"as_json", "print_paths", "progress", "quiet", "verbose", "report_file", "dry_run", "dask"}
-ARGUMENTS = {"sources", "target", "model", "weights", "multiple", "overwrite", "resume"}
+ARGUMENTS = {"sources", "target", "model", "weights", "multiple", "overwrite", "resume", "in_place"}
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +275,9 @@ def test_floats_are_shown_as_bytes_are_on_request(picture: np.ndarray[Any, Any],
 def test_words_for_the_range_go_for_every_type(picture: np.ndarray[Any, Any]) -> None:
     for dtype, white in (("uint8", 255), ("uint16", 65535), ("int16", 32767), ("float32", 1)):
         reader = ArrayReader(picture.astype(dtype))
-        (group,) = choose_groups(reader, None, "dtype", False)
+        (group,) = choose_groups(reader, choose_bands(reader.info, None), "dtype")
         assert [(each.low, each.high) for each in group.ranges] == [(0, white)] * 3
-        (group,) = choose_groups(reader, None, "percentiles", False)
+        (group,) = choose_groups(reader, choose_bands(reader.info, None), "percentiles")
         assert group.ranges[0].source == "percentiles"
         assert 230 < group.ranges[0].high < 240
 
