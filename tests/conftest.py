@@ -31,6 +31,7 @@ from dehazexl_cli.models.base import Batch, Dehazer, Skips
 from dehazexl_cli.models.checkpoint import Loaded, bundled, save
 from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
 from dehazexl_cli.plan import Footprint
+from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.selection import Selection
 from dehazexl_cli.report import Report
 
@@ -209,9 +210,11 @@ def dehaze_file(
     options: Options,
     selection: Selection | None = None,
     overwrite: bool = False,
+    storage: Storage | None = None,
+    provenance: bool = True,
 ) -> Report:
     """Dehaze a file by options of the engine, which know what no command has an option for."""
-    recipe = Recipe(options, selection or Selection())
+    recipe = Recipe(options, selection or Selection(), storage or Storage(), provenance)
     return files.dehaze_file(str(source), str(target), model, recipe, overwrite)
 
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
-from conftest import Identity, Result, Toy
+from conftest import Identity, Result, Toy, dehaze_file
 from rasterio.enums import ColorInterp
 from test_bands import loaded, make, noise, read
 from test_stream import FP32, streamed
 
-from dehazexl_cli import dehaze_file
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.raster import open_reader

@@ -10,12 +10,11 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from conftest import Identity, Result
+from conftest import Identity, Result, dehaze_file
 from rasterio.windows import Window
 from test_bands import loaded, make, noise, read
 from test_stream import FP32
 
-from dehazexl_cli import dehaze_file
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box

@@ -10,11 +10,10 @@ import pytest
 import rasterio
 import rasterio.shutil
 from affine import Affine
-from conftest import Identity
+from conftest import Identity, dehaze_file
 from test_bands import loaded, make, noise
 from test_stream import FP32
 
-from dehazexl_cli import dehaze_file
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from conftest import Identity
+from conftest import Identity, dehaze_file
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 from test_bands import loaded, make, read
 from test_stream import FP32
 
-from dehazexl_cli import dehaze_file
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster.formats import Storage

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from helpers.simulated_cuda import Machine, StreamError, simulated_cuda
+from helpers.simulated_cuda import Machine, simulated_cuda
+from helpers.simulated_streams import StreamError
 from imagecodecs import png_encode
 from numpy.typing import NDArray
 from torch import Tensor

@@ -343,11 +343,8 @@ def described(path: Path, header: Mapping[str, str]) -> tuple[Preset, str, dict[
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()
         }
-        return (
-            Preset(preset.network, type(preset.config)(**values)),
-            header["model"],
-            json.loads(header["about"]),
-        )
+        config = type(preset.config)(**values)
+        return Preset(preset.network, config), header["model"], json.loads(header["about"])
     except (KeyError, TypeError, ValueError, DehazeError) as error:
         raise WeightsError(
             f"{path} has a header this version cannot read: {error}",
