@@ -214,10 +214,23 @@ def hazy_ground(side: int) -> NDArray[np.uint8]:
 @pytest.mark.slow
 def test_a_border_of_nodata_changes_not_a_bit_with_the_bundled_weights() -> None:
     array, model = hazy_ground(400), load_model().model
-    alone, _ = streamed(array, model, Options(**FP32), nodata=0)
+    options = Options(**FP32, wishes=Wishes(batch=4))  # equal bits are for equal plans
+    alone, _ = streamed(array, model, options, nodata=0)
     border = ((130, 70), (99, 301), (0, 0))
-    framed, _ = streamed(np.pad(array, border), model, Options(**FP32), nodata=0)
+    framed, _ = streamed(np.pad(array, border), model, options, nodata=0)
     assert np.array_equal(framed, np.pad(alone, border))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_other_batches_change_a_level_at_most_with_the_bundled_weights(precision: str) -> None:
+    """Libraries choose their kernels by the size of a batch, so that no more can be promised."""
+    array, model = hazy_ground(400), load_model("mgbl-s").model
+    options = Options(device="cpu", precision=precision, wishes=Wishes(batch=1))
+    single, _ = streamed(array, model, options)
+    many, _ = streamed(array, model, replace(options, wishes=Wishes(batch=8)))
+    difference = abs(single.astype(int) - many)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.02
 
 
 @pytest.mark.slow

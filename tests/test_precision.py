@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from dehazexl_cli.engine import precision
 from dehazexl_cli.engine.transfer import choose_precision
+from dehazexl_cli.models import build
 
 CPU = torch.device("cpu")
 
@@ -87,3 +89,12 @@ def test_what_is_measured_is_the_time_of_real_work() -> None:
     results = [precision.Work(dtype)() for dtype in (torch.float32, torch.bfloat16)]
     assert results[1].dtype == torch.bfloat16
     assert torch.allclose(results[0], results[1].float(), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["dehazexl-s", "dehazexl-next", "mgbl-s"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_networks_run_without_a_warning_of_torch(name: str, dtype: torch.dtype) -> None:
+    model = build(name).eval().to(dtype)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(torch.rand(1, 3, 260, 70))

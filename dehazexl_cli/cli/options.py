@@ -179,7 +179,7 @@ Context = Annotated[
 ]
 NoProvenance = Annotated[
     bool,
-    typer.Option("--no-provenance", help="No tags that say how OUT was made; the same run, the same bytes."),
+    typer.Option("--no-provenance", help="No tags that say how OUT was made; equal runs, equal bytes."),
 ]
 ModeName = Annotated[
     str | None,

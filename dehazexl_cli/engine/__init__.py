@@ -156,8 +156,8 @@ def run(
 
     `make_writer` is called once per attempt; the file appears when the last row is written. With `resume`,
     what is done survives the process, and a later run goes on from there. With a `team`, its workers encode
-    and decode, to the same bytes, and this process mixes and writes. Raises a DehazeError of the kind
-    that fits, and leaves no output, if anything goes wrong.
+    and decode, to the same bytes by the same plan, and this process mixes and writes. Raises a DehazeError
+    of the kind that fits, and leaves no output, if anything goes wrong.
     """
     report = Report()
     if team is not None:
