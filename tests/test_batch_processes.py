@@ -75,6 +75,7 @@ def test_what_no_process_can_do_is_raised_here(tmp_path: Path, monkeypatch: pyte
 
 def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="for the CPU"):
         shared_out(Setup(Recipe()), 2, ())
     assert len(shared_out(Setup(Recipe(Options(device="cpu"))), 2, ())) == 2

@@ -55,6 +55,7 @@ def progress(self, now, done, total):
         stay()
 
 if phase == "load":
+    import dehazexl_cli.models.loading
     dehazexl_cli.models.loading.load_model = load
 elif phase == "rename":
     os.replace = replace

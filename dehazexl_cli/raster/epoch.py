@@ -27,8 +27,8 @@ def system_with_epoch(dataset: Any) -> ElementTree.Element | None:
     path = f"/vsimem/{uuid4().hex}.vrt"
     try:
         rasterio.shutil.copy(dataset, path, driver="VRT")
-    except GDAL_ERRORS:
-        return None  # nothing that GDAL writes down
+    except (*GDAL_ERRORS, SystemError):
+        return None  # nothing that GDAL writes down, or names with options, which it refuses without a word
     try:
         with unwarned(), rasterio.open(path) as vrt:
             root = ElementTree.fromstring(vrt.tags(ns="xml:VRT")["xml:VRT"])
