@@ -205,7 +205,7 @@ class Endless:
         self.highest = max(self.highest, box.height)
         return np.zeros((len(bands), box.height, box.width), np.uint8)
 
-    def valid(self, box: Box) -> Pixels | None:
+    def valid(self, box: Box, bands: Sequence[int]) -> Pixels | None:
         return None
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
