@@ -72,6 +72,7 @@ def compare(
     device: options.Device = "auto",
     precision: options.PrecisionName = options.Precision.auto,
     bands: options.Bands = None,
+    not_alpha: options.NotAlpha = False,
     input_range: options.InputRange = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
@@ -95,15 +96,18 @@ def compare(
     Example: dehazexl compare hazy.tif --reference clear.tif --modes global,paper,tile --out compared
     """
     console.configure_logging(False, quiet)
-    common = given(
-        {
-            "--device": device,
-            "--precision": precision.value,
-            "--bands": bands,
-            "--input-range": input_range,
-            "--max-ram": max_ram,
-            "--max-vram": max_vram,
-        }
+    common = (
+        given(
+            {
+                "--device": device,
+                "--precision": precision.value,
+                "--bands": bands,
+                "--input-range": input_range,
+                "--max-ram": max_ram,
+                "--max-vram": max_vram,
+            }
+        )
+        + ["--not-alpha"] * not_alpha
     )
     of_modes = {
         "tile": given({"--tile": tile, "--tile-overlap": tile_overlap, "--blend": blend}),

@@ -51,6 +51,7 @@ def evaluate(
     device: options.Device = "auto",
     precision: options.PrecisionName = options.Precision.auto,
     bands: options.Bands = None,
+    not_alpha: options.NotAlpha = False,
     input_range: options.InputRange = None,
     strength: options.Strength = 1.0,
     overlap: options.Overlap = "auto",
@@ -114,7 +115,8 @@ def evaluate(
     from dehazexl_cli.models.loading import load_model
 
     with console.when_stopped("no results were written; run the same command again, perhaps with --limit"):
-        evaluation = prepare(load_model(model, weights, multiple), mixing, chosen, clear)
+        loaded = load_model(model, weights, multiple)
+        evaluation = replace(prepare(loaded, mixing, chosen, clear), not_alpha=not_alpha)
         outcome = evaluate_all(pairs, evaluation, Narrator(progress, quiet, len(pairs)))
     publish(outcome, evaluation, csv_file, as_json)
     if outcome.failures:
@@ -130,24 +132,27 @@ class Evaluation:
     about: dict[str, Any]  # of the model and the run, for the JSON
     options: Options
     with_clear: bool
+    not_alpha: bool = False
     clear_psnr: dict[Path, float] = field(default_factory=dict)  # of clear images measured already
 
     def measure(self, pair: Pair) -> Result:
         """Run one pair; memory is bounded, as outputs are compared row by row and not kept."""
         from dehazexl_cli.evaluation import compare
         from dehazexl_cli.raster import open_reader
+        from dehazexl_cli.raster.base import Trust
 
+        trust = Trust(alpha=not self.not_alpha)
         # The engine reads one handle while its writer's thread compares with the others.
         with (
-            closing(open_reader(pair.hazy)) as hazy,
-            closing(open_reader(pair.hazy)) as source,
-            closing(open_reader(pair.clear)) as clear,
+            closing(open_reader(pair.hazy, trust)) as hazy,
+            closing(open_reader(pair.hazy, trust)) as source,
+            closing(open_reader(pair.clear, trust)) as clear,
         ):
             bands = shared_bands(hazy, clear, self.options.bands)
             before = compare(hazy, clear, bands, self.options.input_range)
             after, seams = self.dehazed(hazy, source, clear, bands)
             if self.with_clear and pair.clear not in self.clear_psnr:
-                with closing(open_reader(pair.clear)) as again:
+                with closing(open_reader(pair.clear, trust)) as again:
                     self.clear_psnr[pair.clear] = self.dehazed(again, clear, clear, bands)[0].psnr
         untouched = self.clear_psnr.get(pair.clear, math.nan)
         return Result(pair.hazy.name, pair.group, pair.clear, measures(before, after, untouched, seams))

@@ -85,6 +85,7 @@ def explain(
     device: options.Device = "auto",
     precision: options.PrecisionName = options.Precision.auto,
     bands: options.Bands = None,
+    not_alpha: options.NotAlpha = False,
     input_range: options.InputRange = None,
     overlap: options.Overlap = "auto",
     max_ram: options.MaxRam = None,
@@ -122,7 +123,7 @@ def explain(
     from dehazexl_cli.models.loading import load_model
     from dehazexl_cli.raster.selection import Selection, open_selected
 
-    reader, _ = open_selected(source, Selection(nodata, mask))
+    reader, _ = open_selected(source, Selection(nodata, mask, not_alpha=not_alpha))
     with closing(reader):
         question = Question(
             find_windows(reader, windows or [], places or [], size),

@@ -38,6 +38,7 @@ def synth(
     bands: Annotated[
         str | None, typer.Option("--bands", "-b", metavar="R,G,B", help="Bands that are red, green and blue.")
     ] = None,
+    not_alpha: options.NotAlpha = False,
     input_range: options.InputRange = None,
     sensor_noise: Annotated[
         float,
@@ -74,6 +75,7 @@ def synth(
         options.parse_range(input_range),
         Camera(sensor_noise, jpeg),
         overwrite,
+        not_alpha,
     )
     scenes = [look_at(source, wishes) for source in sources]
     require_different_names(scenes)
@@ -95,6 +97,14 @@ class Wishes:
     input_range: tuple[float, float] | None
     camera: Camera
     overwrite: bool
+    not_alpha: bool = False
+
+    def open(self, source: str) -> RasterReader:
+        """Open an image as it is to be taken; InputError if it cannot be used."""
+        from dehazexl_cli.raster import open_reader
+        from dehazexl_cli.raster.base import Trust
+
+        return open_reader(source, Trust(alpha=not self.not_alpha))
 
 
 @dataclass(frozen=True)
@@ -120,11 +130,10 @@ def parse_levels(text: str) -> tuple[int, ...]:
 def look_at(source: str, wishes: Wishes) -> Scene:
     """Find out before the first image is made whether all can be used; raises InputError or UsageError."""
     from dehazexl_cli.engine.values import choose_range
-    from dehazexl_cli.raster import open_reader
     from dehazexl_cli.raster.bands import choose_bands
     from dehazexl_cli.training.synthesis import require_usable
 
-    with closing(open_reader(source)) as reader:
+    with closing(wishes.open(source)) as reader:
         bands = choose_bands(reader.info, wishes.bands).colours
         if wishes.input_range is not None:
             choose_range(reader, bands, wishes.input_range)
@@ -232,10 +241,9 @@ def make_folders(target: Path, levels: Sequence[int]) -> None:
 
 def make_pairs(scene: Scene, target: Path, wishes: Wishes) -> Iterator[tuple[Path, dict[str, Any] | None]]:
     """Write the files of one scene and yield each with what it was made with; None for the clear image."""
-    from dehazexl_cli.raster import open_reader
     from dehazexl_cli.training.synthesis import copy_clear, write_hazy
 
-    with closing(open_reader(scene.source)) as reader:
+    with closing(wishes.open(scene.source)) as reader:
         clear = clear_path(target, scene)
         if not is_source(clear, scene):
             copy_clear(reader, clear, wishes.overwrite)
