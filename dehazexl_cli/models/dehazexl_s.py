@@ -178,12 +178,12 @@ class Decoder(nn.Module):
             stride = 2 if number else 1
             self.down.append(Stage(before, width, blocks, stride, config.scene_dim))
             before = width
-        self.tell = zero_init(nn.Conv2d(config.dim, widths[-1], 1))
-        self.lift = nn.ModuleList()
+        self.context_proj = zero_init(nn.Conv2d(config.dim, widths[-1], 1))
+        self.upconv = nn.ModuleList()
         self.up = nn.ModuleList()
         self.heads = nn.ModuleList([zero_init(nn.Conv2d(widths[-1], NUMBERS, 1))])
         for number in reversed(range(len(widths) - 1)):
-            self.lift.append(zero_init(nn.Conv2d(widths[number + 1], widths[number], 1)))
+            self.upconv.append(zero_init(nn.Conv2d(widths[number + 1], widths[number], 1)))
             self.up.append(
                 nn.Sequential(*(Residual(widths[number]) for _ in range(config.up_blocks[number])))
             )
@@ -198,7 +198,7 @@ class Decoder(nn.Module):
 
     def forward(self, pixels: Tensor, context: Tensor, scene: Tensor) -> Tensor:
         """Pixels [b, 3, patch, patch], context [b, dim + envelopes, side, side], scene [b, scene_dim]."""
-        dtype = self.tell.weight.dtype
+        dtype = self.context_proj.weight.dtype
         said, wide = context.split([self.dim, ENVELOPES], dim=1)
         with torch.autocast(pixels.device.type, enabled=False):
             cells = darkest_cells(pixels, STEM)
@@ -224,12 +224,12 @@ class Decoder(nn.Module):
         for stage in self.down:
             x = stage(x, scene)
             kept.append(x)
-        x = x + self.tell(said)
+        x = x + self.context_proj(said)
         numbers = self.scene_head(scene)[:, :, None, None] + self.heads[0](x)
         skips = reversed(kept[:-1])
-        for lift, blocks, written, skip in zip(self.lift, self.up, self.heads[1:], skips, strict=True):
-            x = blocks(upsample(lift(x)).add_(skip))
-            numbers = upsample(numbers) + written(x)
+        for conv, blocks, head, skip in zip(self.upconv, self.up, self.heads[1:], skips, strict=True):
+            x = blocks(upsample(conv(x)).add_(skip))
+            numbers = upsample(numbers) + head(x)
         return numbers
 
 
@@ -242,13 +242,13 @@ class Stage(nn.Module):
 
     def __init__(self, before: int, width: int, blocks: int, stride: int, scene_dim: int) -> None:
         super().__init__()
-        self.enter = FixedNormConv2d(before, width, stride=stride)
+        self.conv = FixedNormConv2d(before, width, stride=stride)
         self.gate = zero_init(nn.Linear(scene_dim, 2 * width))
         self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
 
     def forward(self, x: Tensor, scene: Tensor) -> Tensor:
         factor, offset = self.gate(scene)[:, :, None, None].chunk(2, dim=1)
-        return self.blocks(leaky_relu(torch.addcmul(offset, self.enter(x), 1 + factor)))
+        return self.blocks(leaky_relu(torch.addcmul(offset, self.conv(x), 1 + factor)))
 
 
 def upsample(x: Tensor) -> Tensor:

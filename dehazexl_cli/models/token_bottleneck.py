@@ -91,13 +91,13 @@ class TokenBottleneck(nn.Module):
             nn.LeakyReLU(SLOPE),
             nn.Linear(2 * scene_dim, scene_dim),
         )
-        self.enter = FixedNormConv2d(statistics + token_dim, dim, 1)
+        self.token_proj = FixedNormConv2d(statistics + token_dim, dim, 1)
         self.first = Residual(dim)
         self.widen = FixedNormConv2d(dim, wide_dim, WIDE, stride=WIDE)
         self.wide = nn.Sequential(Residual(wide_dim), Residual(wide_dim))
         self.narrow = zero_init(nn.Conv2d(wide_dim, dim, 1))
         self.attention = InducedAttention(dim, latents, heads) if latents else None
-        self.tell = zero_init(nn.Linear(scene_dim, dim))
+        self.scene_proj = zero_init(nn.Linear(scene_dim, dim))
         self.last = Residual(dim)
 
     def forward(self, seen: TokenMap) -> Scene:
@@ -106,15 +106,15 @@ class TokenBottleneck(nn.Module):
             statistics = seen.tokens[:, : self.statistics]
             envelopes = self._envelopes(statistics[:, :COLOURS], seen.present)
             spread = quantiles(statistics, seen.present).flatten(1)
-        dtype = self.enter.weight.dtype
+        dtype = self.token_proj.weight.dtype
         known = torch.cat([normalize(statistics), seen.tokens[:, self.statistics :]], dim=1)
-        x = leaky_relu(self.enter((known * seen.present).to(dtype)))
+        x = leaky_relu(self.token_proj((known * seen.present).to(dtype)))
         x = self.first(x)
         x = x + self._widely(x)
         if self.attention is not None:
             x = x + self.attention(x, seen.present)
         vector = self.scene(torch.cat([normalize(spread), moments(x, seen.present)], dim=1).to(dtype))
-        x = self.last(x + self.tell(vector)[:, :, None, None])
+        x = self.last(x + self.scene_proj(vector)[:, :, None, None])
         return Scene(torch.cat([x.float(), envelopes], dim=1), vector.float())
 
     def _envelopes(self, least: Tensor, present: Tensor) -> Tensor:
@@ -141,22 +141,21 @@ class InducedAttention(nn.Module):
         self.latents = nn.Parameter(torch.empty(latents, dim))
         nn.init.uniform_(self.latents, -1, 1)
         self.norm = nn.RMSNorm(dim, elementwise_affine=False)
-        self.hear = nn.Linear(dim, 2 * dim)
-        self.ask = nn.Linear(dim, dim)
-        self.tell = nn.Linear(dim, 2 * dim)
-        self.middle_norm = nn.RMSNorm(dim, elementwise_affine=False)
-        self.output = zero_init(nn.Linear(dim, dim))
+        self.token_kv = nn.Linear(dim, 2 * dim)
+        self.token_q = nn.Linear(dim, dim)
+        self.latent_kv = nn.Linear(dim, 2 * dim)
+        self.latent_norm = nn.RMSNorm(dim, elementwise_affine=False)
+        self.proj = zero_init(nn.Linear(dim, dim))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         height, width = x.shape[2:]
         tokens = self.norm(x.flatten(2).mT)
         there = (present > 0).flatten(1)[:, None, None]  # [1, 1, 1, n]
-        heard = attend(
-            self._split(self.latents[None].expand(len(x), -1, -1)), *self._pair(self.hear(tokens)), there
-        )
-        latents = self.middle_norm(self.latents + heard)
-        told = attend(self._split(self.ask(tokens)), *self._pair(self.tell(latents)))
-        return self.output(told).mT.unflatten(2, (height, width))
+        queries = self._split(self.latents[None].expand(len(x), -1, -1))
+        latents = self.latents + attend(queries, *self._pair(self.token_kv(tokens)), there)
+        latents = self.latent_norm(latents)
+        attended = attend(self._split(self.token_q(tokens)), *self._pair(self.latent_kv(latents)))
+        return self.proj(attended).mT.unflatten(2, (height, width))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
