@@ -122,10 +122,11 @@ def test_a_settings_file_is_read_as_windows_writes_it(
         (tmp_path / "s.toml").write_bytes(content)
         shown = dehazexl("config", "show", "--json", "run", "--config", tmp_path / "s.toml")
         assert (shown.code, json.loads(shown.out)["run"]["strength"]["value"]) == (0, 0.25)
-    (tmp_path / "s.toml").write_text('weights = "C:\\weights.pt"\n')
-    refused = dehazexl("config", "show", "run", "--config", tmp_path / "s.toml")
-    assert refused.code == 3
-    assert "single quotes" in refused.err
+    for path in (r"C:\net.pt", r"C:\data\x.pt", r"C:\Users\me"):
+        (tmp_path / "s.toml").write_text(f'[run]\nweights = "{path}"\n')
+        refused = dehazexl("config", "show", "run", "--config", tmp_path / "s.toml")
+        assert refused.code == 3
+        assert "single quotes" in refused.err
 
 
 def test_marks_tell_the_encoding() -> None:

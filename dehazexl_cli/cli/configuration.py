@@ -26,6 +26,7 @@ FILE_VARIABLE = f"{PREFIX}CONFIG"
 OF_TESTS = frozenset({f"{PREFIX}SHARED"})  # this project's own, which name no option
 # The only name that stands for the file itself, in whichever command it is given.
 CONFIG = "config"
+SINGLE_QUOTES = r"put paths with backslashes between single quotes: weights = 'C:\net.pt'"
 META = "dehazexl_cli.configuration"  # where a context keeps the name of the file
 NEAR = 0.75  # likeness of two names from which on one is taken for a slip of the other
 
@@ -155,17 +156,30 @@ def read_toml(file: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(decoded(file.read_bytes()).replace("\r\n", "\n"))
+        values = tomllib.loads(decoded(file.read_bytes()).replace("\r\n", "\n"))
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})", f"check --{CONFIG}") from error
     except ValueError as error:
-        escape = "escape" in str(error) or "hex value" in str(error)
+        escape = "Unescaped" in str(error) or "hex value" in str(error)
         raise InputError(
             f"{file}: is no TOML ({error})",
-            r"put paths with backslashes between single quotes: weights = 'C:\net.pt'"
+            SINGLE_QUOTES
             if escape
             else 'write lines like device = "cpu", and [run] above those of one command',
         ) from error
+    require_no_control(file, values)
+    return values
+
+
+def require_no_control(file: Path, values: Any) -> None:
+    """Raises InputError for a text with a line break or tab, which a path with backslashes has become."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        require_no_control(file, value)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and any(ord(letter) < 32 for letter in text):
+                raise InputError(
+                    f"{file}: {name} = {text!r} has a character that no option takes", SINGLE_QUOTES
+                )
 
 
 def defaults_of(root: Any, values: Mapping[str, Any], file: Path) -> dict[str, Any]:
