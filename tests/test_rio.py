@@ -74,7 +74,7 @@ def test_settings_of_run_are_heeded(
     assert "mgbl-s" in said.out and "3.00 GB allowed" in said.out
 
 
-def test_other_commands_of_rio_load_nothing_of_ours() -> None:
+def test_other_commands_of_rio_load_nothing_but_the_light_modules_of_ours() -> None:
     code = (
         "import sys\n"
         "from rasterio.rio.main import main_group\n"
@@ -82,5 +82,7 @@ def test_other_commands_of_rio_load_nothing_of_ours() -> None:
         "heavy = {'torch', 'typer', 'rich', 'tifffile', 'imagecodecs', 'safetensors', 'dehazexl_cli.cli',\n"
         "         'dehazexl_cli.engine', 'dehazexl_cli.models', 'dehazexl_cli.raster'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
+        "ours = {name.partition('.')[2] for name in sys.modules if name.startswith('dehazexl')}\n"
+        "assert ours == {'', 'api', 'errors', 'grid', 'options', 'plan', 'processors', 'rio', 'text'}, ours\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
