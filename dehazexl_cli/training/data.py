@@ -63,11 +63,12 @@ class Recipe:
     exposure: float = 0.2  # largest change of gamma and gain in brightness, in natural logarithms
     darkening: float = 0.2  # largest loss in brightness: ground seen from space is darker than from a drone
     saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
-    even_share: float = 0.2  # samples with water, sand or other even ground drawn in
+    even_share: float = 0.25  # samples with water, sand or other even ground drawn in
+    drawn_clear_share: float = 0.45  # of these without haze: fields and roofs of one colour are no veils
     # A lake, or a field of one crop, cannot be told from a veil and is to stay: of samples that show nothing
     # else, whose contrast is lower, that share is without haze.
     even_contrast: float = 0.1
-    even_clear_share: float = 0.8
+    even_clear_share: float = 0.9
     sensor_noise: float = 0.01  # largest standard deviation
 
 
@@ -176,6 +177,7 @@ class Sampler:
         clear_share = self.recipe.clear_share
         if rng.random() < self.recipe.even_share:
             clear = torch.from_numpy(with_even_ground(clear.numpy(), rng))
+            clear_share = self.recipe.drawn_clear_share
         if is_even(clear, self.recipe.even_contrast):
             clear_share = self.recipe.even_clear_share
         if rng.random() < clear_share:

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from dehazexl_cli.training.haze import WAVELENGTHS, Haze, Kind, Noise
 from dehazexl_cli.training.skies import LEVELS, Origin, count_octaves, draw_sky, sampled, with_gaps
 
-LEVEL_ODDS = (0.1, 0.2, 0.3, 0.4)  # of the LEVELS, the densest last
+LEVEL_ODDS = (0.1, 0.15, 0.25, 0.5)  # of the LEVELS, the densest last
 LEAST_AIRLIGHT = 0.3  # an aerosol adds that much of the light it takes at least; less would be soot
 
 
@@ -24,11 +24,11 @@ LEAST_AIRLIGHT = 0.3  # an aerosol adds that much of the light it takes at least
 class Shares:
     """Probabilities of the kinds of haze; their sum is 1."""
 
-    even: float = 0.25  # grey, the same everywhere
-    uneven: float = 0.34  # white-grey fields and clouds with fine detail
-    aerosol: float = 0.14  # the bluish light of clear air
-    level: float = 0.22  # as `dehazexl synth` makes it
-    broad: float = 0.05  # `Haze.draw`: anything between
+    even: float = 0.26  # grey, the same everywhere
+    uneven: float = 0.31  # white-grey fields and clouds with fine detail
+    aerosol: float = 0.13  # the bluish light of clear air
+    level: float = 0.27  # as `dehazexl synth` makes it
+    broad: float = 0.03  # `Haze.draw`: anything between
 
 
 DEFAULT_SHARES = Shares()
