@@ -27,7 +27,7 @@ from dehazexl_cli.raster.labels import descriptions_of, notes_on_text, tags_of
 from dehazexl_cli.raster.metadata import PROVENANCE
 from dehazexl_cli.raster.palette import GREY, RGBA, Palette, has_palette
 from dehazexl_cli.raster.photometry import require_picture, stored_share
-from dehazexl_cli.raster.pixels import require_supported, window
+from dehazexl_cli.raster.pixels import require_supported, widened, window
 from dehazexl_cli.raster.refusals import require_openable, why_not_opened
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, cache_bytes, reason
 from dehazexl_cli.text import is_remote, masked
@@ -136,7 +136,7 @@ class GdalReader:
             numbers = self._dataset.read(stored, window=where, out_shape=(len(stored), *shape))
             return self._expansion.read(numbers, list(bands))
         pixels: Pixels = self._dataset.read(list(bands), window=where, out_shape=(len(bands), *shape))
-        return pixels
+        return pixels.astype(self.info.dtype, copy=False)
 
     def _ground(self, bands: Sequence[int], where: Window, shape: tuple[int, int]) -> Pixels | None:
         """Which pixels are ground [shape], one band in memory at a time; None if nothing can be invalid."""
@@ -218,7 +218,7 @@ def describe(path: str, dataset: Any, trust: Trust = USUAL) -> RasterInfo:
         height=dataset.height,
         width=dataset.width,
         count=dataset.count,
-        dtype=dataset.dtypes[0],
+        dtype=widened(dataset.dtypes[0]),
         nodata=dataset.nodata,
         alpha=colours.index(ColorInterp.alpha) + 1 if trust.alpha and ColorInterp.alpha in colours else None,
         georeferenced=_is_georeferenced(dataset),
@@ -342,7 +342,7 @@ def _require_bands(path: str, dataset: Any) -> None:
 
 def _require_one_type(path: str, dtypes: Sequence[str]) -> None:
     for dtype in dtypes:
-        require_supported(path, dtype)
+        require_supported(path, widened(dtype))
     if len(set(dtypes)) > 1:
         raise InputError(
             f"{path}: its bands have different types ({', '.join(dtypes)})",

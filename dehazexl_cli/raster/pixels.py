@@ -9,6 +9,8 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 
 PIXEL_TYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+# Read as the next wider type, whether GDAL knows them (3.11 and later) or not.
+_WIDENED = {"float16": "float32"}
 
 
 def require_supported(name: str, dtype: str) -> None:
@@ -24,6 +26,11 @@ def require_supported(name: str, dtype: str) -> None:
         f"{name}: pixels of type {dtype} are not supported",
         f"convert it to one of {', '.join(PIXEL_TYPES)}",
     )
+
+
+def widened(dtype: str) -> str:
+    """Name the type that pixels of a type are read as: itself, or one that holds its values."""
+    return _WIDENED.get(dtype, dtype)
 
 
 def window(box: Box, info: RasterInfo) -> tuple[slice, slice]:

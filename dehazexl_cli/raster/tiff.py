@@ -22,13 +22,12 @@ from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
 from dehazexl_cli.raster.gdal import BeyondGdal, damaged, describe
 from dehazexl_cli.raster.ink import is_ink
 from dehazexl_cli.raster.palette import has_palette
-from dehazexl_cli.raster.pixels import thinned, window
+from dehazexl_cli.raster.pixels import thinned, widened, window
 from dehazexl_cli.raster.session import CACHE_BYTES, GDAL_ERRORS, GdalSession
 from dehazexl_cli.raster.shell import Shell
 
 # A tile is decoded as a whole; one of this size takes seconds, and a larger one is no tile but an attack.
 _LARGEST_TILE_BYTES = 1 << 30
-_WIDENED = {"float16": "float32"}  # types that GDAL 3.10 has no name for
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
@@ -137,7 +136,7 @@ class TiffReader:
         same = (page.imagelength, page.imagewidth) == (info.height, info.width)
         if not _has_codec(page) or has_palette(self._dataset) or is_ink(self._dataset):
             raise refused
-        if not same or _WIDENED.get(dtype, dtype) != info.dtype or page.imagedepth > 1:
+        if not same or widened(dtype) != info.dtype or page.imagedepth > 1:
             raise refused
         if len(self._pages) == 1 and samples != info.count:
             raise refused
@@ -257,4 +256,4 @@ def _decode(file: tifffile.TiffFile, page: Any, index: int) -> Pixels | None:
     if segment is None:
         return None
     pixels: Pixels = segment[0, : shape[1], : shape[2]]
-    return pixels.astype(_WIDENED.get(str(pixels.dtype), pixels.dtype.newbyteorder("=")), copy=False)
+    return pixels.astype(widened(pixels.dtype.name), copy=False)
