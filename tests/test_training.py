@@ -161,12 +161,20 @@ def test_samples_are_pairs_of_hazy_and_clear_in_range() -> None:
     assert contrast.min() < 0.6
 
 
+def test_some_samples_have_no_colour_neither_hazy_nor_clear() -> None:
+    hazy, clear = Sampler(scenes(), Recipe(grey_share=0.5, clear_share=0.0), seed=1).batch(0, 24, 32)
+    grey = [bool(pair.std(1).max() < 1e-6) for pair in torch.stack([hazy, clear], dim=1)]
+    assert 6 <= sum(grey) <= 18
+    assert all(h.std(0).max() > 1e-3 for h, is_grey in zip(hazy, grey, strict=True) if not is_grey)
+
+
 PLAIN = Recipe(
     clear_share=1.0,
     even_share=0.0,
     black_share=0.0,
     linear_share=0.0,
     dark_share=0.0,
+    grey_share=0.0,
     exposure=0.0,
     darkening=0.0,
     saturation=0.0,

@@ -62,6 +62,7 @@ class Recipe:
     false_saturation: float = 0.8  # they keep a random share of the distance from grey, up to this
     exposure: float = 0.2  # largest change of gamma and gain in brightness, in natural logarithms
     darkening: float = 0.2  # largest loss in brightness: ground seen from space is darker than from a drone
+    grey_share: float = 0.1  # samples without any colour, as panchromatic bands are
     saturation: float = 0.25  # largest change of the distance of colours from grey, in natural logarithms
     even_share: float = 0.25  # samples with water, sand or other even ground drawn in
     drawn_clear_share: float = 0.45  # of these without haze: fields and roofs of one colour are no veils
@@ -166,6 +167,12 @@ class Sampler:
 
     def sample(self, rng: Generator, side: int) -> tuple[Tensor, Tensor]:
         """One pair (hazy, clear), each [3, side, side]."""
+        hazy, clear = self._pair(rng, side)
+        if rng.random() < self.recipe.grey_share:
+            return saturate(hazy, 0), saturate(clear, 0)
+        return hazy, clear
+
+    def _pair(self, rng: Generator, side: int) -> tuple[Tensor, Tensor]:
         scene = self.scenes[rng.choice(len(self.scenes), p=self.weights)]
         placement = place(scene.clear, rng, side, self.recipe)
         clear = crop(scene.clear, placement, side)
