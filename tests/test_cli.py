@@ -183,7 +183,7 @@ def test_a_run_is_planned_as_plan_says(scene: Path) -> None:
         json.loads(printed(*words, *FIXED, "--json"))["plan"]
         for words in (("plan", scene), ("run", scene, scene.with_name("o.tif"), "-q"))
     )
-    assert planned["host_bytes"] == pytest.approx(done["host_bytes"], rel=0.03)
+    assert planned["host_bytes"] == pytest.approx(done["host_bytes"], rel=0.05)
 
 
 @pytest.mark.parametrize("model", REGISTRY)

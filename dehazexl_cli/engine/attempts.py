@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +59,6 @@ def run_by_plans(
         try:
             return attempt(job, replace(errand, plan=plan, watch=phase), make_writer)
         except OutOfMemory as error:
-            release(job.scene.device)
             full = isinstance(error.__cause__, NoRoom)
             later = following(job.plans, index, "disk" if full else phase.last)
             if later is None:
@@ -72,6 +72,7 @@ def run_by_plans(
                 f"went on with {in_words(job.plans[later])}"
             )
             index = later
+        release(job.scene.device)  # not before the error is gone: its frames hold the attempt's tensors
 
 
 class Phase:
@@ -117,7 +118,8 @@ def noticing_lack_of_memory() -> Iterator[None]:
 
 
 def release(device: torch.device) -> None:
-    """Hand cached memory back before the next attempt."""
+    """Free what the last attempt held, in cycles of frames too, and hand cached memory back."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -240,10 +240,7 @@ def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -
         "_lazy_init": lambda: None,
         "device_count": lambda: count,
         "is_bf16_supported": lambda *_, **__: bf16,
-        "mem_get_info": lambda device=None: (
-            capacity - machine.live_bytes[machine.index_of(device)],
-            capacity,
-        ),
+        "mem_get_info": free,
         "memory_allocated": lambda device=None: machine.live_bytes[machine.index_of(device)],
         "max_memory_allocated": used,
         "max_memory_reserved": used,
@@ -277,6 +274,8 @@ def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -
     with contextlib.ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
+        # AdamW asks here whether a graph is captured; builds with CUDA would ask the driver.
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda **_: None))
         stack.enter_context(mock.patch.object(torch, "load", load_on_host))
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_in_mode))
         torch.__future__.set_overwrite_module_params_on_conversion(True)
