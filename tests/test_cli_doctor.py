@@ -47,7 +47,7 @@ def test_a_sound_installation_passes(dehazexl: Command) -> None:
     for check in answer["checks"]:
         assert (check["remedy"] == "") == (check["verdict"] == "PASS"), check
     (torch_version,) = (check["facts"]["torch"] for check in answer["checks"] if check["name"] == "packages")
-    assert torch_version.split("+")[0] == torch.__version__.split("+")[0]  # builds may leave out which they are
+    assert torch_version.split("+")[0] == torch.__version__.split("+")[0]  # without the build
 
 
 def test_people_get_a_line_per_check(dehazexl: Command) -> None:

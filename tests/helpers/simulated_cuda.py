@@ -275,7 +275,7 @@ def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -
         for name, value in replaced.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         # AdamW asks here whether a graph is captured; builds with CUDA would ask the driver.
-        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", lambda **_: None))
+        stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", return_value=None))
         stack.enter_context(mock.patch.object(torch, "load", load_on_host))
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_in_mode))
         torch.__future__.set_overwrite_module_params_on_conversion(True)
