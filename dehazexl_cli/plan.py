@@ -30,8 +30,6 @@ PROCESS_BYTES = 340 << 20
 LATER_BYTES = 40 << 20
 # What an image in one pass takes as pixels: itself, its patches before and after, their sum, the change.
 PASS_BYTES = 7 * 3 * 4  # per pixel
-# What a survey leaves behind in the process: what libraries keep for a companion's layers, measured.
-SURVEY_LEAVES_BYTES = 40 << 20
 LOOK_BYTES = 2 * 3 * 4  # per pixel, of what a survey keeps: factors and offsets of three colours, float32
 FINE_BYTES = 10 << 30  # below, sizes are told in megabytes
 
@@ -275,7 +273,6 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     if not setting.on_gpu:
         on_host += waiting if plan.skips == "device" else 0
         lasting = setting.process_bytes + files + footprint.kernel_bytes * replicas
-        lasting += SURVEY_LEAVES_BYTES if setting.look else 0
         flow, mix = flow + rows + on_host + lasting, mix + on_host + lasting
         survey += rows + lasting
         host, device = max(flow, mix, survey, setting.loading_bytes), 0

@@ -1,11 +1,10 @@
-"""What `dehazexl-s` has of its own beside the published network: its stem, its quiet start, its ending."""
+"""What the small network of the published kind has beside it: its stem, its quiet start, its ending."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dehazexl_cli.models import build
 from dehazexl_cli.models.base import compose
 from dehazexl_cli.models.dehazexl import SMALL, DehazeXL, Encoder, Extremes
 from dehazexl_cli.models.ending import AffineEnding, bilinear_weights
@@ -19,7 +18,7 @@ def picture(height: int, width: int) -> Tensor:
 def test_fresh_weights_change_nothing() -> None:
     image = picture(300, 256)
     with torch.no_grad():
-        assert torch.equal(build("dehazexl-s").eval()(image), image)
+        assert torch.equal(DehazeXL(SMALL).eval()(image), image)
 
 
 def test_blocks_of_the_fresh_encoder_add_nothing() -> None:
@@ -34,7 +33,7 @@ def test_blocks_of_the_fresh_encoder_add_nothing() -> None:
 
 def test_tokens_of_a_fresh_network_tell_places_apart() -> None:
     torch.manual_seed(0)
-    model = build("dehazexl-s").eval()
+    model = DehazeXL(SMALL).eval()
     image = torch.cat([picture(256, 256) * 0.2, picture(256, 256)], dim=3)
     seen: list[Tensor] = []
     model.mixer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))  # type: ignore[operator]

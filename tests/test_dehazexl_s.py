@@ -1,4 +1,4 @@
-"""`dehazexl-next`: what it knows before it learns, and what its bottleneck must keep."""
+"""`dehazexl-s`: what it knows before it learns, and what its bottleneck must keep."""
 
 from __future__ import annotations
 

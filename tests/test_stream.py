@@ -113,7 +113,7 @@ def test_batch_and_skip_policy_do_not_change_a_bit(skips: SkipPolicy, batch: int
     assert (report.plan["skips"], report.plan["batch"]) == (skips, batch)
 
 
-@pytest.mark.parametrize("name", ["dehazexl-s", "dehazexl-next", "dehazexl-paper"])
+@pytest.mark.parametrize("name", ["dehazexl-s", "dehazexl-paper"])
 def test_the_real_networks_stream_as_they_run_whole(name: str) -> None:
     torch.manual_seed(0)
     model = build(name).eval()

@@ -14,14 +14,13 @@ from test_stream import FP32, scene, streamed
 from test_team import Here, dehazed
 from torch import Tensor
 
-from dehazexl_cli import load_model
 from dehazexl_cli.engine import Mode, Options, Wishes, joints_of
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models import build
+from dehazexl_cli.models import REGISTRY, build
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
-from dehazexl_cli.models.checkpoint import bundled
-from dehazexl_cli.plan import SURVEY_LEAVES_BYTES, Footprint, Setting, ladder
+from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
+from dehazexl_cli.plan import Footprint, Setting, ladder
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.raster.memory import ArrayReader
 
@@ -46,19 +45,12 @@ def run(array: Pixels, mode: Mode | None = None, model: Dehazer | None = None, *
     return streamed(array, model or Surveying(), chosen)[0]
 
 
-def accompanied() -> Dehazer:
-    """A network with a companion that sees otherwise and adds up its tokens, as the fast network does."""
-    model = Surveying()
-    model.companion = Toy(patch=32, halo=1, gather="sum")
-    return model
-
-
 def taken(survey: list[dict[str, object]]) -> list[tuple[object, ...]]:
-    return [(look["height"], look["width"], look["by"]) for look in survey]
+    return [(look["height"], look["width"]) for look in survey]
 
 
 def own(*sizes: tuple[int, int]) -> list[tuple[object, ...]]:
-    return [(*size, "model") for size in sizes]
+    return list(sizes)
 
 
 @pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
@@ -100,21 +92,6 @@ def test_pictures_that_would_be_hardly_smaller_than_the_scene_are_not_taken() ->
     assert taken(report.plan["survey"]) == own((13, 64), (6, 32))
 
 
-@pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
-def test_a_companion_looks_too(options: dict[str, object]) -> None:
-    array, model = smooth(70, 600), accompanied()
-    assert model.companion is not None
-    alone = run(array, Mode(survey=(64, 32)), **options)
-    theirs = run(array, Mode("downsample", long_side=512), model.companion, **options)
-    assert abs(alone - theirs).max() > 0.01
-    # The smaller looks' transforms pass through the larger picture on their way.
-    assert run(array, None, model, **options) == pytest.approx((3 * alone + theirs) / 4, abs=3e-3)
-    # A scene that is no larger than its picture it sees as it is.
-    small = smooth(30, 40)
-    full, theirs = run(small, Mode(survey=()), **options), run(small, None, model.companion, **options)
-    assert run(small, None, model, **options) == pytest.approx((full + theirs) / 2, abs=2e-3)
-
-
 @pytest.mark.parametrize(("value", "share"), [(0.1, 0.0), (0.2, 0.0), (0.25, 0.25), (0.36, 0.8), (0.9, 1.0)])
 def test_where_haze_was_thick_the_survey_looks_again(value: float, share: float) -> None:
     class Halving(Surveying):
@@ -127,37 +104,9 @@ def test_where_haze_was_thick_the_survey_looks_again(value: float, share: float)
     assert output == pytest.approx((value / 2 + looked_at) / 2, abs=1e-5)
 
 
-@pytest.mark.parametrize("mode", [Mode(survey=()), Mode(survey=(64,)), Mode("tile"), Mode("downsample")])
-def test_a_companion_is_asked_only_where_the_survey_is_left_to_the_model(mode: Mode) -> None:
-    array = smooth(70, 130)
-    assert not mode.asks_companion
-    assert np.array_equal(run(array, mode), run(array, mode, accompanied()))
-
-
-def test_a_companion_gives_the_same_pixels_to_a_window_and_to_a_team(tmp_path: Path) -> None:
-    array, window = scene(90, 120), Box(35, 20, 40, 70)
-    expected, _ = dehazed(None, accompanied(), array=array)
-    part, _ = dehazed(None, accompanied(), array=array, window=window)
-    assert np.array_equal(part, expected[35:75, 20:90])
-    workers: list[Dehazer] = [accompanied(), accompanied()]
-    shared, _ = dehazed(Here(tmp_path, workers, array), accompanied(), array=array)
-    assert np.array_equal(shared, expected)
-
-
-def test_bundled_weights_have_a_companion_and_others_none() -> None:
-    loaded = load_model("dehazexl-s")
-    assert loaded.companion is not None and loaded.companion.name == "mgbl-s"
-    assert loaded.model.companion is loaded.companion.model
-    assert loaded.companion.sha256 == load_model("mgbl-s").sha256
-    assert load_model("mgbl-s").companion is None
-    from_file = load_model(weights=bundled("dehazexl-s"))
-    assert from_file.sha256 == loaded.sha256
-    assert from_file.companion is None and from_file.model.companion is None
-
-
 def test_only_networks_that_ask_for_it_are_shown_smaller_pictures() -> None:
-    assert build("dehazexl-s").looks == (1024, 512)
-    assert build("dehazexl-paper").looks == build("mgbl-s").looks == build("mgbl-paper").looks == ()
+    assert DehazeXL(SMALL).looks == (1024, 512)
+    assert not any(build(name).looks for name in REGISTRY)
 
 
 def test_neither_batches_nor_windows_nor_the_mode_change_a_survey() -> None:
@@ -202,10 +151,9 @@ def test_a_plan_counts_what_a_survey_takes_and_keeps(on_gpu: bool) -> None:
         for picture in (None, look)
     )
     kept = 2 * 24 * 2560**2  # factors and offsets of three colours, of each group
-    left = kept + (0 if on_gpu else SURVEY_LEAVES_BYTES)
-    assert surveyed.flow_bytes - plain.flow_bytes == surveyed.mixing_bytes - plain.mixing_bytes == left
+    assert surveyed.flow_bytes - plain.flow_bytes == surveyed.mixing_bytes - plain.mixing_bytes == kept
     taken = 100 * (10**6 + 11) + 2 * 10**7 + 84 * 2560**2
-    assert surveyed.survey_bytes - plain.survey_bytes == left + taken
+    assert surveyed.survey_bytes - plain.survey_bytes == kept + taken
     # It is larger than the scene here, and what it takes is what decides.
     assert (surveyed.device_bytes if on_gpu else surveyed.host_bytes) == surveyed.survey_bytes
 
@@ -231,13 +179,12 @@ def test_the_command_line_says_which_pictures(dehazexl: Callable[..., Result], t
     source = tmp_path / "scene.tif"
     with rasterio.open(source, "w", driver="GTiff", width=900, height=700, count=3, dtype="uint8") as file:
         file.write(np.moveaxis(scene(700, 900), -1, 0))
-    both = [(398, 512, "model"), (398, 512, "companion")]
-    for text, looks in {"auto": both, "off": [], "64,600": own((467, 600), (50, 64))}.items():
+    for text, looks in {"auto": [], "off": [], "64,600": own((467, 600), (50, 64))}.items():
         result = dehazexl("plan", source, "--survey", text, "--json")
         assert taken(json.loads(result.out)["mode"]["survey"]) == looks
-    words = "with a survey of 512 x 398 pixels, 512 x 398 pixels by its companion"
-    assert words in dehazexl("plan", source).out
-    assert "survey" not in dehazexl("plan", source, "--model", "mgbl-s").out
+    words = "with a survey of 600 x 467 pixels, 64 x 50 pixels"
+    assert words in dehazexl("plan", source, "--survey", "64,600").out
+    assert "survey" not in dehazexl("plan", source).out
     refused = dehazexl("run", source, tmp_path / "out.tif", "--survey", "small")
     assert refused.code == 2 and "write auto, off, or pixels like 1024,512" in refused.err
     refused = dehazexl("run", source, tmp_path / "out.tif", "--mode", "tile", "--survey", "512")

@@ -83,7 +83,7 @@ def test_a_folder_of_other_settings_is_not_gone_on_with(pictures: Path, tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-@pytest.mark.parametrize("model", ["dehazexl-next", "mgbl-s"])
+@pytest.mark.parametrize("model", ["dehazexl-s", "mgbl-s"])
 def test_training_lowers_the_error_under_skies_it_did_not_train_on(
     pictures: Path, tmp_path: Path, model: str
 ) -> None:

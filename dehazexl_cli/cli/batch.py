@@ -284,7 +284,7 @@ def set_out(scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator) 
     setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)
     loaded = setups[0].load()
     recipe = setup.recipe
-    origin = Origin.of(loaded.name, loaded.sha256, recipe.settings(), recipe.companion_sha256(loaded))
+    origin = Origin.of(loaded.name, loaded.sha256, recipe.settings())
     course = Course(scenes, work.policy, origin, work.ledger(out), narrator.tell)
     if work.dask is not None:
         return course, Cluster(setup, work.dask, work.jobs)

@@ -38,7 +38,6 @@ class Mixing(StrEnum):
 
     scene = "scene"
     patch = "patch"
-    none = "none"
 
 
 def evaluate(
@@ -75,7 +74,7 @@ def evaluate(
     mixing: Annotated[
         Mixing,
         typer.Option(
-            "--mixing", help="Mix the scene, each patch alone, or not at all: what is mixing good for?"
+            "--mixing", help="Mix the scene, or each patch alone: what is it worth that patches meet?"
         ),
     ] = Mixing.scene,
     csv_file: Annotated[
@@ -183,8 +182,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     from dehazexl_cli.engine import precision_for
     from dehazexl_cli.engine.transfer import choose_devices, precision_name
     from dehazexl_cli.evaluation import require_limits
-    from dehazexl_cli.files import Recipe
-    from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing
+    from dehazexl_cli.models.ablation import MixingPatches
 
     require_limits(chosen.input_range)
     devices = choose_devices(chosen.device)
@@ -192,7 +190,6 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     about = {
         "model": loaded.name,
         "weights_sha256": loaded.sha256,
-        "companion_sha256": Recipe(chosen).companion_sha256(loaded),
         "version": __version__,
         "mode": chosen.mode.settled(loaded.model),
         "mixing": mixing.value,
@@ -200,8 +197,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
         "device": ",".join(map(str, devices)),
         "precision": precision_name(precision),
     }
-    unmixed = {Mixing.patch: MixingPatches, Mixing.none: WithoutMixing}
-    model = unmixed[mixing](loaded.model) if mixing in unmixed else loaded.model
+    model = MixingPatches(loaded.model) if mixing is Mixing.patch else loaded.model
     return Evaluation(model, about, chosen, with_clear)
 
 

@@ -214,7 +214,7 @@ Survey = Annotated[
     typer.Option(
         "--survey",
         metavar="PIXELS,…",
-        help="Long sides of smaller pictures the model also looks at; auto (its companion too), or off.",
+        help="Long sides of smaller pictures the model also looks at; auto (what the model asks), or off.",
     ),
 ]
 Multiple = Annotated[

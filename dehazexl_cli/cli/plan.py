@@ -98,10 +98,10 @@ def network_for(name: str | None, weights: Path | None, multiple: int | None = N
         return loaded.name, loaded.model
     import torch
 
-    from dehazexl_cli.models import build_accompanied
+    from dehazexl_cli.models import build
 
     with torch.device("meta"):
-        return name or DEFAULT_MODEL, build_accompanied(name or DEFAULT_MODEL)
+        return name or DEFAULT_MODEL, build(name or DEFAULT_MODEL)
 
 
 def describe(job: Job, model: str, network: Dehazer) -> dict[str, Any]:
@@ -217,9 +217,8 @@ def mode_sentence(mode: dict[str, Any]) -> str:
 
 
 def look_in_words(look: dict[str, Any]) -> str:
-    """The size of a look of the survey, and who takes it if not the model."""
-    by = " by its companion" if look["by"] == "companion" else ""
-    return f"{look['width']} x {look['height']} pixels{by}"
+    """The size of a look of the survey."""
+    return f"{look['width']} x {look['height']} pixels"
 
 
 def size(count: int) -> str:

@@ -27,7 +27,6 @@ SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
 SURVEYED: tuple[Kind, ...] = ("global", "whole")  # that see the scene at full size as one
 LARGEST_LOOK = 0.75  # of the scene's longer side
-COMPANIONS_LOOK = 512  # pixels of the longer side, which is what the fast network's view has
 BAND_ROWS = 256  # read and written at a time where nothing else decides
 PITCH = 32  # pixels from token to token in the networks of this family
 
@@ -58,11 +57,6 @@ class Mode:
         if value is not None and value not in choices:
             raise UsageError(f"{option} {value} is not known", f"use one of: {', '.join(choices)}")
 
-    @property
-    def asks_companion(self) -> bool:
-        """Whether a companion, if the model has one, looks at the scene too."""
-        return self.survey is None and self.kind in (None, *SURVEYED)
-
     def settled(self, model: Dehazer) -> Kind:
         """The kind for this model; UsageError where options and model do not go together."""
         kind = self.kind or ("global" if model.streams else "tile")
@@ -86,11 +80,10 @@ class Mode:
 
 
 class Look(NamedTuple):
-    """A smaller picture of a scene, of height x width pixels, and who is shown it."""
+    """A smaller picture of a scene, of height x width pixels."""
 
     height: int
     width: int
-    companion: bool = False  # rather than the model itself
 
 
 class Layout(NamedTuple):
@@ -122,25 +115,21 @@ def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -
 def looks_at(info: RasterInfo, model: Dehazer, mode: Mode) -> tuple[Look, ...]:
     """The looks that a survey takes at a scene, largest first.
 
-    A picture hardly smaller than the scene would show a patch hardly more than it sees anyway. A companion
-    has not seen the scene yet, so it looks at a small one too.
+    A picture hardly smaller than the scene would show a patch hardly more than it sees anyway.
     """
     longest = max(info.height, info.width)
 
-    def look(side: int, companion: bool = False) -> Look:
+    def look(side: int) -> Look:
         height, width = (max(1, round(size * side / longest)) for size in (info.height, info.width))
-        return Look(height, width, companion)
+        return Look(height, width)
 
     sides = set(model.looks if mode.survey is None else mode.survey)
-    looks = [look(side) for side in sides if side <= LARGEST_LOOK * longest]
-    if mode.asks_companion and model.companion is not None:
-        looks.append(look(min(COMPANIONS_LOOK, longest), companion=True))
-    return tuple(sorted(looks, key=lambda look: (-look.height, -look.width, look.companion)))
+    return tuple(sorted((look(side) for side in sides if side <= LARGEST_LOOK * longest), reverse=True))
 
 
 def told_of_look(look: Look) -> dict[str, Any]:
     """A look as plain values."""
-    return {"height": look.height, "width": look.width, "by": "companion" if look.companion else "model"}
+    return {"height": look.height, "width": look.width}
 
 
 def patches(height: int, width: int, model: Dehazer, overlap: int | None) -> PatchGrid:

@@ -5,9 +5,6 @@ thick the haze over it lies. In a smaller picture the same patch spans much more
 the mean of several looks at the scene: the one by patches at full size, and those of the survey. What these
 make of colours is read off them as smooth linear transforms (the guided filter) and applied at full size.
 
-One of the looks may be another network's, the model's companion. Networks that were made differently err in
-different places, so the mean of their results is closer to the ground than either.
-
 Networks are timid where haze is thick and leave some of it, so there a survey shows them their own result.
 """
 
@@ -73,12 +70,12 @@ def take_surveys(scene: Scene, looks: Sequence[Look], overlap: int, errand: Erra
         return [None] * len(groups)
     # The journal knows lanes by number; those of surveys follow those of patches.
     lanes = range(len(groups), 2 * len(groups))
-    observers = observers_of(looks, overlap, errand)
+    run = OnePass(errand.models[0], overlap, errand.plan, errand.report)
 
     def transforms(picture: Tensor | None, group: Group) -> Tensor:
         assert picture is not None, "it is there unless all is kept"
         with errand.report.working("survey"):
-            return looked_at(picture, looks, observers, group)
+            return looked_at(picture, looks, run, group)
 
     with errand.report.timed("survey"):
         pictures: list[Tensor | None] = [None] * len(groups)
@@ -92,22 +89,13 @@ def take_surveys(scene: Scene, looks: Sequence[Look], overlap: int, errand: Erra
     return [Survey(each, len(looks), (scene.grid.height, scene.grid.width)) for each in found]
 
 
-def observers_of(looks: Sequence[Look], overlap: int, errand: Errand) -> list[OnePass]:
-    """Who takes each look: the model or its companion."""
-    model, plan, report = errand.models[0], errand.plan, errand.report
-    own = OnePass(model, overlap, plan, report)
-    # Patches of networks that gather by sum, as a companion does, do not overlap.
-    other = own if model.companion is None else OnePass(model.companion, 0, plan, report)
-    return [other if look.companion else own for look in looks]
-
-
-def looked_at(picture: Tensor, looks: Sequence[Look], observers: Sequence[OnePass], group: Group) -> Tensor:
+def looked_at(picture: Tensor, looks: Sequence[Look], run: OnePass, group: Group) -> Tensor:
     """The mean [2 · bands, h, w] of what these looks at a picture [1, 3, h, w], the largest, change."""
     height, width = picture.shape[2:]
     total = torch.zeros(2 * len(group.bands), height, width, device=picture.device)
     small = picture
-    for look, run in zip(looks, observers, strict=True):
-        if small.shape[2:] != (look.height, look.width):  # looks of one size follow each other
+    for look in looks:
+        if small.shape[2:] != (look.height, look.width):
             small = averaged(picture, look.height, look.width)
         changes = colour_changes(small[0], dehazed(small, run)[0], group)
         total += lifted(changes, Box(0, 0, height, width), height, width)

@@ -41,11 +41,6 @@ class Dehazer(nn.Module):
     queries: int | None = None  # tokens that attend at once in exact attention, where memory is short
     tile: int | None = None  # the only side of an image it takes, if it is bound to one
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Another network that looks at a smaller picture of a scene beside this one, if it was given one.
-        self.companion: Dehazer | None = None
-
     def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
         """What each patch says of itself: tokens [b, …] for the mixer, skips [b, …] for its own decoding."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""`dehazexl-next`: a good dehazer before it has learned anything, and convolutions to make it better.
+"""`dehazexl-s`: a good dehazer before it has learned anything, and convolutions to make it better.
 
 Of the family of DehazeXL (Chen et al., CVPR 2025): patches are encoded to tokens, a global bottleneck lets
 the whole scene be seen once, patches are decoded. What needs the whole scene is gathered as tokens: how dark
