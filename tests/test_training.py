@@ -230,6 +230,18 @@ def test_crops_are_shown_in_linear_tone_or_dark_range_as_often_as_asked() -> Non
     assert (abs(means - 1) < 1e-3).float().mean().item() == pytest.approx(0.6, abs=0.07)
 
 
+def test_skies_wider_than_a_sample_lie_over_it_more_evenly() -> None:
+    scene = Scene("a", "a", ArrayReader(np.full((64, 64, 3), 60, np.uint8)))
+    clouds = Shares(even=0, uneven=0, aerosol=0, level=1, broad=0)
+    unevenness = []
+    for share in (0.0, 1.0):
+        recipe = dataclasses.replace(PLAIN, clear_share=0.0, even_contrast=0.0, wide_share=share, haze=clouds)
+        hazy = Sampler([scene], recipe, seed=0).batch(0, 60, 64)[0].mean(1)
+        unevenness.append(hazy.flatten(1).std(1).median().item())
+        assert hazy.mean((1, 2)).std() > 0.1  # the samples lie in all parts of their skies
+    assert unevenness[1] < 0.6 * unevenness[0]
+
+
 def test_false_colours_are_faded_and_others_are_not() -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[..., 0] = 255

@@ -49,6 +49,9 @@ class Recipe:
     largest_scale: float = 6.0  # crops cover up to this many times their side, then are reduced
     smallest_scale: float = 0.8
     haze: Shares = DEFAULT_SHARES  # kinds of haze over hazy samples
+    # Large scenes lie under clouds many times as wide as a patch, which must not be taken for the ground.
+    wide_share: float = 0.5  # hazy samples that lie somewhere under a sky wider than they
+    widest_sky: float = 16.0  # times the sample's side, at most
     # Ground truths with lifted blacks teach that clear ground has a veil; blacks always taken off teach to
     # darken clear photographs. So a random part of it is taken off now and then.
     black_share: float = 0.3  # samples whose clear crop loses a part of its dark level
@@ -206,7 +209,11 @@ class Sampler:
         return change_look(clear, rng, recipe)
 
     def _hazed(self, clear: Tensor, rng: Generator, side: int) -> Tensor:
-        hazed = draw_haze(rng, side, self.recipe.haze).apply(clear.numpy(), Box(0, 0, side, side))
+        sky = side
+        if rng.random() < self.recipe.wide_share:
+            sky = round(side * float(np.exp(rng.uniform(0, np.log(self.recipe.widest_sky)))))
+        top, left = (int(place) for place in rng.integers(0, sky - side + 1, 2))
+        hazed = draw_haze(rng, sky, self.recipe.haze).apply(clear.numpy(), Box(top, left, side, side))
         noise = rng.standard_normal(hazed.shape, dtype=np.float32) * np.float32(
             rng.uniform(0, self.recipe.sensor_noise)
         )
