@@ -129,3 +129,16 @@ def test_numbers_are_those_of_the_network(files: Path) -> None:
         expected = net(torch.from_numpy(image.transpose(2, 0, 1)[None] / np.float32(255)))[0]
     near = np.clip(expected.numpy().transpose(1, 2, 0) * 255, 0, 255)
     assert np.abs(result - near).max() <= 0.51
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [(b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"), (b"<!DOCTYPE html>", "a web page")],
+)
+def test_weights_are_known_for_what_they_are_under_a_name_that_promises_numbers(
+    dehazexl: Command, tmp_path: Path, content: bytes, hint: str
+) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(content)
+    result = dehazexl("weights", "show", path)
+    assert result.code == 5 and hint in result.err

@@ -28,7 +28,7 @@ from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsEr
 from dehazexl_cli.models import COMPANIONS, REGISTRY, Preset, find
 from dehazexl_cli.models.base import Dehazer
 from dehazexl_cli.models.dehazexl import XLConfig
-from dehazexl_cli.models.filekind import SAVE_NUMBERS, Kind, require_kind
+from dehazexl_cli.models.filekind import AGAIN, SAVE_NUMBERS, Kind, require_kind
 from dehazexl_cli.paths import keep_rights
 
 FORMAT = "dehazexl/1"
@@ -289,9 +289,9 @@ def reading(path: Path) -> Iterator[None]:
                 f"there is no memory for the weights in {path}",
                 "close other programs, raise the limit that is set on this one, or use a smaller model",
             ) from error
-        raise WeightsError(
-            f"{path} is no readable weight file: {reason}", "download or copy it again"
-        ) from error
+        if isinstance(error, SafetensorError):  # of a web page, say, which its name hides
+            require_kind(path, Kind.safetensors, Kind.pickled, Kind.unknown, purpose="is no weight file")
+        raise WeightsError(f"{path} is no readable weight file: {reason}", AGAIN) from error
 
 
 def renamed(state: Mapping[str, T]) -> dict[str, T]:
