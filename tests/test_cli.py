@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 from conftest import Result, as_from_a_terminal, names
 from rasterio.transform import from_origin
 
@@ -183,7 +184,8 @@ def test_a_run_is_planned_as_plan_says(scene: Path) -> None:
         json.loads(printed(*words, *FIXED, "--json"))["plan"]
         for words in (("plan", scene), ("run", scene, scene.with_name("o.tif"), "-q"))
     )
-    assert planned["host_bytes"] == pytest.approx(done["host_bytes"], rel=0.05)
+    near = 0.05 if torch.version.cuda else 0.03  # builds for CUDA load libraries when a network runs
+    assert planned["host_bytes"] == pytest.approx(done["host_bytes"], rel=near)
 
 
 @pytest.mark.parametrize("model", REGISTRY)

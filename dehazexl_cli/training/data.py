@@ -23,7 +23,7 @@ from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
-from dehazexl_cli.training.mixture import DEFAULT_SHARES, Shares, draw_haze
+from dehazexl_cli.training.mixture import DEFAULT_SHARES, Shares, draw_by_ratio, draw_haze
 from dehazexl_cli.training.surfaces import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
@@ -205,14 +205,14 @@ class Sampler:
         if tone < recipe.linear_share:
             return clear ** float(rng.uniform(*recipe.linear_gamma))
         if tone < recipe.linear_share + recipe.dark_share:
-            return clear * float(np.exp(rng.uniform(np.log(recipe.darkest_gain), 0)))
+            return clear * draw_by_ratio(rng, recipe.darkest_gain, 1)
         return change_look(clear, rng, recipe)
 
     def _hazed(self, clear: Tensor, rng: Generator, side: int) -> Tensor:
         sky = side
         if rng.random() < self.recipe.wide_share:
-            sky = round(side * float(np.exp(rng.uniform(0, np.log(self.recipe.widest_sky)))))
-        top, left = (int(place) for place in rng.integers(0, sky - side + 1, 2))
+            sky = round(side * draw_by_ratio(rng, 1, self.recipe.widest_sky))
+        top, left = (int(offset) for offset in rng.integers(0, sky - side + 1, 2))
         hazed = draw_haze(rng, sky, self.recipe.haze).apply(clear.numpy(), Box(top, left, side, side))
         noise = rng.standard_normal(hazed.shape, dtype=np.float32) * np.float32(
             rng.uniform(0, self.recipe.sensor_noise)
@@ -225,7 +225,7 @@ def place(picture: RasterReader, rng: Generator, side: int, recipe: Recipe) -> P
     """A random place, scale and turn for a crop of `side` pixels."""
     height, width = picture.info.height, picture.info.width
     largest = max(recipe.smallest_scale, min(recipe.largest_scale, min(height, width) / side))
-    covered = round(side * float(np.exp(rng.uniform(np.log(recipe.smallest_scale), np.log(largest)))))
+    covered = round(side * draw_by_ratio(rng, recipe.smallest_scale, largest))
     return Placement(
         top=int(rng.integers(0, max(1, height - covered + 1))),
         left=int(rng.integers(0, max(1, width - covered + 1))),
