@@ -126,10 +126,15 @@ def _require_light(info: RasterInfo, bands: Sequence[int]) -> None:
     """Raises InputError for bands of ink, or of another way to write colours than by light."""
     said = [_of_band(info.meanings, band) for band in range(1, info.count + 1)]
     if any(said[band - 1] in _NO_LIGHT for band in bands):
-        raise InputError(
-            f"{info.name}: its bands are {', '.join(said)}, and not red, green and blue",
-            "convert it first, for example: magick IN -colorspace sRGB OUT.tif",
-        )
+        raise no_light(info.name, ", ".join(said))
+
+
+def no_light(name: str, said: str) -> InputError:
+    """Make the error to raise for bands that write colours otherwise than by light."""
+    return InputError(
+        f"{name}: its bands are {said}, and not red, green and blue",
+        "convert it first, for example: magick IN -colorspace sRGB OUT.tif",
+    )
 
 
 def _candidates(info: RasterInfo) -> list[int]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 from xml.etree import ElementTree
 
 import rasterio
 import rasterio.shutil
 
-from dehazexl_cli.raster.session import GDAL_ERRORS, unwarned
+from dehazexl_cli.raster.session import GDAL_ERRORS, in_memory, unwarned
 
 _EPOCH = "coordinateEpoch"
 
@@ -24,15 +23,14 @@ def system_with_epoch(dataset: Any) -> ElementTree.Element | None:
     """The coordinate system of an open dataset as GDAL writes it into XML, if it says an epoch."""
     if not dataset.crs or dataset.mode != "r":
         return None
-    path = f"/vsimem/{uuid4().hex}.vrt"
-    try:
-        rasterio.shutil.copy(dataset, path, driver="VRT")
-    except (*GDAL_ERRORS, SystemError):
-        return None  # nothing that GDAL writes down, or names with options, which it refuses without a word
-    try:
+    with in_memory("vrt") as path:
+        try:
+            rasterio.shutil.copy(dataset, path, driver="VRT")
+        except (*GDAL_ERRORS, SystemError):
+            return (
+                None  # nothing that GDAL writes down, or names with options, which it refuses without a word
+            )
         with unwarned(), rasterio.open(path) as vrt:
             root = ElementTree.fromstring(vrt.tags(ns="xml:VRT")["xml:VRT"])
-    finally:
-        rasterio.shutil.delete(path)
     element = root.find("SRS")
     return element if element is not None and element.get(_EPOCH) else None

@@ -12,6 +12,7 @@ import tifffile
 from rasterio.enums import ColorInterp
 
 from dehazexl_cli.errors import InputError
+from dehazexl_cli.raster.bands import no_light
 from dehazexl_cli.raster.ink import is_ink
 
 _RAW = {32803: "the mosaic of a camera's colour filter", 34892: "a camera's raw colours"}
@@ -84,10 +85,7 @@ def _require_light(path: str, page: Any, dataset: Any) -> None:
     kind = _NO_LIGHT.get(int(page.photometric))
     converted = tuple(dataset.colorinterp[:3]) == _RGB or is_ink(dataset)
     if kind is not None and not converted:
-        raise InputError(
-            f"{path}: its bands are {kind}, and not red, green and blue",
-            "convert it first, for example: magick IN -colorspace sRGB OUT.tif",
-        )
+        raise no_light(path, kind)
 
 
 def _require_no_thumbnail(path: str, first: Any, others: list[Any]) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import rasterio.shutil
@@ -17,7 +15,7 @@ from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.metadata import carry_place
-from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession
+from dehazexl_cli.raster.session import GdalSession, in_memory
 
 SIDE = 128  # pixels; the upper half is even squares, the lower noise
 _SQUARE = 16
@@ -66,7 +64,7 @@ def rehearse(
     pixels = rehearsed_pixels(small, options)
     if format in (formats.GTIFF, formats.COG):
         options = options | {"NUM_THREADS": "1"}  # GDAL's threads lose errors, and print them
-    with _in_memory("tif") as scratch, _in_memory(format.suffixes[0].lstrip(".")) as result:
+    with in_memory("tif") as scratch, in_memory(format.suffixes[0].lstrip(".")) as result:
         first = scratch if format.scratch else result
         of_first = formats.scratch_options(format, small) if format.scratch else options
         with formats.create_tiff(Path(first), small, of_first, gdal) as made:
@@ -163,14 +161,3 @@ def _has_alpha_as_mask(made: Any, asked: Any) -> bool:
     masked = MaskFlags.per_dataset in made.mask_flag_enums[0]
     alpha_last = asked.colorinterp[-1] is ColorInterp.alpha
     return masked and alpha_last and made.count == asked.count - 1
-
-
-@contextmanager
-def _in_memory(suffix: str) -> Iterator[str]:
-    """A name in GDAL's memory; what is made under it is gone afterwards."""
-    path = f"/vsimem/{uuid4().hex}.{suffix}"
-    try:
-        yield path
-    finally:
-        with suppress(*GDAL_ERRORS):  # where nothing came of it
-            rasterio.shutil.delete(path)

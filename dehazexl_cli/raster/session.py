@@ -6,10 +6,12 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from uuid import uuid4
 
 import rasterio
+import rasterio.shutil
 from rasterio._err import CPLE_BaseError
 from rasterio.env import get_gdal_config, getenv, hasenv, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -70,6 +72,17 @@ def cache_bytes() -> int:
     """What GDAL's block cache grows to while it is called here."""
     set_now: int = get_gdal_config("GDAL_CACHEMAX")
     return set_now if is_set_by_user("GDAL_CACHEMAX") else min(set_now, CACHE_BYTES)
+
+
+@contextmanager
+def in_memory(suffix: str) -> Iterator[str]:
+    """Give a name in GDAL's memory; what is made under it is gone afterwards."""
+    path = f"/vsimem/{uuid4().hex}.{suffix}"
+    try:
+        yield path
+    finally:
+        with suppress(*GDAL_ERRORS):  # where nothing came of it
+            rasterio.shutil.delete(path)
 
 
 @contextmanager
