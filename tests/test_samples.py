@@ -48,6 +48,22 @@ def test_samples_are_pairs_of_hazy_and_clear_in_range() -> None:
     assert contrast.min() < 0.6
 
 
+def test_a_crop_larger_than_the_pictures_shows_many_of_the_same_source() -> None:
+    flat = [
+        Scene(f"{source}__{grey}", source, ArrayReader(np.full((64, 90, 3), grey, np.uint8)))
+        for source, greys in (("a", (10, 40, 70, 100)), ("b", (150, 180, 210, 240)))
+        for grey in greys
+    ]
+    for number in range(6):
+        clear = Sampler(flat, PLAIN, seed=number).batch(0, 1, 300)[1][0]
+        assert clear.shape == (3, 300, 300)
+        greys = set((clear * 255).round().unique().int().tolist())
+        assert len(greys) > 2
+        assert greys <= {10, 40, 70, 100} or greys <= {150, 180, 210, 240}
+        # Five pictures a side, in squares of 60 pixels.
+        assert (clear[:, :60, :60] == clear[:, :1, :1]).all()
+
+
 def test_some_samples_have_no_colour_neither_hazy_nor_clear() -> None:
     hazy, clear = Sampler(scenes(), Recipe(grey_share=0.5, clear_share=0.0), seed=1).batch(0, 24, 32)
     grey = [bool(pair.std(1).max() < 1e-6) for pair in torch.stack([hazy, clear], dim=1)]

@@ -19,9 +19,11 @@ from test_samples import scenes
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError, UsageError
-from dehazexl_cli.models.base import compose
+from dehazexl_cli.models.base import Dehazer, compose, compose_some
 from dehazexl_cli.models.checkpoint import load
 from dehazexl_cli.models.dehazexl import DehazeXL
+from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS
+from dehazexl_cli.models.spatial import SPATIAL, SpatialBilateral
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.loop import TrainConfig, Trainer, config_text, train
 from dehazexl_cli.training.losses import Drafts, Loss
@@ -125,6 +127,43 @@ def test_each_step_takes_about_as_many_patches_in_crops_of_one_of_the_sides(
     assert set(drawn) == {(16, 1), (4, 2), (2, 3), (1, 5)}
     assert 350 < drawn.count((4, 2)) < 450
     assert drawn == [settings.crops(step) for step in range(1000)]
+
+
+@pytest.mark.parametrize("network", [DehazeXL(TINY), DehazeXLS(DEFAULT), SpatialBilateral(SPATIAL)])
+def test_patches_decoded_alone_are_those_of_the_whole_crop(network: Dehazer) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    side, origin = network.patch, (64, 320)
+    crop = torch.rand(1, 3, 3 * side, 3 * side)
+    with torch.no_grad():
+        whole = compose(network, crop, origin=origin)
+        patches, made_of = compose_some(network, crop, (7, 0), origin=origin)
+    for patch, seen, top, left in zip(patches, made_of.pixels, (2, 0), (1, 0), strict=True):
+        part = (slice(None), slice(top * side, (top + 1) * side), slice(left * side, (left + 1) * side))
+        torch.testing.assert_close(patch, whole[0][part], atol=1e-4, rtol=1e-4)
+        assert network.halo or torch.equal(seen, crop[0][part])
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_large_crop_teaches_by_some_of_its_patches(pictures: Path, tmp_path: Path) -> None:
+    judged: list[torch.Size] = []
+
+    class Watched(Loss):
+        def __call__(self, output: Tensor, clear: Tensor, patch: int) -> Tensor:
+            judged.append(output.shape)
+            assert output.shape == clear.shape
+            return super().__call__(output, clear, patch)
+
+    settings = config(
+        pictures, tmp_path, model="dehazexl-next", steps=2, patches=3, crop_sides=(4,), loss=Watched()
+    )
+    trainer = Trainer(settings)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.run(lambda progress: None)
+    assert judged == [(3, 3, 256, 256)] * 2
+    assert any(not torch.equal(p, old) for p, old in zip(trainer.model.parameters(), before, strict=True))
 
 
 def test_sampling_leaves_the_threads_of_others_alone() -> None:

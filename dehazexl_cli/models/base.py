@@ -6,6 +6,7 @@ training, attribution and tests run the same arithmetic as the streaming engine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -96,6 +97,23 @@ def compose(
     scene = model.mix(tokens.sum(1) if model.gather == "sum" else tokens, grid, seed)
     patches = [model.decode(batch, scene, skips) for batch, (_, skips) in zip(batches, encoded, strict=True)]
     return join_patches(torch.cat(patches).unflatten(0, (b, len(grid))), grid)
+
+
+def compose_some(
+    model: Dehazer, image: Tensor, ids: Sequence[int], *, origin: tuple[int, int] = (0, 0)
+) -> tuple[Tensor, Batch]:
+    """Encode and mix an image [1, 3, height, width] as a whole, and decode only the patches named.
+
+    Returns them, [b, 3, patch, patch], and what they were made of. They meet edge to edge.
+    """
+    height, width = image.shape[2:]
+    grid = PatchGrid(height, width, model.patch, model.halo, origin=origin)
+    (batch,) = cut_batches(image, grid, len(grid))
+    tokens, skips = model.encode(batch)
+    scene = model.mix((tokens.sum(0) if model.gather == "sum" else tokens)[None], grid, None)
+    chosen = list(ids)
+    some = Batch(tuple(chosen), grid, batch.pixels[chosen])
+    return model.decode(some, scene, tuple(skip[chosen] for skip in skips)), some
 
 
 def cut_batches(image: Tensor, grid: PatchGrid, size: int) -> list[Batch]:

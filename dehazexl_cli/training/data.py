@@ -5,6 +5,7 @@ Every sample is drawn from its own number, so a resumed run sees exactly what an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,9 +178,11 @@ class Sampler:
 
     def _pair(self, rng: Generator, side: int) -> tuple[Tensor, Tensor]:
         scene = self.scenes[rng.choice(len(self.scenes), p=self.weights)]
-        placement = place(scene.clear, rng, side, self.recipe)
-        clear = crop(scene.clear, placement, side)
-        if scene.hazy:
+        if not scene.hazy:
+            clear = self._ground(scene, rng, side)
+        else:
+            placement = place(scene.clear, rng, side, self.recipe)
+            clear = crop(scene.clear, placement, side)
             if rng.random() < self.recipe.clear_share:
                 return clear, clear
             return crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side), clear
@@ -193,6 +196,20 @@ class Sampler:
         if rng.random() < clear_share:
             return clear, clear
         return self._hazed(clear, rng, side), clear
+
+    def _ground(self, scene: Scene, rng: Generator, side: int) -> Tensor:
+        """A clear crop; one larger than the picture is laid of crops of the same source, side by side."""
+        pieces = math.ceil(
+            self.recipe.smallest_scale * side / min(scene.clear.info.height, scene.clear.info.width)
+        )
+        if pieces <= 1:
+            return crop(scene.clear, place(scene.clear, rng, side, self.recipe), side)
+        same = [other.clear for other in self.scenes if other.source == scene.source and not other.hazy]
+        piece = math.ceil(side / pieces)
+        chosen = [same[i] for i in rng.integers(len(same), size=pieces**2)]
+        laid = torch.stack([crop(it, place(it, rng, piece, self.recipe), piece) for it in chosen])
+        whole = laid.unflatten(0, (pieces, pieces)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+        return whole[:, :side, :side]
 
     def _toned(self, clear: Tensor, scene: Scene, rng: Generator) -> Tensor:
         """A clear crop with other blacks, tone and colours, as cameras and their processing give them."""

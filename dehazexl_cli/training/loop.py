@@ -1,8 +1,8 @@
 """The trainer: AdamW at a steady rate that falls at last, an average of the weights, checkpoints that resume.
 
 Each step takes crops of one size, single patches (haze as such) or squares of several (what the bottleneck
-is for), drawn at random. Lines marked `torchrun` are all that several GPUs need: each process makes its share
-of a step's samples.
+is for), drawn at random. A crop of more patches than a step decodes is seen whole and decoded in part. Lines
+marked `torchrun` are all that several GPUs need: each process makes its share of a step's samples.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import compose
+from dehazexl_cli.models.base import compose, compose_some, cut_batches
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.paths import require_writable
@@ -47,7 +47,7 @@ class TrainConfig:
     model: str = "dehazexl-s"
     start: str | None = None  # weights to begin from
     steps: int = 60_000
-    patches: int = 16  # per step, about
+    patches: int = 16  # decoded per step, about
     crop_sides: tuple[int, ...] = (1, 2, 2, 3)  # of square crops, in patches; each step draws one
     rate: float = 2e-4
     warm_up: int = 200
@@ -156,7 +156,10 @@ class Trainer:
         rng = np.random.default_rng((config.seed, self.step, 0xC0DE))
         down, right = (32 * int(rng.integers(FARTHEST)) for _ in range(2))
         with self._autocast():
-            output = compose(self.model, hazy, origin=(down, right))
+            if hazy[0, 0].numel() > config.patches * self.model.patch**2:
+                output, hazy, clear = self._decode_some(hazy, clear, rng, (down, right))
+            else:
+                output = compose(self.model, hazy, origin=(down, right))
         loss = config.loss(output, clear, self.model.patch)
         if self.drafts is not None:
             loss = loss + config.loss.drafts * self.drafts.error(hazy, clear, self.model.patch)
@@ -172,6 +175,21 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self._average()
         return float(loss.detach())
+
+    def _decode_some(
+        self, hazy: Tensor, clear: Tensor, rng: np.random.Generator, origin: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches of a large crop [1, 3, side, side] as the network made them, hazy and clear."""
+        count = (hazy.shape[2] // self.model.patch) ** 2
+        ids = rng.choice(count, self.config.patches, replace=False).tolist()
+        output, some = compose_some(self.model, hazy, ids, origin=origin)
+        (truth,) = cut_batches(clear, replace(some.grid, halo=0), count)
+        halo = self.model.halo
+        return (
+            output,
+            some.pixels[..., halo : halo + output.shape[2], halo : halo + output.shape[3]],
+            truth.pixels[ids],
+        )
 
     @torch.no_grad()
     def _average(self) -> None:
