@@ -1,6 +1,7 @@
 # make demo       a hazy example scene, dehazed, and a picture of before and after
 # make test       lint, format, types, tests
 # make test-all   the same with the slow tests
+# make golden REF=main   whether results are the same as those of another commit, byte by byte
 # make metadata-table   what becomes of everything a raster says beside its pixels, by format
 # make clean      remove what these made, but keep the installation in .venv
 #
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check metadata-table clean
+.PHONY: demo test test-all check golden metadata-table clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python examples/make_scene.py demo >/dev/null
@@ -25,6 +26,9 @@ test: check
 
 test-all: check
 	$(BIN)/pytest -m "not gpu"
+
+golden: $(INSTALLED)
+	@$(BIN)/python benchmarks/golden.py $(REF)
 
 metadata-table: $(INSTALLED)
 	@$(BIN)/python examples/metadata_table.py
