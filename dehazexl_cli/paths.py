@@ -132,7 +132,10 @@ def file_of(name: AnyPath) -> str:
 
 
 def keep_rights(old: Path, new: Path) -> None:
-    """Give a file that is to replace another the other's owner, group and mode, as far as the system lets."""
+    """Give a file that is to replace another the other's owner, group, mode, ACL and attributes of users.
+
+    What the system does not let is left out.
+    """
     try:
         facts = old.stat()
     except OSError:
@@ -142,6 +145,11 @@ def keep_rights(old: Path, new: Path) -> None:
             with suppress(OSError):
                 os.chown(new, owner, facts.st_gid)
                 break
+    with suppress(OSError, AttributeError):  # only Linux has them here
+        for name in os.listxattr(old):
+            if name.startswith(("system.", "user.")):  # others may be of what the file held
+                with suppress(OSError):
+                    os.setxattr(new, name, os.getxattr(old, name))
     with suppress(OSError):
         new.chmod(stat.S_IMODE(facts.st_mode))
 
