@@ -266,3 +266,10 @@ def test_streams_that_are_closed_or_full(script: str, code: int, small_scene: Pa
     assert b"Exception ignored" not in ended.stderr
     if code == 0:
         assert (small_scene.parent / "out.tif").exists()
+
+
+@pytest.mark.parametrize("words", ["run --help", "", "--version"])
+def test_help_that_nobody_reads_to_its_end_ends_as_other_data_does(words: str, tmp_path: Path) -> None:
+    ended = shell(f"dehazexl {words} | true", tmp_path)
+    assert ended.returncode == 4
+    assert (ended.stderr == b"") == (words != "--version")
