@@ -202,7 +202,7 @@ class Wanted:
             return scenes
         mine = part.choose(scenes)
         if part.count > 1:
-            narrator.tell_part(part, len(mine), len(scenes))
+            narrator.tell_part(part, len(mine), len(scenes), asked=self.shard is not None)
         return mine
 
 
