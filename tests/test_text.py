@@ -216,6 +216,13 @@ def test_what_cannot_be_reached_is_not_called_damaged(said: str, word: str) -> N
     assert "damaged" not in refused.hint
 
 
+def test_outlines_are_told_from_a_raster(tmp_path: Path) -> None:
+    (tmp_path / "field.geojson").write_text('{"type": "Point", "coordinates": [13, 52]}')
+    with pytest.raises(InputError, match="outlines") as refused:
+        open_reader(tmp_path / "field.geojson")
+    assert "gdal_rasterize" in refused.value.hint
+
+
 def test_an_archive_is_told_from_a_raster(tmp_path: Path, small_scene: Path) -> None:
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as packed:
         packed.write(small_scene, "in/a.tif")
