@@ -19,7 +19,14 @@ from conftest import Result
 from dehazexl_cli import dehaze_file, load_model
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError, UsageError
-from dehazexl_cli.paths import descriptor_of, file_of, keep_rights, require_all_writable, require_writable
+from dehazexl_cli.paths import (
+    descriptor_of,
+    file_of,
+    keep_rights,
+    make_folder,
+    require_all_writable,
+    require_writable,
+)
 
 Command = Callable[..., Result]
 FAST = ("--model", "mgbl-s", "-q")
@@ -63,6 +70,11 @@ def test_the_rule() -> None:
         with pytest.raises(OutputError, match=word) as caught:
             require_writable(path, overwrite)
         assert caught.value.hint and caught.value.exit_code == 4
+    for path in ("s3://bucket/out.tif", "/vsis3/bucket/out.tif", "file:///out.tif"):
+        with pytest.raises(OutputError, match="no place on this machine"):
+            require_writable(path, True)
+        with pytest.raises(OutputError, match="no place on this machine"):
+            make_folder(Path(path))
     for path in ("pipe", "/dev/null", "-", "/dev/stdout"):
         with pytest.raises(OutputError, match="is a pipe or a device"):
             require_writable(path, True, streams=False)

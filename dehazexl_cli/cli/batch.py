@@ -233,7 +233,7 @@ class Work:
 
 def dehaze_all(wanted: Wanted, work: Work, display: Display) -> None:
     """Do a batch and say what became of it; exits with 7 if a scene failed."""
-    from dehazexl_cli.batch.records import make_folder
+    from dehazexl_cli.paths import make_folder
 
     narrator = Narrator(display)
     scenes = wanted.collect(narrator)
