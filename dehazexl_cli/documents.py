@@ -27,8 +27,8 @@ def write_whole(path: Path, content: str | bytes, hint: str) -> None:
 def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
     """Give files their names if what is done inside succeeds; OutputError if they cannot be written.
 
-    A link stays, and so do mode and owner of a file that is replaced. What processes that were killed have
-    left in their folders is removed.
+    A link stays, and so do mode, owner and ACL of a file that is replaced. What processes that were killed
+    have left in their folders is removed.
     """
     streams = {path: content for path, content in contents.items() if is_stream(path)}
     files = {Path(os.path.realpath(path)): contents[path] for path in contents if path not in streams}

@@ -23,6 +23,7 @@ _MOST_LINKS = 40  # as many as Linux follows
 _NAMED = {"-": STDOUT, "/dev/stdout": STDOUT, "/dev/stderr": 2}
 _NUMBERED = re.compile(r"/(?:dev|proc/(?:self|\d+))/fd/(\d+)")
 _VIRTUAL = re.compile(r"(?:/vsi[a-z0-9_]+(?:\?[^/]*)?/)+")
+_ELSEWHERE = re.compile(r"/vsi|\w{2,}:/")  # GDAL's own systems and URLs, which are only read
 
 AnyPath = str | PathLike[str]
 
@@ -40,6 +41,7 @@ def require_writable(
             raise OutputError(f"{path}: is a pipe or a device, and what goes there is a file", "name a file")
         _require_open(path)
         return
+    _require_here(path)
     _require_kind(path)
     require_apart(path, apart)
     if os.path.exists(path) and not overwrite:
@@ -78,6 +80,17 @@ def require_folder(folder: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written ({error.strerror})", "choose another folder or ask for the right"
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; OutputError if that fails."""
+    _require_here(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made ({error.strerror})", "name another folder, or ask for the right"
         ) from error
 
 
@@ -132,7 +145,10 @@ def file_of(name: AnyPath) -> str:
 
 
 def keep_rights(old: Path, new: Path) -> None:
-    """Give a file that is to replace another the other's owner, group and mode, as far as the system lets."""
+    """Give a file that is to replace another the other's owner, group, mode, ACL and attributes of users.
+
+    What the system does not let is left out.
+    """
     try:
         facts = old.stat()
     except OSError:
@@ -142,6 +158,11 @@ def keep_rights(old: Path, new: Path) -> None:
             with suppress(OSError):
                 os.chown(new, owner, facts.st_gid)
                 break
+    with suppress(OSError, AttributeError):  # only Linux has them here
+        for name in os.listxattr(old):
+            if name.startswith(("system.", "user.")):  # others may be of what the file held
+                with suppress(OSError):
+                    os.setxattr(new, name, os.getxattr(old, name))
     with suppress(OSError):
         new.chmod(stat.S_IMODE(facts.st_mode))
 
@@ -153,6 +174,13 @@ def _require_open(path: AnyPath) -> None:
             os.fstat(known)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})", "name a file") from error
+
+
+def _require_here(path: AnyPath) -> None:
+    if _ELSEWHERE.match(os.fspath(path)) and not os.path.isdir(os.path.dirname(path)):
+        raise OutputError(
+            f"{path}: is no place on this machine's disks", "write to one that is, and copy it from there"
+        )
 
 
 def _require_kind(path: AnyPath) -> None:

@@ -271,10 +271,21 @@ def test_a_part_without_scenes_is_never_passed_over_in_silence(
 ) -> None:
     array(monkeypatch, 9, 10)
     made = batch("-q", "--json")
-    assert (made.code, made.err) == (0, "part 9/10 (from SLURM_ARRAY_TASK_ID): 0 of 3 scenes\n")
+    assert made.code == 0 and made.err.startswith("part 9/10 (from SLURM_ARRAY_TASK_ID): 0 of 3 scenes; ")
     assert json.loads(made.out)["part"] == {
         "shard": "9/10", "from": "SLURM_ARRAY_TASK_ID", "scenes": 0, "of": 3
     }  # fmt: skip
+
+
+def test_a_folder_that_a_task_has_to_itself_is_not_done_in_part_in_silence(
+    batch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array(monkeypatch, 1, 2)
+    dealt = batch("-q")
+    assert (dealt.code, len(files(tmp_path / "out"))) == (0, 2)
+    assert "2 of 3 scenes; --shard 1/1 does all" in dealt.err
+    assert batch("-q", "--skip-existing", "--shard", "1/2").err == ""
+    assert batch("-q", "--skip-existing", "--shard", "1/1").err == "" and len(files(tmp_path / "out")) == 3
 
 
 @pytest.mark.parametrize("option", ["--log", "--reports"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batches import NAMES, cut_short, files, finish, log_of, make_image, start, states, wait_for
+import torch
+from batches import NAMES, alike, cut_short, files, finish, log_of, make_image, start, states, wait_for
 from conftest import Result
 
 from dehazexl_cli.batch import cluster
@@ -44,10 +46,10 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     make_image(folder / "z.tif")
     cut_short(folder / "z.tif")
     assert batch("--no-provenance").code == 7
-    plain = {name: (tmp_path / "out" / name).read_bytes() for name in NAMES}
+    shutil.copytree(tmp_path / "out", tmp_path / "plain")
     result = batch("--no-provenance", "--overwrite", "--dask", workers.scheduler_address)
     assert result.code == 7 and "1 of 4 scenes failed" in result.err
-    assert {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")} == plain
+    assert files(tmp_path / "out") == set(NAMES) and alike(tmp_path / "out", tmp_path / "plain", NAMES)
     assert Counter(states(tmp_path / "out")) == {"done": 6, "failed": 2}
     assert batch("--no-provenance", "--skip-existing").code == 7
     assert Counter(states(tmp_path / "out"))["skipped"] == 3
@@ -68,8 +70,7 @@ def test_a_worker_killed_in_the_middle_costs_no_scene(
     assert Counter(states(out)) == {"done": 6}
     assert not list(out.rglob("*.lock")) and not list(out.rglob(".*.part*"))
     assert finish(start(source, tmp_path / "alone", tiny_weights, "--no-provenance"))[0] == 0
-    for name in files(tmp_path / "alone"):
-        assert (out / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert alike(out, tmp_path / "alone", files(tmp_path / "alone"))
 
 
 @pytest.mark.slow
@@ -140,6 +141,7 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
 def test_a_worker_loads_its_model_once(
     folder: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cluster, "processors", torch.get_num_threads)
     setup = Setup(Recipe(), weights=tiny_weights)
     loaded = cluster.kept(setup, cluster.modified(tiny_weights))
     monkeypatch.setattr(Setup, "load", lambda setup: pytest.fail("it is loaded again"))
@@ -150,6 +152,22 @@ def test_a_worker_loads_its_model_once(
     cluster.abandon("ended")
     assert cluster.dehaze(setup, Job(Scene(str(folder / "a.tif"), tmp_path / "x.tif", 1)), "ended") is None
     assert not (tmp_path / "x.tif").exists()
+
+
+def test_a_worker_that_is_alone_on_its_machine_computes_on_all_processors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Dask starts its workers with OMP_NUM_THREADS=1."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(cluster, "processors", lambda: 6)
+    monkeypatch.setattr(Setup, "load", lambda setup: setup)
+    try:
+        for share, threads in ((1, 6), (2, 3), (7, 1)):
+            cluster.kept(Setup(Recipe(), share=share), 0)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+        cluster._KEPT.clear()
 
 
 def test_without_dask_it_is_said_how_to_get_it(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from batch import COMMAND, SETTLED, resident_sizes
-from batches import files, finish, log_of, make_image, start, states, wait_for
+from batches import alike, files, finish, log_of, make_image, start, states, wait_for
 
 from dehazexl_cli.batch import pool
 from dehazexl_cli.batch.conveyor import Setup
@@ -144,8 +144,7 @@ def test_a_killed_process_costs_no_scene(tmp_path: Path, tiny_weights: Path) -> 
     alone = tmp_path / "alone"
     assert finish(start(tmp_path / "in", alone, tiny_weights, "--no-provenance"))[0] == 0
     assert files(alone) <= files(out)
-    for name in files(alone):
-        assert (out / name).read_bytes() == (alone / name).read_bytes()
+    assert alike(out, alone, files(alone))
 
 
 @pytest.mark.slow

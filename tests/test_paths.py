@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,14 @@ from conftest import Result
 from dehazexl_cli import dehaze_file, load_model
 from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError, UsageError
-from dehazexl_cli.paths import descriptor_of, file_of, require_all_writable, require_writable
+from dehazexl_cli.paths import (
+    descriptor_of,
+    file_of,
+    keep_rights,
+    make_folder,
+    require_all_writable,
+    require_writable,
+)
 
 Command = Callable[..., Result]
 FAST = ("--model", "mgbl-s", "-q")
@@ -62,6 +70,11 @@ def test_the_rule() -> None:
         with pytest.raises(OutputError, match=word) as caught:
             require_writable(path, overwrite)
         assert caught.value.hint and caught.value.exit_code == 4
+    for path in ("s3://bucket/out.tif", "/vsis3/bucket/out.tif", "file:///out.tif"):
+        with pytest.raises(OutputError, match="no place on this machine"):
+            require_writable(path, True)
+        with pytest.raises(OutputError, match="no place on this machine"):
+            make_folder(Path(path))
     for path in ("pipe", "/dev/null", "-", "/dev/stdout"):
         with pytest.raises(OutputError, match="is a pipe or a device"):
             require_writable(path, True, streams=False)
@@ -104,6 +117,24 @@ def test_a_document_keeps_links_and_mode_and_does_not_wait_for_readers() -> None
         write_whole(Path("pipe"), "new", "")
     write_whole(Path("/dev/null"), "new", "")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode) and stat.S_ISFIFO(os.stat("pipe").st_mode)
+
+
+def test_a_file_that_is_replaced_hands_on_its_access_list_and_attributes() -> None:
+    old, new, nobody = Path("old"), Path("new"), 2**32 - 1
+    # Who owns it, user 1234, its group, at most, all others.
+    entries = ((1, 6, nobody), (2, 4, 1234), (4, 0, nobody), (16, 4, nobody), (32, 0, nobody))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    old.touch(0o600)
+    new.touch(0o644)
+    try:
+        os.setxattr(old, "user.project", b"survey 7")
+        os.setxattr(old, "system.posix_acl_access", acl)
+    except (AttributeError, OSError):
+        pytest.skip("no such attributes here")
+    keep_rights(old, new)
+    assert os.getxattr(new, "user.project") == b"survey 7"
+    assert os.getxattr(new, "system.posix_acl_access") == acl
+    assert stat.S_IMODE(new.stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def of_an_epoch(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "format"), [("out.tif", None), ("out.tif", "COG"), ("out.png", None), ("out.jp2", None)]
+    ("name", "format"),
+    [("out.tif", None), ("out.tif", "COG"), ("out.png", None), ("out.jp2", None), ("out.vrt", None)],
 )
 def test_the_epoch_of_coordinates_is_kept(tmp_path: Path, name: str, format: str | None) -> None:
     source = of_an_epoch(tmp_path / "in.tif")

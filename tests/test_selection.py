@@ -22,7 +22,7 @@ from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.checkpoint import Loaded
 from dehazexl_cli.raster import find_box, open_reader
-from dehazexl_cli.raster.selection import Selection
+from dehazexl_cli.raster.selection import Selection, open_selected
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -191,6 +191,13 @@ def test_a_value_given_as_nodata_is_no_ground_and_the_file_says_as_little_of_it_
         assert made.nodata is None
 
 
+@pytest.mark.parametrize("place", [PLACE @ Affine.translation(0.3, -0.3), Affine.identity()])
+def test_a_mask_lies_where_the_scene_does_or_anywhere(tmp_path: Path, place: Affine) -> None:
+    source = make(tmp_path / "in.tif", pixels())
+    mask = make(tmp_path / "mask.tif", pixels()[:1], transform=place)
+    open_selected(str(source), Selection(mask=str(mask)))[0].close()
+
+
 def test_what_is_masked_is_in_no_statistics(tmp_path: Path) -> None:
     values = pixels().astype(np.uint16) * 10
     values[:, :100] = 60_000
@@ -220,6 +227,8 @@ def test_tiles_without_ground_take_no_space(tmp_path: Path) -> None:
     ("arguments", "code", "word"),
     [
         (["--mask", "small.tif"], 3, "9 x 8 pixels"),
+        (["--mask", "beside.tif"], 3, "lies elsewhere"),
+        (["--mask", "upside-down.tif"], 3, "lies elsewhere"),
         (["--nodata", "-9999"], 2, "uint8, 0 to 255"),
         (["--nodata", "0.5"], 2, "no number that in.tif can have"),
         (["--nodata", "nan"], 2, "no number that"),
@@ -244,6 +253,8 @@ def test_a_selection_that_cannot_be_says_so(
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "in.tif", pixels())
     make(tmp_path / "small.tif", pixels()[:1, :8, :9])
+    make(tmp_path / "beside.tif", pixels()[:1], transform=PLACE @ Affine.translation(1, 0))
+    make(tmp_path / "upside-down.tif", pixels()[:1], transform=Affine(2, 0, 500_000, 0, 3, 3_999_550))
     before = set(tmp_path.iterdir())
     result = dehazexl("run", "in.tif", "out.tif", "--weights", tiny_weights, "-q", *arguments)
     assert (result.code, len(result.err.splitlines())) == (code, 2), result.err

@@ -216,6 +216,13 @@ def test_what_cannot_be_reached_is_not_called_damaged(said: str, word: str) -> N
     assert "damaged" not in refused.hint
 
 
+def test_outlines_are_told_from_a_raster(tmp_path: Path) -> None:
+    (tmp_path / "field.geojson").write_text('{"type": "Point", "coordinates": [13, 52]}')
+    with pytest.raises(InputError, match="outlines") as refused:
+        open_reader(tmp_path / "field.geojson")
+    assert "gdal_rasterize" in refused.value.hint
+
+
 def test_an_archive_is_told_from_a_raster(tmp_path: Path, small_scene: Path) -> None:
     with zipfile.ZipFile(tmp_path / "s.zip", "w") as packed:
         packed.write(small_scene, "in/a.tif")
@@ -266,3 +273,10 @@ def test_streams_that_are_closed_or_full(script: str, code: int, small_scene: Pa
     assert b"Exception ignored" not in ended.stderr
     if code == 0:
         assert (small_scene.parent / "out.tif").exists()
+
+
+@pytest.mark.parametrize("words", ["run --help", "", "--version"])
+def test_help_that_nobody_reads_to_its_end_ends_as_other_data_does(words: str, tmp_path: Path) -> None:
+    ended = shell(f"dehazexl {words} | true", tmp_path)
+    assert ended.returncode == 4
+    assert (ended.stderr == b"") == (words != "--version")

@@ -265,6 +265,10 @@ _KEPT: dict[object, Loaded] = {}
 
 def kept(setup: Setup, when: int) -> Loaded:
     """The model of a setup, loaded once per worker; only the last is kept."""
+    import torch
+
+    # Dask has its workers compute on one thread, which would leave all but one processor idle.
+    torch.set_num_threads(max(1, processors() // setup.share))
     key = setup.model, setup.weights, setup.multiple, setup.recipe.options, when
     if key not in _KEPT:
         _KEPT.clear()

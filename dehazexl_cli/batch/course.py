@@ -9,11 +9,12 @@ from pathlib import Path
 
 from dehazexl_cli.batch.locks import Holder, Locks
 from dehazexl_cli.batch.outcomes import Execute, Job, Outcome, State, Tally, Tell, failure
-from dehazexl_cli.batch.records import Ledger, Origin, make_folder
+from dehazexl_cli.batch.records import Ledger, Origin
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.batch.signals import undisturbed
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.owner import remove_what_the_dead_left
+from dehazexl_cli.paths import make_folder
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dehazexl_cli.batch.outcomes import Outcome, State
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.documents import pour, write_whole
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.paths import AnyPath, file_of, is_stream, require_writable
+from dehazexl_cli.paths import AnyPath, file_of, is_stream, make_folder, require_writable
 from dehazexl_cli.text import to_json
 
 FOLDER = ".dehazexl"  # in the folder of results
@@ -185,13 +185,3 @@ def append(path: Path, line: str) -> None:
             file.write(line.encode())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror})", NO_ROOM) from error
-
-
-def make_folder(folder: Path) -> None:
-    """The folder and those above it; OutputError if that fails."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror})", "name another folder, or ask for the right"
-        ) from error

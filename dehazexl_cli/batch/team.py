@@ -57,8 +57,9 @@ def dehaze_shared(
 ) -> Report:
     """Dehaze a file into a new one with the workers of a scheduler, "tcp://HOST:8786", or here, "local:4".
 
-    The bytes are those that this process would make. The folder of the target, or `tmp_dir`, must be one
-    that all machines see. Raises the DehazeError that fits, and leaves no output, if anything goes wrong.
+    The bits are those that this process would make with as many threads as a worker has. The folder of the
+    target, or `tmp_dir`, must be one that all machines see. Raises the DehazeError that fits, and leaves no
+    output, if anything goes wrong.
     """
     from dehazexl_cli.files import compute, finished, open_scene
 

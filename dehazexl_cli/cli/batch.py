@@ -202,7 +202,7 @@ class Wanted:
             return scenes
         mine = part.choose(scenes)
         if part.count > 1:
-            narrator.tell_part(part, len(mine), len(scenes))
+            narrator.tell_part(part, len(mine), len(scenes), asked=self.shard is not None)
         return mine
 
 
@@ -233,7 +233,7 @@ class Work:
 
 def dehaze_all(wanted: Wanted, work: Work, display: Display) -> None:
     """Do a batch and say what became of it; exits with 7 if a scene failed."""
-    from dehazexl_cli.batch.records import make_folder
+    from dehazexl_cli.paths import make_folder
 
     narrator = Narrator(display)
     scenes = wanted.collect(narrator)

@@ -16,9 +16,9 @@ from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.configuration import PREFIX
 from dehazexl_cli.cli.measuring import Measures, View, measure, measure_input
 from dehazexl_cli.documents import write_whole
-from dehazexl_cli.errors import OutputError, Stopped, UsageError
+from dehazexl_cli.errors import Stopped, UsageError
 from dehazexl_cli.owner import remove_what_the_dead_left
-from dehazexl_cli.paths import require_all_writable
+from dehazexl_cli.paths import make_folder, require_all_writable
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
@@ -244,14 +244,6 @@ def parse_place(text: str) -> tuple[int, int]:
     if not (column.isdecimal() and row.isdecimal()):
         raise UsageError(f"--at {text!r} is no place", "write it like 1200,800: column and row")
     return int(column), int(row)
-
-
-def make_folder(out: Path) -> None:
-    """Make the folder; OutputError if that fails."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be made ({error.strerror})", "name another --out") from error
 
 
 def documents(out: Path) -> tuple[Path, Path]:

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from dehazexl_cli.cli.console import stdout_failure
-from dehazexl_cli.errors import InputError, UsageError
+from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.text import decoded, masked
 
 PREFIX = "DEHAZEXL_"
@@ -66,9 +66,16 @@ class Configured(TyperGroup):
 
 @contextmanager
 def in_our_words() -> Iterator[None]:
-    """Have typer's complaints say no secrets, and help that cannot be written fail as other data does."""
+    """Have typer's complaints say no secrets, and help that cannot be written fail as other data does.
+
+    Help that nobody reads to its end, as behind `| head -1`, needs no words.
+    """
     try:
         yield
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich's way to end, with 1
+            raise SystemExit(OutputError.exit_code) from end
+        raise
     except OSError as error:
         if error.filename is None and error.errno in (errno.EPIPE, errno.ENOSPC, errno.EBADF):
             raise stdout_failure(error) from error

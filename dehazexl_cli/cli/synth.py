@@ -14,7 +14,7 @@ import typer
 
 from dehazexl_cli.cli import console, options
 from dehazexl_cli.errors import InputError, OutputError, UsageError
-from dehazexl_cli.paths import file_of
+from dehazexl_cli.paths import file_of, make_folder
 from dehazexl_cli.text import name_of, to_json
 
 if TYPE_CHECKING:
@@ -211,7 +211,8 @@ def is_source(path: Path, scene: Scene) -> bool:
 
 def synthesise(scenes: Sequence[Scene], target: Path, wishes: Wishes, narrator: Narrator) -> None:
     """Make all pairs; an image that turns out damaged does not stop the others."""
-    make_folders(target, wishes.levels)
+    for name in ("clear", *(f"cloud_L{level}" for level in wishes.levels)):
+        make_folder(target / name)
     failed = 0
     for scene in scenes:
         try:
@@ -226,17 +227,6 @@ def synthesise(scenes: Sequence[Scene], target: Path, wishes: Wishes, narrator: 
     if failed:
         console.say(f"{failed} of {len(scenes)} images failed")
         raise typer.Exit(FINISHED_WITH_FAILURES)
-
-
-def make_folders(target: Path, levels: Sequence[int]) -> None:
-    """The folders of the layout."""
-    for name in ("clear", *(f"cloud_L{level}" for level in levels)):
-        try:
-            (target / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{target / name}: cannot be made ({error.strerror})", "name another OUT_DIR"
-            ) from error
 
 
 def make_pairs(scene: Scene, target: Path, wishes: Wishes) -> Iterator[tuple[Path, dict[str, Any] | None]]:

@@ -65,13 +65,14 @@ class Narrator:
         self._percent: tuple[str, str, int] | None = None
         self._part: dict[str, Any] | None = None  # of a larger batch
 
-    def tell_part(self, part: Shard, mine: int, total: int) -> None:
-        """This is a part of a larger batch; one that holds nothing is told of even where all is quiet."""
+    def tell_part(self, part: Shard, mine: int, total: int, asked: bool) -> None:
+        """This is a part of a larger batch, told of even where all is quiet if empty or not asked for."""
         self._part = {"shard": str(part), "from": part.origin, "scenes": mine, "of": total}
         if self._display.is_json:
             console.say(to_json({"event": "shard"} | self._part))
-        elif not (self._display.quiet and mine):
-            console.say(f"part {part} (from {part.origin}): {mine} of {total} scenes")
+        elif not (self._display.quiet and mine and asked):
+            hint = "" if asked else "; --shard 1/1 does all, as where each task has a folder of its own"
+            console.say(f"part {part} (from {part.origin}): {mine} of {total} scenes{hint}")
 
     @contextmanager
     def showing(self, total: int) -> Iterator[None]:

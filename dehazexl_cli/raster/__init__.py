@@ -58,6 +58,22 @@ def find_box(
         return box_of_bounds(dataset, bounds, crs, said)
 
 
+def require_same_place(mask: RasterReader, scene: RasterReader) -> None:
+    """Raises InputError for a mask that says that it lies elsewhere than the scene whose size it has."""
+    from dehazexl_cli.raster.gdal import open_dataset
+    from dehazexl_cli.raster.place import is_elsewhere
+    from dehazexl_cli.raster.session import GdalSession
+
+    session = GdalSession()
+    paths = [origin_of(reader).path or "" for reader in (mask, scene)]
+    with session(), open_dataset(paths[0], session) as one, open_dataset(paths[1], session) as other:
+        if is_elsewhere(one, other):
+            raise InputError(
+                f"the mask {mask.info.name} lies elsewhere than {scene.info.name}",
+                "bring it there, for example with: gdalwarp -t_srs … -te … -ts … MASK OUT.tif",
+            )
+
+
 def open_writer(
     path: str | os.PathLike[str],
     like: RasterReader,

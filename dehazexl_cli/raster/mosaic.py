@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from uuid import uuid4
+from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -22,6 +23,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import is_same
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.epoch import system_with_epoch
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal_writer import GdalWriter, Origin
 from dehazexl_cli.raster.inventory import in_words, inventory, lost
@@ -234,12 +236,21 @@ def mosaic(first: Any, info: RasterInfo, parts: Sequence[Part]) -> str:
                 vrt.update_tags(band, ns="vrt_sources", **sources(parts, info.width, str(band)))
                 if info.bits is not None:
                     vrt.update_tags(band, ns="IMAGE_STRUCTURE", NBITS=str(info.bits))
-        text = str(file.read().decode())
+        text = with_epoch(str(file.read().decode()), first)
     if not has_mask(first):
         return text
     of_mask = "".join(sources(parts, info.width, "mask,1").values())
     before, end, _ = text.rpartition("</VRTDataset>")
     return f'{before}<MaskBand><VRTRasterBand dataType="Byte">{of_mask}</VRTRasterBand></MaskBand>{end}'
+
+
+def with_epoch(text: str, first: Any) -> str:
+    """Have a VRT say the epoch of coordinates too, which rasterio cannot hand on."""
+    system = system_with_epoch(first)
+    if system is None:
+        return text
+    said = ElementTree.tostring(system, encoding="unicode").strip()
+    return re.sub("<SRS.*?</SRS>", lambda _: said, text, count=1, flags=re.DOTALL)
 
 
 def sources(parts: Sequence[Part], width: int, band: str) -> dict[str, str]:

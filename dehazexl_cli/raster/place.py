@@ -61,6 +61,15 @@ def box_of_bounds(dataset: Any, bounds: Bounds, crs: str | None, said: str | Non
     )
 
 
+def is_elsewhere(dataset: Any, other: Any) -> bool:
+    """Whether two open datasets of one size lie half a pixel apart or more, if both say where they lie."""
+    if dataset.transform.is_identity or other.transform.is_identity:
+        return False
+    to_other = ~other.transform @ dataset.transform
+    corners = product((0, dataset.width), (0, dataset.height))
+    return any(math.dist(to_other @ corner, corner) >= 0.5 for corner in corners)
+
+
 def _touched(dataset: Any, bounds: Bounds) -> Box:
     """The pixels of an open dataset that bounds in its own system touch; an empty box for none."""
     left, bottom, right, top = bounds

@@ -14,6 +14,7 @@ from dehazexl_cli.errors import InputError
 
 ARCHIVES = {".zip": "vsizip", ".kmz": "vsizip", ".tar": "vsitar", ".tgz": "vsitar", ".tar.gz": "vsitar"}
 RASTERS = (".tif", ".tiff", ".jp2", ".img", ".png", ".jpg", ".jpeg", ".vrt", ".ntf")
+OUTLINES = (".shp", ".geojson", ".json", ".kml", ".gml", ".fgb", ".dxf", ".gpx")
 CREDENTIALS = "give GDAL the credentials for it, or the option for what is public, as AWS_NO_SIGN_REQUEST=YES"
 
 
@@ -117,6 +118,11 @@ def why_not_a_file(path: str) -> InputError | None:
         inside = next(rasters_in(path), "FILE.tif")
         return InputError(
             f"{path}: is an archive, not a raster", f"name what is in it: /{prefix}/{path}/{inside}"
+        )
+    if lower.endswith(OUTLINES):
+        return InputError(
+            f"{path}: holds outlines or points, and no raster",
+            "draw them into one: gdal_rasterize -burn 1 -te … -ts … FILE OUT.tif",
         )
     if lower.endswith(".gz"):
         return InputError(f"{path}: is packed", f"name it /vsigzip/{path}, or unpack it, which is faster")

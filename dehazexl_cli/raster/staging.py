@@ -51,7 +51,7 @@ class Staging:
         """Give result and side files their names, the result last; then remove the stale ones of before.
 
         Raises OutputError; then no new file has stayed, and every old one is there. Only what is stale is
-        replaced. A result that replaces another has its mode and owner.
+        replaced. A result that replaces another has its mode, owner and ACL.
         """
         self._require_free()
         stale = {*stale, *own_side_files(self.target)}

@@ -25,7 +25,7 @@ from dehazexl_cli.models import build
 from dehazexl_cli.models.base import compose, compose_some, cut_batches
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.residual import FixedNormConv2d
-from dehazexl_cli.paths import require_writable
+from dehazexl_cli.paths import make_folder, require_writable
 from dehazexl_cli.training import ranks
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.losses import Drafts, Loss
@@ -254,12 +254,7 @@ class Trainer:
 
     def _require_room(self) -> None:
         """Make the folder; OutputError if it cannot be, or holds what this run would damage."""
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"{self.out}: cannot be made ({error.strerror})", "name another --out"
-            ) from error
+        make_folder(self.out)
         log = self.out / LOG
         if (self.out / CHECKPOINT).exists():
             return
