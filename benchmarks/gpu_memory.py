@@ -30,6 +30,7 @@ from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 RUNS = (("dehazexl-paper", True), ("dehazexl-paper", False), ("dehazexl-next", True), ("mgbl-s", True))
 CARDS = (8, 12, 24, 80)  # GiB
 HOST = 1 << 50  # bytes: enough
+MOST = 1 << 18  # pixels: sides are not looked for beyond
 
 
 def taken(name: str, side: int, exact: bool, allowed: int | None) -> str:
@@ -47,7 +48,10 @@ def taken(name: str, side: int, exact: bool, allowed: int | None) -> str:
 
 
 def largest_side(name: str, exact: bool | None, card: int) -> int:
-    """The largest side of a scene, in steps of 1024 pixels, that a card of so many GiB sees as one."""
+    """The largest side of a scene, in steps of 1024 pixels, that a card of so many GiB sees as one.
+
+    MOST less a step is no end.
+    """
     model = build(name)
     footprint, vram = model.footprint(torch.float16), int(FREE_SHARE * (card << 30))
 
@@ -57,7 +61,7 @@ def largest_side(name: str, exact: bool | None, card: int) -> int:
         plans = ladder(footprint, patches(side, side, model, None), setting, Wishes(exact_attention=exact))
         return any(plan.fits(budget) for plan in plans)
 
-    below, above = 1, 1024
+    below, above = 1, MOST // 1024
     while above - below > 1:
         middle = (below + above) // 2
         below, above = (middle, above) if fits(1024 * middle) else (below, middle)
