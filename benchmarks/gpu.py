@@ -29,6 +29,15 @@ def make_scene(side: int) -> np.ndarray:
     return np.tile(tile, (repeats, repeats, 1))[:side, :side]
 
 
+def verdict(peak: int, planned: int) -> str:
+    """What a real card says of a plan, which simulated tensors keep to: what kernels and rounding add."""
+    if not peak:
+        return "no GPU"
+    share = peak / planned
+    kept = "kept" if share <= 1 else "exceeded: kernels or rounding take more than the plan leaves"
+    return f"plan {kept} ({share:.2f} of it; simulated, 0.8 to 1 of it)"
+
+
 def measure(name: str, side: int, device: str, precision: str, exact: bool) -> dict[str, object]:
     """One run of one network, after a small one that loads its kernels."""
     model = build(name).eval()
@@ -50,6 +59,7 @@ def measure(name: str, side: int, device: str, precision: str, exact: bool) -> d
         "total_seconds": round(sum(seconds.values()), 3),
         "peak_device_mb": round(report.peak_device_bytes / 1e6),
         "planned_device_mb": round(report.plan["device_bytes"] / 1e6),
+        "verdict": verdict(report.peak_device_bytes, report.plan["device_bytes"]),
         "skips": report.plan["skips"],
         "batch": report.plan["batch"],
         "redone_batches": report.redone_batches,

@@ -33,6 +33,9 @@ PASS_BYTES = 7 * 3 * 4  # per pixel
 # What a survey leaves behind in the process: what libraries keep for a companion's layers, measured.
 SURVEY_LEAVES_BYTES = 40 << 20
 LOOK_BYTES = 2 * 3 * 4  # per pixel, of what a survey keeps: factors and offsets of three colours, float32
+# Pixels finished at a time on a GPU, and what each takes: as shown, as stored, and the steps between.
+FINISHED_ON_GPU = 2**19
+FINISH_BYTES = 8 * 3 * 4
 FINE_BYTES = 10 << 30  # below, sizes are told in megabytes
 
 
@@ -43,13 +46,15 @@ class Footprint:
     weight_bytes: int
     token_bytes: int  # kept per patch from encoding to the end
     skip_bytes: int  # per patch, waiting between encoding and decoding unless recomputed
-    work_bytes: int  # per patch in flight through the encoder or decoder
+    work_bytes: int  # per patch in flight through the encoder or decoder: the tensors there at once
     mix_bytes: int  # per patch while the mixer runs
     mix_part_bytes: int | None = None  # the same where a part of the queries attends at a time; None: cannot
     mix_sampled_bytes: int | None = None  # the same with sampled attention; None: it has no such form
     mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
+    mix_fixed_patches: int = 0  # of scenes of fewer patches these are less, in proportion
     mix_pilot_bytes: int = 0  # beside that while attention is sampled: what a pilot of queries hears
     kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
+    freed_bytes: int = 0  # per patch in flight, that the C library keeps on a CPU of what was freed
 
     def times(self, groups: int) -> Footprint:
         """What groups of bands need that go through the model one after the other, each kept to the end."""
@@ -64,6 +69,7 @@ class Footprint:
             mix_part_bytes=0,
             mix_sampled_bytes=sampled,
             mix_fixed_bytes=0,
+            mix_fixed_patches=0,
             mix_pilot_bytes=0,
         )
 
@@ -255,17 +261,17 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
     if plan.seed is not None and footprint.mix_sampled_bytes is not None:
         mixing = footprint.mix_sampled_bytes
-    fixed = footprint.mix_fixed_bytes + (0 if plan.seed is None else footprint.mix_pilot_bytes)
-    # The change to a row of patches in float32, and what of it reaches into the next; there is one, and
-    # a second for what allocators keep of such sizes, measured.
-    canvas = (2 if grid.overlap else 1) * 3 * 4 * grid.patch * grid.width
+    fixed = footprint.mix_fixed_bytes * min(patches, footprint.mix_fixed_patches or patches)
+    fixed //= footprint.mix_fixed_patches or patches
+    if plan.seed is not None and patches >= footprint.mix_fixed_patches:  # smaller scenes attend exactly
+        fixed += footprint.mix_pilot_bytes
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
     surveyed = kept_of_survey(setting)
     replicas = 1 if setting.on_gpu else setting.replicas  # each GPU has its own memory
     weights = footprint.weight_bytes * replicas
     always = weights + tokens + surveyed
     survey = weights + surveyed + for_a_look(plan, footprint, setting)
-    flow = always + footprint.work_bytes * plan.batch * replicas + canvas
+    flow = always + for_patches(plan, footprint, grid, setting)
     mix = always + mixing * patches + fixed
     # A row being read, one waiting and one being worked on, each with a copy where gaps are to be filled;
     # what came of one, one that waits to be written and one being written, cut anew into the file's blocks.
@@ -286,6 +292,24 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
         device = max(flow, mix, survey)
     plan = replace(plan, host_bytes=host, device_bytes=device)
     return replace(plan, flow_bytes=flow, mixing_bytes=mix, survey_bytes=survey)
+
+
+def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Setting) -> int:
+    """Bytes of a batch in flight, or of rows being finished, and of what a row of patches changes."""
+    if setting.on_gpu:
+        # A row of each group, what of the row before reaches into it, and of it into the next.
+        line = 3 * 4 * ((grid.cols - 1) * grid.stride + grid.patch)
+        canvas = line * (setting.groups * (grid.patch + grid.overlap) + grid.overlap)
+        return max(footprint.work_bytes * plan.batch, for_finishing(grid, setting)) + canvas
+    in_flight = (footprint.work_bytes + footprint.freed_bytes) * plan.batch * setting.replicas
+    # A row of each group, and one more for what allocators keep of such sizes, measured.
+    return in_flight + 3 * 4 * grid.patch * grid.width * (setting.groups + (1 if grid.overlap else 0))
+
+
+def for_finishing(grid: PatchGrid, setting: Setting) -> int:
+    """Bytes while rows of patches become rows of the result, which a CPU does in a few small pieces."""
+    rows = max(min(grid.stride, grid.height), grid.height - (grid.rows - 1) * grid.stride)
+    return FINISH_BYTES * min(FINISHED_ON_GPU, rows * grid.width) if setting.on_gpu else 0
 
 
 def kept_of_survey(setting: Setting) -> int:

@@ -106,7 +106,7 @@ def test_footprint_of_the_published_network_is_as_measured() -> None:
         footprint = build("dehazexl-paper").footprint(torch.float16)
     assert footprint.token_bytes == 98_304
     assert footprint.skip_bytes == 1_474_560
-    assert footprint.weight_bytes == pytest.approx(251e6, rel=0.01)
+    assert footprint.weight_bytes == pytest.approx(251e6 + 29e6, rel=0.01)  # and tables of positions
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from dehazexl_cli.engine.survey import Surveyed
 from dehazexl_cli.engine.transfer import as_units, to_source
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import Batch, feather
+from dehazexl_cli.plan import FINISHED_ON_GPU
 from dehazexl_cli.raster.base import Pixels, keep_off_nodata
 from dehazexl_cli.report import Report
 
@@ -87,7 +88,8 @@ def finished_rows(scene: Scene, finish: Finish, changes: Sequence[Change], repor
     """
     out = finish.source.copy()
     _, height, width = out.shape
-    at_once = height if scene.device.type == "cuda" else max(1, PIXELS_AT_ONCE // max(1, width))
+    pixels_at_once = FINISHED_ON_GPU if scene.device.type == "cuda" else PIXELS_AT_ONCE
+    at_once = max(1, pixels_at_once // max(1, width))
     for top in range(0, height, at_once):
         rows = slice(top, top + at_once)
         valid = None if finish.valid is None else finish.valid[rows]

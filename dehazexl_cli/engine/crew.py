@@ -31,6 +31,7 @@ class Crew(Generic[W]):
         if len(self.workers) == 1:
             for piece in pieces:
                 yield work(self.first, piece)
+                del piece  # else its features are kept while the next one's are fetched
             return
 
         def inferred(worker: W, piece: T) -> R:

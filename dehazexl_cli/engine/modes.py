@@ -14,7 +14,7 @@ import numpy as np
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, Joints, PatchGrid, fitting_overlap
 from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.plan import PASS_BYTES, Footprint, Plan, Setting, Wishes, ladder
+from dehazexl_cli.plan import PASS_BYTES, Footprint, Plan, Setting, Wishes, for_finishing, ladder
 from dehazexl_cli.raster.base import RasterInfo
 
 Kind = Literal["global", "tile", "downsample", "whole"]
@@ -189,15 +189,16 @@ def plans_for(layout: Layout, footprint: Footprint, setting: Setting, wishes: Wi
     # In one pass, features wait where they were made.
     kept = replace(wishes, skips="device" if setting.on_gpu else "host")
     tile = outer.patch if layout.kind == "tile" else None
-    extra = PASS_BYTES * inner.height * inner.width + 2 * 3 * 4 * outer.patch * outer.width
-    return [grown(plan, extra, tile, setting) for plan in ladder(footprint, inner, setting, kept)]
-
-
-def grown(plan: Plan, extra: int, tile: int | None, setting: Setting) -> Plan:
-    """A plan for what goes through in one pass, with what is needed around that; phases are all one then."""
+    passing = PASS_BYTES * inner.height * inner.width
+    finishing = footprint.weight_bytes + for_finishing(outer, setting)
     where = "device_bytes" if setting.on_gpu else "host_bytes"
-    need = getattr(plan, where) + extra
-    return replace(plan, tile=tile, flow_bytes=need, mixing_bytes=need, **{where: need})
+
+    def grown(plan: Plan) -> Plan:
+        """The plan with what is needed around a pass; phases are all one then."""
+        need = max(getattr(plan, where) + passing, finishing) + 2 * 3 * 4 * outer.patch * outer.width
+        return replace(plan, tile=tile, flow_bytes=need, mixing_bytes=need, **{where: need})
+
+    return [grown(plan) for plan in ladder(footprint, inner, setting, kept)]
 
 
 def row_bytes(info: RasterInfo) -> int:

@@ -66,6 +66,7 @@ def dehaze_tiles(scene: Scene, crew: Crew[OnePass], errand: Errand, writer: Rast
             tick(len(row.absent))
             for laid in crew.over(partial(dehazed, group=canvas.group), wanted(row, canvas.group)):
                 canvas.lay(*laid)
+                del laid  # else it is kept while the next tile is dehazed
         return [Change(canvas.group, canvas.finish(row.number, finish.box)) for canvas in canvases]
 
     with errand.report.timed("decode"):

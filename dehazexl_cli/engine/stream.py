@@ -101,6 +101,7 @@ class Lane:
             wanted = skips if self.scene.wants(ids) else None
             self.store.put(ids, tokens.to(self.scene.device), wanted)
             tick(len(ids))
+            del tokens, skips, wanted  # else they are kept while the next batch is encoded
         self._absent |= row.absent
         tick(len(row.absent))
         return self.store.end_row(self._present(row.number, row.absent))
@@ -154,6 +155,7 @@ class Lane:
         tick(len(row.absent))
         for batch, pixels in crew.over(self._decoded, self._wanted(row, tick)):
             self.canvas.lay(batch, pixels)
+            del batch, pixels  # else they are kept while the next batch is decoded
 
     def change(self, row: Row, finish: Finish) -> Change:
         """What is to be changed in the rows that a decoded row of patches finishes."""
@@ -178,7 +180,7 @@ class Lane:
         batch = shown(self.scene, self.group, piece, careful.device)
         with self._report.working("decode"):
             if piece.skips is None:
-                _, skips = careful.encode(batch)
+                skips = careful.encode(batch)[1]
             else:
                 skips = tuple(skip.to(careful.device) for skip in piece.skips)
             return batch, careful.decode(batch, self._mixed_on(careful.device), skips)

@@ -66,6 +66,14 @@ class Dehazer(nn.Module):
         """Dehazed patches [b, 3, patch, patch] float32, not clamped, knowing the mixed scenes."""
         raise NotImplementedError
 
+    def weight_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of weights in `dtype` and of tables beside them, as allocators give them."""
+        sizes = (
+            x.numel() * (dtype.itemsize if x.is_floating_point() else x.element_size())
+            for x in (*self.parameters(), *self.buffers())
+        )
+        return sum(-(-size // 512) * 512 for size in sizes)
+
     def footprint(self, dtype: torch.dtype) -> Footprint:
         """Bytes this model needs when run in `dtype`."""
         raise NotImplementedError
@@ -92,10 +100,18 @@ def compose(
     b, _, height, width = image.shape
     grid = PatchGrid(height, width, model.patch, model.halo, overlap, origin)
     batches = cut_batches(image, grid, batch_size or b * len(grid))
-    encoded = [model.encode(batch) for batch in batches]
-    tokens = torch.cat([tokens for tokens, _ in encoded]).unflatten(0, (b, len(grid)))
+    said: list[Tensor] = []
+    kept: list[Skips] = []
+    for batch in batches:
+        tokens, skips = model.encode(batch)
+        kept.append(skips)
+        if model.gather == "sum" and b == 1:  # added up as they come: kept apart they may outgrow the image
+            said = [sum(said, tokens.sum(0, keepdim=True))]
+        else:
+            said.append(tokens)
+    tokens = torch.cat(said).unflatten(0, (b, -1))
     scene = model.mix(tokens.sum(1) if model.gather == "sum" else tokens, grid, seed)
-    patches = [model.decode(batch, scene, skips) for batch, (_, skips) in zip(batches, encoded, strict=True)]
+    patches = [model.decode(batch, scene, skips) for batch, skips in zip(batches, kept, strict=True)]
     return join_patches(torch.cat(patches).unflatten(0, (b, len(grid))), grid)
 
 

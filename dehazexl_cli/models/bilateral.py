@@ -149,7 +149,7 @@ class MultiGuidedBilateral(Dehazer):
         seen = (self.patch + 2 * self.halo) ** 2
         return Footprint(
             # With the weights, what is there once however large the scene: thumbnails.
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 3 * thumbnails,
+            weight_bytes=self.weight_bytes(dtype) + 3 * thumbnails,
             token_bytes=0,  # they are summed
             skip_bytes=0,
             work_bytes=120 * seen * 4,  # float32 from the grid on, and transforms are 36 numbers; measured

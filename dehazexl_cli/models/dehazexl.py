@@ -114,6 +114,16 @@ class DehazeXL(Dehazer):
         x = scene.flatten(0, 1)[list(batch.ids)].unflatten(1, (side, side))
         return self.decoder(x, skips, batch.pixels)
 
+    def _bias_numbers(self) -> int:
+        """Numbers of the position biases that are kept, with masks where windows are shifted."""
+        sides = [self.patch // STEM >> number for number in range(len(self.config.depths))]
+        stages = [*self.encoder.stages, *(stage.blocks for stage in self.decoder.stages)]
+        return sum(
+            block.attn.heads * block.window**4 * ((side // block.window) ** 2 if block.shift else 1)
+            for stage, side in zip(stages, [*sides, *reversed(sides)], strict=True)
+            for block in stage
+        )
+
     def footprint(self, dtype: torch.dtype) -> Footprint:
         size = torch.empty((), dtype=dtype).element_size()
         cells = (self.patch // STEM) ** 2
@@ -122,19 +132,25 @@ class DehazeXL(Dehazer):
         pixels = 3 * self.patch**2 * 4
         widest = 2 if self.config.join == "concat" else 1
         kept = token if dtype == torch.float16 else 0  # to be mixed again in float32 where that overflows
-        # Maps in flight; wide ones in float32 with as many that the C library keeps of their size, measured.
-        maps = 22 if widest == 2 and dtype == torch.float32 else 12
+        # The C library keeps nearly as many maps as are in flight of wide ones in float32, measured.
+        on_cpu = 22 if widest == 2 and dtype == torch.float32 else 12
+        # Of a block: the hidden layer twice, what goes in, its norm, and a sum; maps of all stages; skips.
+        work = (26 * widest + 7) * finest // 2 + pixels
+        if self.config.ending == "affine":  # maps and skips, transforms of cells and pixels, what these make
+            work = max(work, 4 * finest + 16 * cells * 4 + 9 * pixels)
         return Footprint(
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size,
+            weight_bytes=self.weight_bytes(dtype) + size * self._bias_numbers(),
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
-            work_bytes=maps * widest * finest + 6 * pixels,
+            work_bytes=work,
+            freed_bytes=max(0, on_cpu * widest * finest + 6 * pixels - work),
             mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
             mix_part_bytes=3 * token + kept,  # in their place; keys and values
             mix_sampled_bytes=17 * token // 10 + kept,  # in their place; attended, a head of both; measured
             kernel_bytes=KERNEL_BYTES,
             # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
             mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),
+            mix_fixed_patches=TOKENS_AT_ONCE // (self.patch // STRIDE) ** 2,
             mix_pilot_bytes=10 * PILOT_LOGITS,
         )
 

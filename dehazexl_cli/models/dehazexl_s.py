@@ -132,16 +132,26 @@ class DehazeXLS(Dehazer):
         size = torch.empty((), dtype=dtype).element_size()
         config = self.config
         token = (self.patch // STRIDE) ** 2
-        said = token * (STATISTICS + config.token_dim) * (4 if dtype == torch.float32 else 2)
+        seen, scene = 4 * token * (STATISTICS + config.token_dim), 4 * token * (config.dim + ENVELOPES)
+        said = seen if dtype == torch.float32 else seen // 2
         told = 4 * ((self.side + 2 * MARGIN) ** 2 * (config.dim + ENVELOPES) + config.scene_dim)
-        finest = (self.patch // STEM) ** 2 * config.widths[0] * size
+        cells = (self.patch // STEM) ** 2
+        finest = cells * config.widths[0] * size
+        stages = sum(cells * width * size >> 2 * number for number, width in enumerate(config.widths))
         pixels = 3 * self.patch**2 * 4
+        known = 4 * cells * (COLOURS * (STEM**2 + VEILS + 2) + 2 * ENVELOPES + 2 * COLOURS + NUMBERS)
+        # Pixels, what they are told, and what is known of cells; beside them a residual block and the stages
+        # before, or a gain and an offset for each pixel, and the result.
+        work = pixels + told + known + max(7 * finest // 2 + stages, 3 * pixels)
         return Footprint(
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size,
-            token_bytes=said + told,
+            weight_bytes=self.weight_bytes(dtype),
+            token_bytes=told,  # which is more than was said
             skip_bytes=0,
-            work_bytes=8 * finest + 8 * pixels,
-            mix_bytes=token * 4 * (STATISTICS + config.token_dim + 5 * config.dim),
+            work_bytes=work,
+            freed_bytes=max(0, 8 * finest + 8 * pixels - work),
+            # What was said, the map, and what is told twice; or in its place two maps of what was said, and
+            # five of the network's own.
+            mix_bytes=said + max(told + scene, 2 * seen + 5 * token * config.dim * size - told),
             kernel_bytes=40 << 20,
         )
 

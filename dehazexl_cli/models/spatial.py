@@ -165,11 +165,14 @@ class SpatialBilateral(Dehazer):
         view = 3 * self.config.view**2 * 4
         finest = self.config.widths[0] * (self.config.view // 2) ** 2 * size
         pixels = 3 * self.patch**2 * 4
+        raised = self.config.depth * ROW * 3 * (self.patch // CELL + 3) * self.patch * 4
         return Footprint(
-            weight_bytes=sum(p.numel() for p in self.parameters()) * size + 2 * view,
+            weight_bytes=self.weight_bytes(dtype) + 2 * view,
             token_bytes=0,  # they are summed
             skip_bytes=0,
-            work_bytes=view + 2 * pixels,
+            # Sums beside the pixels; or these, the result whole and in strips, and transforms of all columns.
+            work_bytes=max(view + pixels, 3 * pixels + raised),
+            freed_bytes=pixels,
             mix_bytes=0,
             mix_fixed_bytes=3 * finest,  # a U-Net at work
         )

@@ -75,7 +75,12 @@ def moved(machine: Machine, tensor: Tensor, device: Any, dtype: Any, blocking: b
         if changed is inner:
             return tensor
         return changed if here.type == "cpu" else copied(machine, inner, changed, here, here, True)
-    changed = machine.plain(Tensor.to, (inner,), {"dtype": dtype or inner.dtype, "copy": True})
+    kind = dtype or inner.dtype
+    if machine.shapes and there.type == "cpu":
+        changed = torch.ones(shape_of(inner), dtype=kind)
+    else:
+        where = {"device": "meta"} if machine.shapes else {}
+        changed = machine.plain(Tensor.to, (inner,), {"dtype": kind, "copy": True, **where})
     return copied(machine, inner, changed, here, there, blocking)
 
 
@@ -152,7 +157,8 @@ def copy_(machine: Machine, func: Call, args: Any, kwargs: Any) -> Tensor:
         machine.reads(stream, source.memory)
     elif pinned[1] is not None:
         machine.reads(stream, pinned[1])
-    machine.plain(func, (bare(target), bare(source)), {})
+    if not machine.shapes:
+        machine.plain(func, (bare(target), bare(source)), {})
     if isinstance(target, SimulatedTensor):
         machine.writes(stream, target.memory)
     elif pinned[0] is not None and non_blocking:
@@ -171,6 +177,8 @@ def waited(machine: Machine, func: Call, args: Any, kwargs: Any) -> Any:
         stream = machine.current_stream(tensor.memory.device)
         machine.reads(stream, tensor.memory)
         stream.synchronize()
+        if machine.shapes:
+            args = (torch.ones(shape_of(tensor), dtype=tensor.dtype), *args[1:])
     else:
         machine.host_uses(func, args, kwargs)
     return machine.plain(func, tree_map(bare, args), tree_map(bare, kwargs))

@@ -48,8 +48,8 @@ class Mode(TorchFunctionMode):
 class Machine:
     """Devices, their memory and streams, and what went wrong on them."""
 
-    def __init__(self, capacity: int, count: int, bf16: bool = True) -> None:
-        self.capacity, self.count, self.bf16 = capacity, count, bf16
+    def __init__(self, capacity: int, count: int, shapes: bool) -> None:
+        self.capacity, self.count, self.shapes = capacity, count, shapes
         self.live_bytes = [0] * count
         self.peak_bytes = [0] * count
         self.faults: list[str] = []
@@ -114,7 +114,7 @@ class Machine:
     def made(self, func: Call, args: Any, kwargs: Any, device: torch.device) -> Any:
         """A new tensor on a device, of whatever a function makes."""
         self.current_stream(device).clock += 1
-        plain = tree_map(bare, (args, {**kwargs, "device": "cpu"}))
+        plain = tree_map(bare, (args, {**kwargs, "device": "meta" if self.shapes else "cpu"}))
         return self.wrapped(self.plain(func, *plain), device, {})
 
     def computed(self, func: Call, args: Any, kwargs: Any, device: torch.device) -> Any:
@@ -213,12 +213,15 @@ class Machine:
 
 
 @contextlib.contextmanager
-def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -> Iterator[Machine]:
+def simulated_cuda(
+    capacity: int = 8 << 30, count: int = 1, bf16: bool = True, shapes: bool = False
+) -> Iterator[Machine]:
     """Let torch find that many CUDA devices of that many bytes in this process, threads and all.
 
-    Raises StreamError at the end for faults that could not be raised when they happened.
+    With `shapes` tensors of devices have shapes and no numbers: what a run takes, in no time; the host gets
+    ones. Raises StreamError at the end for faults that could not be raised when they happened.
     """
-    machine = Machine(capacity, count, bf16)
+    machine = Machine(capacity, count, shapes)
     run = threading.Thread.run
 
     def run_in_mode(thread: threading.Thread) -> None:
@@ -277,6 +280,10 @@ def simulated_cuda(capacity: int = 8 << 30, count: int = 1, bf16: bool = True) -
         # AdamW asks here whether a graph is captured; builds with CUDA would ask the driver.
         stack.enter_context(mock.patch.object(torch.accelerator, "current_accelerator", return_value=None))
         stack.enter_context(mock.patch.object(torch, "load", load_on_host))
+        # What is chosen by a mask of which only the shape is known is all there is.
+        stack.enter_context(
+            mock.patch.object(torch.fx.experimental._config, "meta_nonzero_assume_all_nonzero", shapes)
+        )
         stack.enter_context(mock.patch.object(threading.Thread, "run", run_in_mode))
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, overwrite)
