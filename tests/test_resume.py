@@ -202,10 +202,10 @@ def test_what_came_to_harm_is_done_again(tmp_path: Path, name: str, harm: str) -
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    journal = FolderJournal(folder, {}, {})
+    first = FolderJournal(folder, {}, {})
     with pytest.raises(OutputError, match="another run is at work"):
         FolderJournal(folder, {}, {})
-    journal.close()
+    first.close()
     FolderJournal(folder, {}, {}).discard()
 
 

@@ -106,10 +106,10 @@ def parts_of(
 
 def over_ground(job: Job, clear: RasterReader) -> RasterReader:
     """The clear scene on the ground of the hazy one."""
-    from dehazexl_cli.raster.views import Part
+    from dehazexl_cli.raster import views
 
     ground = ground_of(job)
-    return Covered(job.scene.reader, Part(clear, ground) if job.frame else clear)
+    return Covered(job.scene.reader, views.Part(clear, ground) if job.frame else clear)
 
 
 def whole_of(scenes: Sequence[Scene], model: Dehazer, detectors: Sequence[Detector]) -> Part:

@@ -1,0 +1,85 @@
+"""Draw a contact sheet: every image of a folder before and after, small and a part of it at full size.
+
+    python benchmarks/contact_sheet.py ../shared/data/try sheet.png [--model dehazexl-s]
+
+A row is an image: as it is, dehazed, and its middle at full size before and after. Images of more than 8 bits
+are shown in the range between their 1st and 99th percentile, before and after alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.windows import Window
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from before_after import DIVIDER, save
+
+import dehazexl_cli
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+Picture = NDArray[Any]
+
+
+def views(path: Path, side: int) -> list[Picture]:
+    """The whole image within `side` pixels, and its middle at full size, [3, side, side] each."""
+    with rasterio.open(path) as image:
+        bands = (1, 2, 3) if image.count >= 3 else (1, 1, 1)
+        scale = side / max(image.height, image.width)
+        shape = (3, max(1, round(image.height * scale)), max(1, round(image.width * scale)))
+        whole = image.read(bands, out_shape=shape, resampling=Resampling.average)
+        middle = Window((image.width - side) // 2, (image.height - side) // 2, side, side)
+        return [centred(whole, side), centred(image.read(bands, window=middle), side)]
+
+
+def centred(picture: Picture, side: int) -> Picture:
+    """A picture in the middle of a black square."""
+    _, height, width = picture.shape
+    square = np.zeros((3, side, side), picture.dtype)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[:, top : top + height, left : left + width] = picture
+    return square
+
+
+def in_bytes(before: list[Picture], after: list[Picture]) -> list[Picture]:
+    """All pictures as bytes, in the range of those before."""
+    if before[0].dtype == np.uint8:
+        return [*before, *after]
+    low, high = np.percentile(before[0][before[0] > 0], (1, 99))
+    return [((each - low) / (high - low) * 255).clip(0, 255).astype(np.uint8) for each in (*before, *after)]
+
+
+def row(path: Path, model: Any, side: int) -> Picture:
+    """One image, four pictures beside each other."""
+    with tempfile.TemporaryDirectory() as folder:
+        after = Path(folder) / "after.tif"
+        dehazexl_cli.dehaze_file(path, after, model=model)
+        whole, middle, whole_after, middle_after = in_bytes(views(path, side), views(after, side))
+    divider = np.full((3, side, DIVIDER), 255, np.uint8)
+    return np.concatenate([whole, divider, whole_after, divider, middle, divider, middle_after], axis=2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sheet", type=Path, help="the PNG to write")
+    parser.add_argument("--model", help="of the bundled ones; else the default")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--side", type=int, default=480, help="of a picture, pixels")
+    wishes = parser.parse_args()
+    model = dehazexl_cli.load_model(wishes.model, wishes.weights)
+    paths = sorted(path for path in wishes.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    save(wishes.sheet, np.concatenate([row(path, model, wishes.side) for path in paths], axis=1))
+    print(wishes.sheet, *(path.name for path in paths), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
