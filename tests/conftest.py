@@ -29,7 +29,8 @@ from dehazexl_cli.files import Recipe
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import Batch, Dehazer, Skips
 from dehazexl_cli.models.checkpoint import Loaded, bundled, save
-from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
+from dehazexl_cli.models.dehazexl import PAPER
+from dehazexl_cli.models.dehazexl_s import DehazeXLS, DehazeXLSConfig
 from dehazexl_cli.plan import Footprint
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.selection import Selection
@@ -185,7 +186,21 @@ def toy() -> Toy:
 
 
 TINY = dataclasses.replace(
-    SMALL, patch=64, embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), decoder_heads=(2, 2, 1, 1)
+    PAPER, patch=64, embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), decoder_heads=(2, 2, 1, 1)
+)
+
+
+TINY_S = DehazeXLSConfig(
+    patch=64,
+    encoder_widths=(8, 8, 8),
+    token_dim=8,
+    dim=16,
+    wide_dim=16,
+    latents=4,
+    heads=2,
+    scene_dim=8,
+    widths=(8, 8, 12, 12),
+    down_blocks=(1, 1, 1, 1),
 )
 
 
@@ -197,8 +212,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_tiny_weights(path: Path) -> Path:
     torch.manual_seed(0)
-    model = DehazeXL(TINY)
-    torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
+    model = DehazeXLS(TINY_S)
     save(path, model, "dehazexl-s", {}, torch.float32)
     return path
 

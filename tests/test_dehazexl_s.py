@@ -1,4 +1,4 @@
-"""`dehazexl-next`: what it knows before it learns, and what its bottleneck must keep."""
+"""`dehazexl-s`: what it knows before it learns, and what its bottleneck must keep."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dehazexl_cli.models.base import compose, cut_batches
 from dehazexl_cli.models.dark_envelopes import AIRLIGHT
 from dehazexl_cli.models.dehazexl import token_places
 from dehazexl_cli.models.dehazexl_s import DEFAULT, STATISTICS, VEILS, DehazeXLS
+from dehazexl_cli.models.interpolation import bilinear_weights
 from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.models.token_bottleneck import Scene, TokenMap
 
@@ -161,3 +162,9 @@ def test_a_fresh_network_keeps_the_spread_of_what_passes() -> None:
     with torch.no_grad():
         model(picture(256, 256) * 0.5 + 0.3)
     assert {name for name, spread in spreads.items() if not 0.2 < spread < 5} == set()
+
+
+def test_transforms_rise_linearly_between_the_middles_of_cells() -> None:
+    up = bilinear_weights(8, 2)
+    raised = up @ torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(raised, torch.tensor([0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.0, 1.0]))

@@ -66,10 +66,7 @@ class Question:
         """A mode as the engine runs it."""
         from dehazexl_cli.engine import Mode
 
-        if name == "tile":
-            return Mode("tile", self.tile)
-        # A survey sees all of the scene in any case: what is explained is the look at full size.
-        return Mode("global", survey=())
+        return Mode("tile", self.tile) if name == "tile" else Mode("global")
 
 
 class Answer(NamedTuple):

@@ -12,11 +12,10 @@ from dehazexl_cli.engine.canvas import Canvas, Change
 from dehazexl_cli.engine.crew import Crew
 from dehazexl_cli.engine.errand import Errand, counting
 from dehazexl_cli.engine.modes import Layout
-from dehazexl_cli.engine.picture import OnePass, as_bands, lifted, reduced
+from dehazexl_cli.engine.picture import OnePass, as_bands, colour_changes, lifted, reduced
 from dehazexl_cli.engine.rows import Finish, Row, slices
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.stream import Piece, decode_rows, dehaze_scene, pieces, shown
-from dehazexl_cli.engine.survey import Survey, colour_changes, take_surveys
 from dehazexl_cli.engine.transfer import to_unit
 from dehazexl_cli.models.base import Batch
 from dehazexl_cli.raster.base import RasterWriter
@@ -85,7 +84,6 @@ def dehazed_tile(batch: Batch, run: OnePass) -> Tensor:
 def dehaze_picture(scene: Scene, layout: Layout, run: OnePass, errand: Errand, writer: RasterWriter) -> None:
     """The scene, or a smaller picture of it, in one pass; what that changed is brought back by rows."""
     report, watch = errand.report, errand.watch
-    surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
     with report.timed("encode"):
         pictures = reduced(scene, layout.inner.height, layout.inner.width, errand, "encode")
     raising = []
@@ -100,8 +98,7 @@ def dehaze_picture(scene: Scene, layout: Layout, run: OnePass, errand: Errand, w
 
     def lay(row: Row, finish: Finish) -> list[Change]:
         tick(1)
-        ways = zip(scene.groups, raising, surveys, strict=True)
-        return [Change(group, way(finish), survey and survey.over(finish.box)) for group, way, survey in ways]
+        return [Change(group, way(finish)) for group, way in zip(scene.groups, raising, strict=True)]
 
     with report.timed("decode"):
         decode_rows(scene, errand, writer, lay)
@@ -115,13 +112,14 @@ def way_back(
     if layout.kind == "whole":
         change = as_bands(output - picture, group)
         return lambda finish: change[:, *slices(finish.box)]
-    only = Survey(colour_changes(picture, output, group), 1, (grid.height, grid.width))
+    transforms = colour_changes(picture, output, group)
 
     def raised(finish: Finish) -> Tensor:
         source = torch.from_numpy(finish.source[[b - 1 for b in group.bands]]).to(scene.device)
         hazy = to_unit(source, group.levels(scene.device))
         if layout.upsampling == "guided":
-            return only.over(finish.box).change(hazy)
+            factor, offset = lifted(transforms, finish.box, grid.height, grid.width).chunk(2)
+            return torch.addcmul(offset, factor, hazy)
         return as_bands(lifted(output, finish.box, grid.height, grid.width), group) - hazy
 
     return raised

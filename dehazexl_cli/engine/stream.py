@@ -22,7 +22,6 @@ from dehazexl_cli.engine.pipes import Behind, ahead
 from dehazexl_cli.engine.rows import Finish, Row, cut, rows_to_decode, rows_to_encode
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
-from dehazexl_cli.engine.survey import Size, Survey, take_surveys
 from dehazexl_cli.engine.team import Parts
 from dehazexl_cli.engine.transfer import to_unit
 from dehazexl_cli.models.base import Batch, Skips
@@ -38,9 +37,6 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter, layout: Lay
     crew = Crew([Careful(model, report) for model in errand.models])
     lanes = [Lane(scene, group, number, errand) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
-        surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
-        for lane, survey in zip(lanes, surveys, strict=True):
-            lane.survey = survey
         with report.timed("encode"):
             encode_all(lanes, crew, errand, team)
             trim()
@@ -71,9 +67,6 @@ def lay(lanes: Sequence[Lane], crew: Crew[Careful], tick: Tick, row: Row, finish
     return [lane.change(row, finish) for lane in lanes]
 
 
-Told = tuple[Tensor | None, tuple[Tensor, int, Size] | None]  # mixed tokens, survey
-
-
 class Piece(NamedTuple):
     """A batch before it crosses to a device."""
 
@@ -90,7 +83,6 @@ class Lane:
         self.scene, self.group, self.number = scene, group, number
         self.store = TokenStore(len(scene.grid), self._gather, plan.skips, plan.kept, errand.folder)
         self.canvas = Canvas(scene, group)
-        self.survey: Survey | None = None
         self._plan, self._journal, self._report = plan, errand.journal, errand.report
         self._absent: frozenset[int] = frozenset()
         self._mixed: dict[torch.device, Tensor] = {}
@@ -137,18 +129,15 @@ class Lane:
         self._mixed[device] = self._journal.mixed(self.number, mix, device)
 
     @property
-    def told(self) -> Told:
-        """What decoding needs to know of the whole scene, as tensors and numbers."""
-        survey = None if self.survey is None else (self.survey.transforms.cpu(), *self.survey[1:])
-        mixed = self._mixed.get(self.scene.device)  # none where no patch has ground
-        return None if mixed is None else mixed.cpu(), survey
+    def told(self) -> Tensor | None:
+        """What decoding needs to know of the whole scene, in the host's memory; None without ground."""
+        mixed = self._mixed.get(self.scene.device)
+        return None if mixed is None else mixed.cpu()
 
     @told.setter
-    def told(self, told: Told) -> None:
-        mixed, survey = told
+    def told(self, mixed: Tensor | None) -> None:
         device = self.scene.device
         self._mixed = {} if mixed is None else {device: mixed.to(device)}
-        self.survey = None if survey is None else Survey(survey[0].to(device), *survey[1:])
 
     def decode(self, row: Row, crew: Crew[Careful], tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
@@ -159,8 +148,7 @@ class Lane:
 
     def change(self, row: Row, finish: Finish) -> Change:
         """What is to be changed in the rows that a decoded row of patches finishes."""
-        survey = self.survey and self.survey.over(finish.box)
-        return Change(self.group, self.canvas.finish(row.number, finish.box), survey)
+        return Change(self.group, self.canvas.finish(row.number, finish.box))
 
     def _wanted(self, row: Row, tick: Tick) -> Iterator[Piece]:
         for piece in self._pieces(row):

@@ -1,4 +1,4 @@
-"""`dehazexl-next`: a good dehazer before it has learned anything, and convolutions to make it better.
+"""`dehazexl-s`: a good dehazer before it has learned anything, and convolutions to make it better.
 
 Of the family of DehazeXL (Chen et al., CVPR 2025): patches are encoded to tokens, a global bottleneck lets
 the whole scene be seen once, patches are decoded. What needs the whole scene is gathered as tokens: how dark
@@ -33,7 +33,9 @@ from dehazexl_cli.models.token_bottleneck import TokenBottleneck, TokenMap
 from dehazexl_cli.plan import Footprint
 
 NEAR = 5  # cells of STEM pixels: the window of the narrowest envelope
-WINDOWS = (3, 9)  # tokens: the windows of the wider envelopes; the widest is the scene
+# Tokens: the windows of the wider envelopes; the widest is the scene. Roofs and fields of large scenes are
+# wider than 9, and only a wider envelope tells them from the veil over them.
+WINDOWS = (3, 9, 27, 81)
 STATISTICS = 4 * COLOURS  # of a token: least, mean, deviation and greatest of each colour
 ENVELOPES = COLOURS * (len(WINDOWS) + 1)  # that come from the bottleneck
 VEILS = 1 + 2 * (len(WINDOWS) + 2)  # candidates of a veil
@@ -244,7 +246,7 @@ class Decoder(nn.Module):
 
 
 # Where learning starts: shares (as logits) of no veil, then of each envelope by colours and grey.
-START = (0.0, -1.0, -1.0, 0.0, -1.0, 0.5, -1.0, 1.0, 0.0)
+START = (0.0, -1.0, -1.0, 0.0, -1.0, 0.5, -1.0, 0.0, -1.0, 0.0, -1.0, 1.0, 0.0)
 
 
 class Stage(nn.Module):
