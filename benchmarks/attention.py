@@ -24,7 +24,7 @@ from sizes import ROOT, make_mosaic
 
 from dehazexl_cli import load_model
 from dehazexl_cli.engine import Options, Wishes, run
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.raster.thumbnail import thumbnail
@@ -33,7 +33,7 @@ from dehazexl_cli.report import Report
 SEEDS = (0, 1, 2)
 
 
-def dehazed(pixels: np.ndarray, model: Dehazer, device: str, wishes: Wishes) -> tuple[np.ndarray, Report]:
+def dehazed(pixels: np.ndarray, model: DehazeModel, device: str, wishes: Wishes) -> tuple[np.ndarray, Report]:
     """Output [h, w, 3] in [0, 1], and the report; in 16 bits, so that less than a level of 8 bits shows."""
     reader = ArrayReader(pixels.astype(np.uint16) * 257)
     writers: list[ArrayWriter] = []
@@ -53,7 +53,7 @@ def decibels(one: np.ndarray, other: np.ndarray) -> float:
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
-def compare(name: str, pixels: np.ndarray, model: Dehazer, device: str) -> str:
+def compare(name: str, pixels: np.ndarray, model: DehazeModel, device: str) -> str:
     """A row of the table for one scene."""
     exact, how = dehazed(pixels, model, device, Wishes(exact_attention=True))
     found, seconds = [], 0.0

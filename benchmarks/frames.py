@@ -25,7 +25,7 @@ from dehazexl_cli.engine import Options, run
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import cut_batches
-from dehazexl_cli.models.spatial import ROW, SpatialBilateral, View
+from dehazexl_cli.models.bilateral_grid import ROW, BilateralGridModel, Thumbnail
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
 HEIGHT, WIDTH = 2160, 3840
@@ -51,10 +51,10 @@ def framer(name: str, device: str, precision: str) -> Callable[[], None]:
 def slicers() -> dict[str, Callable[[], object]]:
     """The slicing of a frame by strips of matrix products, and by `grid_sample`."""
     model = build("mgbl-s").eval()
-    assert isinstance(model, SpatialBilateral)
+    assert isinstance(model, BilateralGridModel)
     image = torch.from_numpy(make_frame()).permute(2, 0, 1)[None].float() / 255
     grid = PatchGrid(HEIGHT, WIDTH, model.patch)
-    view = View.of(grid, model.config.view)
+    view = Thumbnail.of(grid, model.config.view)
     rows, cols = view.cells
     scene = torch.randn(1, model.config.depth * ROW * 3 * rows * cols)
     batches = cut_batches(image, grid, 1)

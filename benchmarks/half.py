@@ -25,7 +25,7 @@ from helpers.simulated_cuda import simulated_cuda
 
 from dehazexl_cli.engine import Options, run
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Batch, Dehazer
+from dehazexl_cli.models.base import DehazeModel, PatchBatch
 from dehazexl_cli.models.checkpoint import bundled, load
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
@@ -41,7 +41,7 @@ def hazy(seed: int, side: int) -> NDArray[np.uint8]:
     return (ground * (1 - haze) + 230 * haze).clip(0, 255).astype(np.uint8)
 
 
-def network(name: str) -> Dehazer:
+def network(name: str) -> DehazeModel:
     """A bundled network, or the published one with weights by formula."""
     if name != "dehazexl-paper":
         return load(bundled(name), name).model
@@ -51,7 +51,7 @@ def network(name: str) -> Dehazer:
 
 
 def dehazed(
-    image: NDArray[np.uint8], model: Dehazer, device: str, precision: str
+    image: NDArray[np.uint8], model: DehazeModel, device: str, precision: str
 ) -> tuple[NDArray[np.uint8], int]:
     """The scene dehazed, and how many batches were done again in float32."""
     reader, writers = ArrayReader(image), []
@@ -83,7 +83,7 @@ def scores(name: str) -> str:
     """Of the first block of a bottleneck: the largest score, and whether all are numbers."""
     model = network(name)
     image = torch.from_numpy(hazy(0, model.patch)).permute(2, 0, 1)[None] / 255
-    tokens, _ = model.encode(Batch((0,), None, image))
+    tokens, _ = model.encode(PatchBatch((0,), None, image))
     model = model.half()
     many = tokens.flatten(0, 1).half()[torch.arange(TOKENS) % tokens.shape[1]][None]
     many += 0.1 * torch.randn(many.shape, generator=torch.Generator().manual_seed(0)).half()

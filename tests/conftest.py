@@ -27,7 +27,7 @@ from dehazexl_cli.cli import main
 from dehazexl_cli.engine import Options
 from dehazexl_cli.files import Recipe
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.checkpoint import Loaded, bundled, save
 from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
 from dehazexl_cli.plan import Footprint
@@ -114,7 +114,7 @@ def published_state(shared: Path, network: str) -> dict[str, Tensor]:
     return {name: formula(name, shape) for name, shape in shapes.items()}
 
 
-class Identity(Dehazer):
+class Identity(DehazeModel):
     """Gives back what it sees; its halo and patch are free."""
 
     def __init__(self, patch: int = 16, halo: int = 0) -> None:
@@ -122,13 +122,13 @@ class Identity(Dehazer):
         self.patch, self.halo = patch, halo
         self.anchor = torch.nn.Parameter(torch.zeros(1))
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         return batch.pixels.mean((2, 3)), ()
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         return tokens
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         return self.inner(batch.pixels).clone()
 
     def inner(self, pixels: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ class Toy(Identity):
         self.encoded: list[int] = []
         self.mixed = 0
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         self.encoded += batch.ids
         blurred = torch.nn.functional.avg_pool2d(batch.pixels, 2 * self.halo + 1, 1)
         return self.inner(batch.pixels).mean((2, 3)), (blurred,)
@@ -164,7 +164,7 @@ class Toy(Identity):
         order = torch.arange(tokens.shape[1]).view(1, -1, 1) + 1
         return (tokens * order).sum(1, keepdim=True) / order.sum() + tokens / order
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         (blurred,) = skips
         if self.gather == "sum":
             rows = [id // len(batch.grid) for id in batch.ids]

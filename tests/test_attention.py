@@ -12,8 +12,8 @@ from torch import Tensor
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import attention, build
 from dehazexl_cli.models.attention import BLOCK, EXACT_TOKENS, SAMPLES, attend, sampled_attention
+from dehazexl_cli.models.bottleneck import Bottleneck, position_code
 from dehazexl_cli.models.dehazexl import token_places
-from dehazexl_cli.models.mixer import Mixer, position_code
 from dehazexl_cli.models.swin import swin_blocks
 
 
@@ -30,10 +30,10 @@ def two_pass(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     planes = torch.randn(d, attention.PROJECTIONS, generator=rng)
     orders = [attention.angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k)]
     q, k, v = (
-        attention.take(t, o) for t, o in zip((q, k, v), (orders[0], orders[1], orders[1]), strict=True)
+        attention.gather_rows(t, o) for t, o in zip((q, k, v), (orders[0], orders[1], orders[1]), strict=True)
     )
     pilot = q[:, :: -(-n // attention.PILOT)]
-    drawn, crowd = attention.draw_keys(attention.heard(pilot, k), rng)
+    drawn, crowd = attention.draw_keys(attention.key_importance(pilot, k), rng)
     out = torch.empty_like(q)
     for head, picks in enumerate(drawn):
         for start in range(0, n, BLOCK):
@@ -146,7 +146,7 @@ def test_tokens_of_half_precision_stay_as_they_are_in_case_they_are_mixed_again(
     seed: int | None, queries: int | None
 ) -> None:
     torch.manual_seed(0)
-    mixer = Mixer(64, heads=4, depth=2, scaled_code=True).eval().half()
+    mixer = Bottleneck(64, heads=4, depth=2, scaled_code=True).eval().half()
     tokens, places = torch.randn(1, EXACT_TOKENS + 50, 64).half(), torch.rand(EXACT_TOKENS + 50, 2)
     before = tokens.clone()
     with torch.inference_mode():
@@ -157,7 +157,7 @@ def test_tokens_of_half_precision_stay_as_they_are_in_case_they_are_mixed_again(
 
 def test_sampling_a_few_heads_at_a_time_is_sampling_all() -> None:
     torch.manual_seed(0)
-    mixer = Mixer(64, heads=4, depth=2, scaled_code=True).eval()
+    mixer = Bottleneck(64, heads=4, depth=2, scaled_code=True).eval()
     tokens, places = torch.randn(1, EXACT_TOKENS + 50, 64), torch.rand(EXACT_TOKENS + 50, 2)
     at_once = mixer(tokens, places, 3).detach()
     with torch.no_grad():

@@ -28,10 +28,10 @@ from dehazexl_cli.attribution import (
     measure_spread,
 )
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer, Skips, compose
-from dehazexl_cli.models.bilateral import BilateralConfig, MultiGuidedBilateral
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips, forward_in_memory
+from dehazexl_cli.models.bilateral_grid import BilateralGridConfig, BilateralGridModel
 from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
-from dehazexl_cli.models.spatial import SpatialBilateral, SpatialConfig
+from dehazexl_cli.models.mgbl import BilateralConfig, MultiGuidedBilateral
 
 CPU = torch.device("cpu")
 TRANSMISSION = Transmission(torch.tensor([0.95, 0.9, 0.85]))
@@ -48,7 +48,7 @@ def scenes(height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def explain(
-    model: Dehazer,
+    model: DehazeModel,
     hazy: Tensor,
     clear: Tensor,
     *windows: Box,
@@ -67,11 +67,11 @@ def explain(
 
 
 def whole_image(
-    model: Dehazer, hazy: Tensor, clear: Tensor, window: Box, alpha: float, path: Path, overlap: int
+    model: DehazeModel, hazy: Tensor, clear: Tensor, window: Box, alpha: float, path: Path, overlap: int
 ) -> Tensor:
     """dD/dX · dX/dalpha from one backward pass through everything."""
     x = path.point(alpha, hazy, clear)[None].requires_grad_()
-    output = compose(model, x, overlap=overlap)
+    output = forward_in_memory(model, x, overlap=overlap)
     output[0, :, window.top : window.bottom, window.left : window.right].sum().backward()
     assert x.grad is not None
     return (x.grad[0] * path.slope(alpha, hazy, clear)).sum(0)
@@ -85,7 +85,7 @@ def unlike(found: Tensor, expected: Tensor) -> float:
 class Curved(Toy):
     """Smooth and not linear, in its own pixels and in what the scene tells it."""
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         return torch.exp(super().decode(batch, scene, skips)) ** 2
 
 
@@ -96,9 +96,9 @@ def tiny_xl() -> DehazeXL:
     return model
 
 
-def tiny_spatial() -> SpatialBilateral:
+def tiny_spatial() -> BilateralGridModel:
     torch.manual_seed(2)
-    model = SpatialBilateral(SpatialConfig(patch=64, view=64))
+    model = BilateralGridModel(BilateralGridConfig(patch=64, view=64))
     for weight in (model.net.head.weight, model.guide.last.weight, model.net.up[0][0].second.weight):
         torch.nn.init.normal_(weight, std=0.1)
     return model
@@ -122,7 +122,7 @@ def test_on_a_linear_model_one_step_is_exact(gather: str) -> None:
     (found,) = explain(model, hazy, clear, window, steps=1)
     assert unlike(found.map, whole_image(model, hazy, clear, window, 0.3, Blend(), 0)) < 1e-5
     assert found.gap < 1e-5
-    output = compose(model, torch.stack([hazy, clear]))[:, :, 20:27, 30:41].sum((1, 2, 3))
+    output = forward_in_memory(model, torch.stack([hazy, clear]))[:, :, 20:27, 30:41].sum((1, 2, 3))
     assert found.hazy_value == pytest.approx(float(output[0]), rel=1e-5)
     assert found.clear_value == pytest.approx(float(output[1]), rel=1e-5)
 
@@ -149,7 +149,7 @@ def test_refining_by_itself_ends_under_the_tolerance_and_at_the_same_map_as_that
     hazy, clear = scenes(40, 48)
 
     class Steep(Curved):
-        def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
             return super().decode(batch, scene, skips) ** 4
 
     (found,) = explain(Steep(), hazy, clear, Box(4, 4, 20, 20))
@@ -163,7 +163,7 @@ def test_refining_stops_at_the_stated_limit() -> None:
     hazy, clear = scenes(16, 16)
 
     class Stairs(Toy):
-        def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
             return super().decode(batch, scene, skips) + 5 * (batch.pixels > 0.5)[..., 2:-2, 2:-2]
 
     (found,) = explain(Stairs(), hazy, clear, Box(0, 0, 16, 16))
@@ -192,12 +192,12 @@ def test_by_patches_it_equals_one_backward_pass_through_the_whole_image(name: st
 @pytest.mark.parametrize("name", ["dehazexl-s", "mgbl-s"])
 def test_at_1024_pixels_it_equals_one_backward_pass(name: str) -> None:
     torch.manual_seed(0)
-    model: Dehazer
+    model: DehazeModel
     if name == "dehazexl-s":
         model = DehazeXL(SMALL)
         torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
     else:
-        model = SpatialBilateral(SpatialConfig())
+        model = BilateralGridModel(BilateralGridConfig())
         torch.nn.init.normal_(model.net.head.weight, std=0.1)
     hazy, clear = scenes(1024, 1024)
     window = Box(500, 300, 64, 48)

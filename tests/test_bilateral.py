@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from dehazexl_cli.engine import Options, Wishes, run
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Batch, compose, cut_batches, join_patches
-from dehazexl_cli.models.bilateral import COLOURS, BilateralConfig, MultiGuidedBilateral, cubic_weights
+from dehazexl_cli.models.base import PatchBatch, cut_batches, forward_in_memory, join_patches
 from dehazexl_cli.models.checkpoint import load
+from dehazexl_cli.models.mgbl import COLOURS, BilateralConfig, MultiGuidedBilateral, cubic_weights
 from dehazexl_cli.models.unet import BatchNorm
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
@@ -121,7 +121,7 @@ def test_the_published_network_streams_as_it_runs_whole(
 ) -> None:
     image, _ = picture(shared, "mgbl_360x640")
     with torch.inference_mode():
-        require_close(compose(published, image, batch_size=2), at_once(published, image), STREAMED)
+        require_close(forward_in_memory(published, image, batch_size=2), at_once(published, image), STREAMED)
 
 
 SIZES = [(64, 64), (33, 50), (10, 7), (100, 20), (37, 129), (1, 40), (40, 1), (1, 1), (2, 2), (65, 64)]
@@ -140,7 +140,7 @@ def test_streamed_equals_whole_for_every_scene_and_patch(size: tuple[int, int], 
 def test_patches_that_overlap_change_nothing(size: tuple[int, int], overlap: int) -> None:
     model, image = small(), noise(*size)
     with torch.inference_mode():
-        require_close(compose(model, image, overlap=overlap), at_once(model, image), STREAMED)
+        require_close(forward_in_memory(model, image, overlap=overlap), at_once(model, image), STREAMED)
 
 
 def test_every_part_of_the_small_network_shows_in_its_output() -> None:
@@ -157,7 +157,7 @@ def test_every_part_of_the_small_network_shows_in_its_output() -> None:
 def test_scenes_in_one_batch_are_dehazed_as_one_by_one() -> None:
     model, images = small(), noise(50, 70, count=3)
     with torch.inference_mode():
-        together = compose(model, images, batch_size=5)  # batches cross from one scene to the next
+        together = forward_in_memory(model, images, batch_size=5)  # batches cross from one scene to the next
         alone = torch.cat([model(image[None]) for image in images])
     require_close(together, alone, STREAMED)
 
@@ -167,7 +167,7 @@ def test_patches_may_come_in_any_order() -> None:
     grid = PatchGrid(70, 90, model.patch, model.halo)
     (batch,) = cut_batches(image, grid, len(grid))
     order = torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))
-    mixed = Batch(tuple(order.tolist()), grid, batch.pixels[order])
+    mixed = PatchBatch(tuple(order.tolist()), grid, batch.pixels[order])
     with torch.inference_mode():
         scene = model.mix(model.encode(mixed)[0].sum(0, keepdim=True), grid, None)
         patches = model.decode(mixed, scene, ())[order.argsort()]

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from dehazexl_cli.errors import WeightsError
 from dehazexl_cli.models import REGISTRY, build
-from dehazexl_cli.models.bilateral import BilateralConfig, MultiGuidedBilateral
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.dehazexl import DehazeXL
+from dehazexl_cli.models.mgbl import BilateralConfig, MultiGuidedBilateral
 
 
 @pytest.fixture

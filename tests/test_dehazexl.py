@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import compose
+from dehazexl_cli.models.base import forward_in_memory
 from dehazexl_cli.models.dehazexl import SMALL, DehazeXL, Encoder, Extremes
 from dehazexl_cli.models.ending import AffineEnding, bilinear_weights
-from dehazexl_cli.models.swin import CosineAttention, SwinBlock, TableAttention, swin_blocks
+from dehazexl_cli.models.swin import SwinBlock, WindowAttentionV1, WindowAttentionV2, swin_blocks
 
 
 def picture(height: int, width: int) -> Tensor:
@@ -52,7 +52,7 @@ def test_every_stage_and_the_mixer_learn_from_the_first_steps() -> None:
     for _ in range(2):  # at the first step all heads are zero, and nothing passes through them
         optimizer.step()
         optimizer.zero_grad()
-        (compose(model, image) - 0.5 * image).square().mean().backward()
+        (forward_in_memory(model, image) - 0.5 * image).square().mean().backward()
     for head in model.decoder.ending.heads:  # type: ignore[union-attr]
         assert head.affine.weight.grad.abs().max() > 0
     assert model.mixer.layers[0].qkv.weight.grad.abs().max() > 0  # type: ignore[union-attr]
@@ -78,7 +78,7 @@ def test_transforms_rise_linearly_between_the_middles_of_cells() -> None:
 
 def test_attention_is_the_same_in_training_as_in_use() -> None:
     torch.manual_seed(0)
-    for version, kind in ((1, TableAttention), (2, CosineAttention)):
+    for version, kind in ((1, WindowAttentionV1), (2, WindowAttentionV2)):
         blocks = swin_blocks(version, 2, 16, 2, 4, 8)
         assert isinstance(blocks[0].attn, kind)
         x = torch.randn(2, 8, 8, 16)

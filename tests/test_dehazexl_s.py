@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import compose, cut_batches
+from dehazexl_cli.models.base import cut_batches, forward_in_memory
 from dehazexl_cli.models.dark_envelopes import AIRLIGHT
 from dehazexl_cli.models.dehazexl import token_places
 from dehazexl_cli.models.dehazexl_s import DEFAULT, STATISTICS, VEILS, DehazeXLS
 from dehazexl_cli.models.residual import FixedNormConv2d
-from dehazexl_cli.models.token_bottleneck import Scene, TokenMap
+from dehazexl_cli.models.token_bottleneck import SceneContext, TokenMap
 
 SCENE_BY_COLOURS = VEILS - 2
 
@@ -70,7 +70,7 @@ def test_every_parameter_learns_from_the_first_steps() -> None:
     for _ in range(5):  # at first what is zero lets nothing pass
         optimizer.step()
         optimizer.zero_grad()
-        (compose(model, image) - 0.5 * image).square().mean().backward()
+        (forward_in_memory(model, image) - 0.5 * image).square().mean().backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not silent
 
@@ -79,8 +79,8 @@ def test_scenes_do_not_see_each_other() -> None:
     model = unlike_fresh()
     one, other = picture(300, 512, 1), picture(300, 512, 2)
     with torch.no_grad():
-        both = compose(model, torch.cat([one, other]))
-        torch.testing.assert_close(both[:1], compose(model, one), atol=1e-5, rtol=1e-5)
+        both = forward_in_memory(model, torch.cat([one, other]))
+        torch.testing.assert_close(both[:1], forward_in_memory(model, one), atol=1e-5, rtol=1e-5)
 
 
 def test_a_patch_is_judged_by_what_lies_far_from_it() -> None:
@@ -89,7 +89,7 @@ def test_a_patch_is_judged_by_what_lies_far_from_it() -> None:
     elsewhere = image.clone()
     elsewhere[..., 1800:] += 0.3
     with torch.no_grad():
-        change = compose(model, elsewhere) - compose(model, image)
+        change = forward_in_memory(model, elsewhere) - forward_in_memory(model, image)
     assert change[..., :256].abs().max() > 1e-4
 
 
@@ -97,7 +97,7 @@ def test_a_patch_is_judged_by_what_lies_far_from_it() -> None:
 def test_any_size_goes_through(height: int, width: int) -> None:
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        output = compose(unlike_fresh(), image, overlap=32)
+        output = forward_in_memory(unlike_fresh(), image, overlap=32)
     assert output.shape == image.shape
     assert output.isfinite().all()
 
@@ -120,7 +120,7 @@ def test_tokens_lie_on_the_map_where_their_pixels_do(overlap: int) -> None:
 
 
 def test_the_map_is_read_between_tokens_and_held_at_its_edges() -> None:
-    scene = Scene(torch.arange(12.0).view(1, 1, 3, 4), torch.zeros(1, 1))
+    scene = SceneContext(torch.arange(12.0).view(1, 1, 3, 4), torch.zeros(1, 1))
     read = scene.around(torch.tensor([[-1.0, 0.5]]), torch.tensor([[0.0, 1.25], [3.0, 9.0]]))
     assert read[0, 0, :, 0].flatten(1).tolist() == [[0.0, 1.25, 2.0, 3.25], [3.0, 3.0, 5.0, 5.0]]
 

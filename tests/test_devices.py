@@ -15,7 +15,7 @@ from dehazexl_cli.engine.crew import Crew
 from dehazexl_cli.engine.transfer import choose_devices
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.models import build_accompanied
-from dehazexl_cli.models.base import Batch, Skips
+from dehazexl_cli.models.base import PatchBatch, Skips
 
 ARRAY = scene(50, 120)
 
@@ -27,7 +27,7 @@ class Watched(Toy):
         super().__init__(gather=gather)
         self.seen = Shared()
 
-    def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
         self.seen.notes.append((id(self), threading.get_ident(), batch.ids))
         return super().encode(batch)
 
@@ -79,7 +79,7 @@ def test_real_networks_run_on_replicas() -> None:
 
 def test_lack_of_memory_on_any_replica_leads_to_the_next_plan() -> None:
     class Hungry(Watched):
-        def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+        def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
             if len(batch.ids) > 2 and batch.ids[0] % 16:
                 raise MemoryError("planned for a test")
             return super().encode(batch)

@@ -11,7 +11,7 @@ from dehazexl_cli.attribution import Blend, Detector, Network, Part, Sight, attr
 from dehazexl_cli.engine import Options, Wishes, run
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import SkipPolicy
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.report import Report
@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-def model_that_does_something(name: str) -> Dehazer:
+def model_that_does_something(name: str) -> DehazeModel:
     torch.manual_seed(0)
     model = build(name).eval()
     if name == "dehazexl-s":
@@ -30,7 +30,7 @@ def model_that_does_something(name: str) -> Dehazer:
     return model
 
 
-def dehazed(side: int, model: Dehazer, options: Options) -> tuple[NDArray[np.uint8], Report]:
+def dehazed(side: int, model: DehazeModel, options: Options) -> tuple[NDArray[np.uint8], Report]:
     array = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     reader = ArrayReader(array)
     writers: list[ArrayWriter] = []

@@ -15,7 +15,7 @@ from dehazexl_cli import engine
 from dehazexl_cli.engine import Options, Wishes, modes, shelves
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Skips
+from dehazexl_cli.models.base import PatchBatch, Skips
 from dehazexl_cli.plan import QUERIES, Footprint, MemoryBudget, Setting
 from dehazexl_cli.report import Report
 
@@ -36,7 +36,7 @@ class Failing(Toy):
             self.times -= 1
             raise MemoryError("planned for a test")
 
-    def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
         self.fail("encode")
         return super().encode(batch)
 
@@ -44,7 +44,7 @@ class Failing(Toy):
         self.fail("mix")
         return super().mix(tokens, grid, seed)
 
-    def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+    def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
         self.fail("decode")
         return super().decode(batch, scene, skips)
 

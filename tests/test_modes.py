@@ -16,15 +16,15 @@ import dehazexl_cli
 from dehazexl_cli.engine import Mode, Options
 from dehazexl_cli.errors import DeviceError, UsageError, WeightsError
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Skips
-from dehazexl_cli.models.foreign import Foreign
+from dehazexl_cli.models.base import PatchBatch, Skips
+from dehazexl_cli.models.exported import ExportedModel
 from dehazexl_cli.raster.base import Pixels
 
 
 class Brighter(Identity):
     """Adds a tenth of the scene's mean, so that whoever sees another scene does something else."""
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         mean = scene.flatten(0, 1).mean(0).view(1, 3, 1, 1)
         return super().decode(batch, scene, skips) + 0.1 * mean
 
@@ -121,7 +121,7 @@ def detailed(height: int, width: int) -> Pixels:
 class Clearer(Identity):
     """Takes away half of what is brighter than a fifth, as from under an even haze."""
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         return 1.5 * super().decode(batch, scene, skips) - 0.2
 
 
@@ -239,7 +239,7 @@ def test_foreign_networks_run_over_scenes_of_any_size(kind: str, tmp_path: Path)
 def test_what_a_foreign_network_cannot_do_is_said(tmp_path: Path) -> None:
     path = exported(tmp_path / "net.pt2", "fixed", None)
     model = dehazexl_cli.load_model("generic", path).model
-    assert isinstance(model, Foreign)
+    assert isinstance(model, ExportedModel)
     assert model.tile == 64
     array = scene(75, 131)
     with pytest.raises(UsageError, match="--mode global"):

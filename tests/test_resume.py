@@ -21,7 +21,7 @@ from test_stream import FP32, scene
 from dehazexl_cli.engine import Mode, Options, Resume, Wishes, journal, run
 from dehazexl_cli.engine.journal import FolderJournal
 from dehazexl_cli.errors import DehazeError, OutputError
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.report import Report
@@ -52,7 +52,7 @@ class Mortal(Toy):
                 raise Killed
         self.done.append(phase)
 
-    def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
         self.step("encode")
         return super().encode(batch)
 
@@ -60,12 +60,14 @@ class Mortal(Toy):
         self.step("mix")
         return super().mix(tokens, *rest)  # type: ignore[arg-type]
 
-    def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+    def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
         self.step("decode")
         return super().decode(batch, scene, skips)
 
 
-def attempt(model: Dehazer, resume: Resume | None, **options: object) -> tuple[Pixels | None, Report | None]:
+def attempt(
+    model: DehazeModel, resume: Resume | None, **options: object
+) -> tuple[Pixels | None, Report | None]:
     """The result of a run; None of one that was killed."""
     reader = ArrayReader(ARRAY, nodata=0)
     writers: list[ArrayWriter] = []
@@ -171,7 +173,7 @@ def test_where_and_how_fast_do_not_count_as_changes(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_by_the_plan_it_was_begun_with(tmp_path: Path) -> None:
     class Short(Mortal):
-        def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+        def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
             if len(batch.ids) > 2:
                 raise MemoryError("planned for a test")
             return super().encode(batch)
@@ -211,7 +213,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_did_nothing_leaves_nothing(tmp_path: Path) -> None:
     class Broken(Identity):
-        def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+        def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
             raise Killed
 
     attempt(Broken(), Resume(str(tmp_path / "journal"), {}))

@@ -23,7 +23,7 @@ from dehazexl_cli.engine.modes import Mode
 from dehazexl_cli.engine.shelves import HostShelf
 from dehazexl_cli.errors import DeviceError
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.checkpoint import bundled, load
 from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS
@@ -50,7 +50,7 @@ def picture(height: int, width: int, bands: int = 3, dtype: str = "uint8") -> ND
     return (np.clip(ground, 1, 254) * scale).astype(dtype)
 
 
-def tiny_paper() -> Dehazer:
+def tiny_paper() -> DehazeModel:
     """The published network in small; its features wait for the decoder."""
     torch.manual_seed(0)
     model = DehazeXL(TINY)
@@ -58,7 +58,7 @@ def tiny_paper() -> Dehazer:
     return model.eval()
 
 
-def small_next() -> Dehazer:
+def small_next() -> DehazeModel:
     """The default network in small, said to do something everywhere."""
     torch.manual_seed(0)
     shape = replace(DEFAULT, patch=128, widths=(8, 16, 16, 16), down_blocks=(1, 1, 1, 1), dim=16, wide_dim=16)
@@ -69,7 +69,7 @@ def small_next() -> Dehazer:
     return model.eval()
 
 
-def fast() -> Dehazer:
+def fast() -> DehazeModel:
     """The fast network, as it comes."""
     return load(bundled("mgbl-s"), "mgbl-s").model
 
@@ -77,7 +77,7 @@ def fast() -> Dehazer:
 MODELS = {"published": tiny_paper, "default": small_next, "fast": fast}
 
 
-def dehazed(image: NDArray[np.generic], model: Dehazer, **options: object) -> tuple[Picture, Report]:
+def dehazed(image: NDArray[np.generic], model: DehazeModel, **options: object) -> tuple[Picture, Report]:
     """A picture dehazed by the engine, and what it tells."""
     nodata = options.pop("nodata", None)
     reader = ArrayReader(image, nodata=nodata)  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def dehazed(image: NDArray[np.generic], model: Dehazer, **options: object) -> tu
     return writers[-1].array, report
 
 
-def on_both(image: NDArray[np.generic], make: Callable[[], Dehazer], **options: object) -> int:
+def on_both(image: NDArray[np.generic], make: Callable[[], DehazeModel], **options: object) -> int:
     """The largest difference between a simulated device and the processor, in float32, of 255 levels."""
     expected, _ = dehazed(image, make(), **{**options, "device": "cpu", "precision": "fp32"})
     with simulated_cuda(count=2):

@@ -14,7 +14,7 @@ from helpers.simulated_cuda import simulated_cuda
 from dehazexl_cli import engine
 from dehazexl_cli.engine import Options, prepare, run
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.dehazexl import PAPER, DehazeXL
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
@@ -32,12 +32,14 @@ def check(plan: Plan, peak: int) -> None:
 
 
 @cache
-def fresh(name: str) -> Dehazer:
+def fresh(name: str) -> DehazeModel:
     """A network with weights as drawn."""
     return (DehazeXL(NARROW) if name == "published" else build(name)).eval()
 
 
-def with_plans(name: str, options: Options, use: Callable[[ArrayReader, Dehazer], Plan]) -> tuple[Plan, int]:
+def with_plans(
+    name: str, options: Options, use: Callable[[ArrayReader, DehazeModel], Plan]
+) -> tuple[Plan, int]:
     """What is made of a scene, and the most that took of the device."""
     side = SIDES.get(name, 480)
     reader = ArrayReader(np.broadcast_to(np.uint8(0), (side, side, 3)))
@@ -48,7 +50,7 @@ def with_plans(name: str, options: Options, use: Callable[[ArrayReader, Dehazer]
 def taken(name: str, options: Options, wanted: Plan) -> tuple[Plan, int]:
     """The plan of a run, which is the wanted one, and the most that it took of the device."""
 
-    def use(reader: ArrayReader, model: Dehazer) -> Plan:
+    def use(reader: ArrayReader, model: DehazeModel) -> Plan:
         report = run(reader, lambda: ArrayWriter(reader.info), model, options)
         assert not any("out of memory" in told for told in report.fallbacks)
         return on_device(Plan(**{name: report.plan[name] for name in Plan.__dataclass_fields__}))
@@ -67,7 +69,7 @@ def kinds(name: str, options: Options) -> list[Plan]:
     """The ladder's plans, of those that differ by the size of batches alone the last."""
     found: list[Plan] = []
 
-    def use(reader: ArrayReader, model: Dehazer) -> Plan:
+    def use(reader: ArrayReader, model: DehazeModel) -> Plan:
         found[:] = map(on_device, prepare(reader, model, options).plans)
         return found[0]
 

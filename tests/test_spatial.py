@@ -11,19 +11,26 @@ from torch import Tensor, nn
 from dehazexl_cli.engine import Options, Wishes, run
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Batch, compose, cut_batches
-from dehazexl_cli.models.spatial import CELL, ROW, SPATIAL, SpatialBilateral, SpatialConfig, View
+from dehazexl_cli.models.base import PatchBatch, cut_batches, forward_in_memory
+from dehazexl_cli.models.bilateral_grid import (
+    BILATERAL_GRID,
+    CELL,
+    ROW,
+    BilateralGridConfig,
+    BilateralGridModel,
+    Thumbnail,
+)
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
-TINY = SpatialConfig(patch=64, view=96, widths=(8, 8, 16, 16, 24), guide_width=4)
+TINY = BilateralGridConfig(patch=64, view=96, widths=(8, 8, 16, 16, 24), guide_width=4)
 STREAMED = 1e-5  # of the largest output, against the whole image
 SHAPES = [(64, 64), (300, 700), (1100, 530), (33, 1025), (5, 9), (1, 1)]
 
 
-def tiny(patch: int = 64) -> SpatialBilateral:
+def tiny(patch: int = 64) -> BilateralGridModel:
     """A small network whose every part shows in its output: no weight is left where it starts."""
     torch.manual_seed(0)
-    model = SpatialBilateral(TINY).eval()
+    model = BilateralGridModel(TINY).eval()
     model.patch = patch
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -50,17 +57,17 @@ def test_is_small() -> None:
 def test_cutting_into_patches_of_any_size_changes_nothing(height: int, width: int) -> None:
     image = noise(height, width)
     with torch.inference_mode():
-        whole = compose(tiny(max(height, width)), image)
+        whole = forward_in_memory(tiny(max(height, width)), image)
         assert (whole - image).abs().max() > 0.1
         for patch in (16, 50, 64, 256):
-            cut = compose(tiny(patch), image, batch_size=3)
+            cut = forward_in_memory(tiny(patch), image, batch_size=3)
             assert (cut - whole).abs().max() <= STREAMED * whole.abs().max()
 
 
 def test_streamed_through_the_engine_equals_whole() -> None:
     pixels = (noise(150, 220)[0].permute(1, 2, 0) * 65535).round().numpy().astype(np.uint16)
     with torch.inference_mode():
-        whole = compose(tiny(256), torch.from_numpy(pixels / 65535).float().permute(2, 0, 1)[None])
+        whole = forward_in_memory(tiny(256), torch.from_numpy(pixels / 65535).float().permute(2, 0, 1)[None])
     wanted = (whole[0].permute(1, 2, 0).clamp(0, 1) * 65535).numpy()
     for batch in (1, 3):
         reader = ArrayReader(pixels)
@@ -84,7 +91,7 @@ def test_the_view_is_the_mean_of_blocks(step: int) -> None:
     height, width = 96 * step - step // 2, 40 * step  # the last row of blocks is not whole
     image = noise(height, width)
     grid = PatchGrid(height, width, model.patch)
-    view = View.of(grid, TINY.view)
+    view = Thumbnail.of(grid, TINY.view)
     assert view == (step, 96, 40)
     seen = []
     model.net.register_forward_hook(lambda net, inputs, result: seen.append(inputs[0]))
@@ -100,7 +107,7 @@ def test_transforms_are_those_that_grid_sample_would_find() -> None:
     model, height, width = tiny(), 200, 130
     image = noise(height, width)
     grid = PatchGrid(height, width, model.patch)
-    view = View.of(grid, TINY.view)
+    view = Thumbnail.of(grid, TINY.view)
     rows, cols = view.cells
     scene = torch.randn(1, TINY.depth * ROW * 3 * rows * cols, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -114,7 +121,7 @@ def test_transforms_are_those_that_grid_sample_would_find() -> None:
                 assert (inside - part).abs().max() <= STREAMED * wanted.abs().max()
 
 
-def sliced_plainly(model: SpatialBilateral, image: Tensor, scene: Tensor, view: View) -> Tensor:
+def sliced_plainly(model: BilateralGridModel, image: Tensor, scene: Tensor, view: Thumbnail) -> Tensor:
     """[3, height, width]: each colour's row of transforms looked up at its guide's depth."""
     height, width = image.shape[2:]
     depth = TINY.depth
@@ -145,12 +152,12 @@ def test_tokens_of_patches_add_up_to_the_view_however_they_are_cut() -> None:
     for patch in (64, 37):
         model = tiny(patch)
         batches = cut_batches(image, PatchGrid(130, 210, patch), 4)
-        sums.append(torch.cat([model.encode(Batch(*batch))[0] for batch in batches]).sum(0))
+        sums.append(torch.cat([model.encode(PatchBatch(*batch))[0] for batch in batches]).sum(0))
     assert (sums[0] - sums[1]).abs().max() < 1e-4
 
 
 def test_half_precision_keeps_pixels_whole() -> None:
-    model = SpatialBilateral(SPATIAL).eval().to(torch.bfloat16)
+    model = BilateralGridModel(BILATERAL_GRID).eval().to(torch.bfloat16)
     image = noise(70, 70)
     with torch.inference_mode():
         assert torch.equal(model(image), image)

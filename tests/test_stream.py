@@ -13,7 +13,7 @@ from dehazexl_cli.engine.careful import Careful
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Batch, Dehazer, Skips, compose
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips, forward_in_memory
 from dehazexl_cli.plan import SkipPolicy
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
@@ -22,7 +22,7 @@ from dehazexl_cli.report import Report
 FP32 = {"device": "cpu", "precision": "fp32"}
 
 
-def streamed(array: Pixels, model: Dehazer, options: Options, **reading: object) -> tuple[Pixels, Report]:
+def streamed(array: Pixels, model: DehazeModel, options: Options, **reading: object) -> tuple[Pixels, Report]:
     reader = ArrayReader(array, **reading)  # type: ignore[arg-type]
     writers: list[ArrayWriter] = []
 
@@ -34,10 +34,10 @@ def streamed(array: Pixels, model: Dehazer, options: Options, **reading: object)
     return writers[-1].array, report
 
 
-def whole(array: NDArray[np.uint8], model: Dehazer, overlap: int = 0) -> Pixels:
+def whole(array: NDArray[np.uint8], model: DehazeModel, overlap: int = 0) -> Pixels:
     pixels = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = compose(model, pixels, overlap=overlap)[0].clamp(0, 1)
+        output = forward_in_memory(model, pixels, overlap=overlap)[0].clamp(0, 1)
     result: Pixels = (output * 255).round().permute(1, 2, 0).to(torch.uint8).numpy()
     return result
 
@@ -85,7 +85,7 @@ def test_overlap_smooths_what_patches_disagree_about() -> None:
     class Moody(Identity):
         """Each patch is brightened by its number."""
 
-        def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+        def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
             numbers = torch.tensor(batch.ids).view(-1, 1, 1, 1)
             return super().decode(batch, scene, skips) + 0.2 * (numbers % 2)
 
@@ -187,7 +187,7 @@ def test_ground_never_becomes_nodata(dtype: str, nodata: float) -> None:
     class Flat(Identity):
         """Makes everything the nodata value."""
 
-        def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+        def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
             return torch.full_like(batch.pixels, 1.0 if nodata else 0.0)
 
     array = np.full((20, 20, 3), 100, dtype)
@@ -213,7 +213,7 @@ def test_nan_and_infinity_stay_and_spread_nowhere() -> None:
 class Overflowing(Toy):
     """Overflows where the input is bright, unless it runs in float32, as networks in half precision do."""
 
-    def decode(self, batch: Batch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
+    def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
         out = super().decode(batch, scene.float(), skips)
         if self.anchor.dtype != torch.float32:
             out = torch.where(self.inner(batch.pixels) > 0.9, torch.inf, out)
@@ -251,7 +251,7 @@ class Hungry(Toy):
 
     limit = 2
 
-    def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
         if len(batch.ids) > self.limit:
             raise MemoryError("planned for a test")
         return super().encode(batch)

@@ -19,7 +19,7 @@ from dehazexl_cli.engine import Mode, Options, Wishes, joints_of
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.checkpoint import bundled
 from dehazexl_cli.plan import SURVEY_LEAVES_BYTES, Footprint, Setting, ladder
 from dehazexl_cli.raster.base import Pixels
@@ -41,12 +41,14 @@ def smooth(height: int, width: int) -> Pixels:
     return np.stack(colours, axis=-1).astype(np.float32)
 
 
-def run(array: Pixels, mode: Mode | None = None, model: Dehazer | None = None, **options: object) -> Pixels:
+def run(
+    array: Pixels, mode: Mode | None = None, model: DehazeModel | None = None, **options: object
+) -> Pixels:
     chosen = Options(**(FP32 | {"mode": mode or Mode(), "input_range": (0.0, 1.0)} | options))  # type: ignore[arg-type]
     return streamed(array, model or Surveying(), chosen)[0]
 
 
-def accompanied() -> Dehazer:
+def accompanied() -> DehazeModel:
     """A network with a companion that sees otherwise and adds up its tokens, as the fast network does."""
     model = Surveying()
     model.companion = Toy(patch=32, halo=1, gather="sum")
@@ -118,7 +120,7 @@ def test_a_companion_looks_too(options: dict[str, object]) -> None:
 @pytest.mark.parametrize(("value", "share"), [(0.1, 0.0), (0.2, 0.0), (0.25, 0.25), (0.36, 0.8), (0.9, 1.0)])
 def test_where_haze_was_thick_the_survey_looks_again(value: float, share: float) -> None:
     class Halving(Surveying):
-        def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+        def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
             return self.inner(batch.pixels) / 2
 
     array = np.full((90, 120, 3), value, np.float32)
@@ -139,7 +141,7 @@ def test_a_companion_gives_the_same_pixels_to_a_window_and_to_a_team(tmp_path: P
     expected, _ = dehazed(None, accompanied(), array=array)
     part, _ = dehazed(None, accompanied(), array=array, window=window)
     assert np.array_equal(part, expected[35:75, 20:90])
-    workers: list[Dehazer] = [accompanied(), accompanied()]
+    workers: list[DehazeModel] = [accompanied(), accompanied()]
     shared, _ = dehazed(Here(tmp_path, workers, array), accompanied(), array=array)
     assert np.array_equal(shared, expected)
 

@@ -18,7 +18,7 @@ from dehazexl_cli.engine.station import Station
 from dehazexl_cli.engine.team import Brief, Step, bands_of, fetch, keep
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.report import Report
@@ -29,7 +29,7 @@ class Here:
     """A team in this process; each of its workers has a model and a reader of its own."""
 
     folder: Path
-    workers: list[Dehazer]
+    workers: list[DehazeModel]
     array: Pixels = field(default_factory=lambda: ARRAY)
     options: Options = field(default_factory=Options)
     lost: int = 0
@@ -62,7 +62,7 @@ class Here:
 
 def dehazed(
     shared: Here | None,
-    model: Dehazer,
+    model: DehazeModel,
     resume: Resume | None = None,
     array: Pixels = ARRAY,
     **options: object,
@@ -154,7 +154,7 @@ def test_a_shared_run_that_was_killed_goes_on(tmp_path: Path) -> None:
 
 def test_lack_of_memory_on_a_worker_leads_to_the_next_plan(tmp_path: Path) -> None:
     class Short(Toy):
-        def encode(self, batch: Batch) -> tuple[torch.Tensor, Skips]:
+        def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
             if len(batch.ids) > 2:
                 raise MemoryError("planned for a test")
             return super().encode(batch)

@@ -19,11 +19,11 @@ from test_samples import scenes
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError, UsageError
-from dehazexl_cli.models.base import Dehazer, compose, compose_some
+from dehazexl_cli.models.base import DehazeModel, forward_in_memory, forward_some_patches
+from dehazexl_cli.models.bilateral_grid import BILATERAL_GRID, BilateralGridModel
 from dehazexl_cli.models.checkpoint import load
 from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS
-from dehazexl_cli.models.spatial import SPATIAL, SpatialBilateral
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.loop import TrainConfig, Trainer, config_text, train
 from dehazexl_cli.training.losses import Drafts, Loss
@@ -129,8 +129,8 @@ def test_each_step_takes_about_as_many_patches_in_crops_of_one_of_the_sides(
     assert drawn == [settings.crops(step) for step in range(1000)]
 
 
-@pytest.mark.parametrize("network", [DehazeXL(TINY), DehazeXLS(DEFAULT), SpatialBilateral(SPATIAL)])
-def test_patches_decoded_alone_are_those_of_the_whole_crop(network: Dehazer) -> None:
+@pytest.mark.parametrize("network", [DehazeXL(TINY), DehazeXLS(DEFAULT), BilateralGridModel(BILATERAL_GRID)])
+def test_patches_decoded_alone_are_those_of_the_whole_crop(network: DehazeModel) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -138,8 +138,8 @@ def test_patches_decoded_alone_are_those_of_the_whole_crop(network: Dehazer) -> 
     side, origin = network.patch, (64, 320)
     crop = torch.rand(1, 3, 3 * side, 3 * side)
     with torch.no_grad():
-        whole = compose(network, crop, origin=origin)
-        patches, made_of = compose_some(network, crop, (7, 0), origin=origin)
+        whole = forward_in_memory(network, crop, origin=origin)
+        patches, made_of = forward_some_patches(network, crop, (7, 0), origin=origin)
     for patch, seen, top, left in zip(patches, made_of.pixels, (2, 0), (1, 0), strict=True):
         part = (slice(None), slice(top * side, (top + 1) * side), slice(left * side, (left + 1) * side))
         torch.testing.assert_close(patch, whole[0][part], atol=1e-4, rtol=1e-4)
@@ -293,7 +293,7 @@ def test_drafts_are_what_coarser_stages_make_by_themselves() -> None:
     drafts = Drafts(model)
     side = TINY.patch
     hazy, clear = torch.rand(2, 2, 3, side, 2 * side)
-    compose(model, hazy)
+    forward_in_memory(model, hazy)
     error = drafts.error(hazy, clear, side)
     error.backward()
     finest = model.decoder.ending.heads[-1].affine.weight  # type: ignore[union-attr, index]
@@ -303,7 +303,7 @@ def test_drafts_are_what_coarser_stages_make_by_themselves() -> None:
 
     for head in model.decoder.ending.heads:  # type: ignore[union-attr]
         torch.nn.init.zeros_(head.affine.weight)
-    compose(model, hazy)
+    forward_in_memory(model, hazy)
     untouched = F.avg_pool2d(hazy, 4) - F.avg_pool2d(clear, 4)
     stages = len(TINY.decoder_heads) - 1
     torch.testing.assert_close(drafts.error(hazy, clear, side), stages * untouched.abs().mean())

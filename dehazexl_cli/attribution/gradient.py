@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dehazexl_cli.attribution.paths import Path
 from dehazexl_cli.attribution.scene import Detector, Part
-from dehazexl_cli.models.base import Batch, Dehazer
+from dehazexl_cli.models.base import DehazeModel, PatchBatch
 
 Tick = Callable[[int], None]  # patches done since the last time
 
@@ -25,7 +25,7 @@ Tick = Callable[[int], None]  # patches done since the last time
 class Network:
     """A model and how it is run; its weights lie on the device."""
 
-    model: Dehazer
+    model: DehazeModel
     device: torch.device
     batch: int = 4  # patches at a time
     seed: int | None = None  # of sampled attention; None is exact
@@ -77,7 +77,7 @@ class TwoPass:
         """Those of the windows that this part has a share in."""
         return ((number, self.part.detectors[number]) for number in numbers if number in self.part.detectors)
 
-    def _batches(self, ids: Sequence[int], alpha: float) -> Iterator[tuple[Batch, Tensor]]:
+    def _batches(self, ids: Sequence[int], alpha: float) -> Iterator[tuple[PatchBatch, Tensor]]:
         for start in range(0, len(ids), self.network.batch):
             some = ids[start : start + self.network.batch]
             yield self.sight.batch(some, self.path, alpha, self.network.device)
@@ -160,7 +160,7 @@ def counted(output: Tensor, weights: Tensor) -> float:
 
 
 @contextmanager
-def frozen(model: Dehazer) -> Iterator[None]:
+def frozen(model: DehazeModel) -> Iterator[None]:
     """No gradients of weights: what they need would be kept for nothing."""
     asking = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in asking:

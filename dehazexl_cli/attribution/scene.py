@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dehazexl_cli.attribution.paths import Path
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models.base import Batch, feather
+from dehazexl_cli.models.base import PatchBatch, blend_weights
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Sight:
 
     def batch(
         self, ids: Sequence[int], path: Path, alpha: float, device: torch.device
-    ) -> tuple[Batch, Tensor]:
+    ) -> tuple[PatchBatch, Tensor]:
         """Patches at a point of a path, on the device, and how fast their pixels move there."""
         hazy, clear = (self._cut(ids, rows).to(device) for rows in (self.hazy, self.clear))
         pixels = path.point(alpha, hazy, clear)
-        return Batch(tuple(ids), self.grid, pixels), path.slope(alpha, hazy, clear)
+        return PatchBatch(tuple(ids), self.grid, pixels), path.slope(alpha, hazy, clear)
 
     def patches_of(self, box: Box) -> list[int]:
         """Patches with ground that reach into a box."""
@@ -74,7 +74,7 @@ class Sight:
             box = grid.box(id)
             mine = detector.within(box)
             rows, cols = slice(mine.box.top, mine.box.bottom), slice(mine.box.left, mine.box.right)
-            out[rows, cols] = mine.weights.to(like) * feather(grid, id, like)[rows, cols]
+            out[rows, cols] = mine.weights.to(like) * blend_weights(grid, id, like)[rows, cols]
         return weights
 
     def fold(self, ids: Sequence[int], values: Tensor, total: Tensor) -> None:

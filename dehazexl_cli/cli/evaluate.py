@@ -23,7 +23,7 @@ from dehazexl_cli.text import to_json
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
     from dehazexl_cli.evaluation import Scores, Seams
-    from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.raster.base import RasterReader
     from dehazexl_cli.raster.layouts import Pair
@@ -128,7 +128,7 @@ def evaluate(
 class Evaluation:
     """A model and how it is run."""
 
-    model: Dehazer
+    model: DehazeModel
     about: dict[str, Any]  # of the model and the run, for the JSON
     options: Options
     with_clear: bool

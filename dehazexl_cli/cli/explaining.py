@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dehazexl_cli.attribution import Attribution, Detector, Path, Spread
     from dehazexl_cli.engine import Job, Mode, Options
     from dehazexl_cli.engine.stream import Watch
-    from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import RasterReader
 
 MODES = ("global", "tile")
@@ -94,7 +94,7 @@ class Explanation:
 
 
 def explain_scene(
-    reader: RasterReader, model: Dehazer, question: Question, options: Options, watch: Watch
+    reader: RasterReader, model: DehazeModel, question: Question, options: Options, watch: Watch
 ) -> Explanation:
     """Answer for every window and mode.
 
@@ -132,7 +132,7 @@ def told(mode: str, watch: Watch) -> Callable[[int, int], None]:
 
 def clear_scene(
     reader: RasterReader,
-    model: Dehazer,
+    model: DehazeModel,
     baseline: str,
     job: Job,
     options: Options,
@@ -185,7 +185,7 @@ def path_of(name: str, job: Job) -> Path:
 def maps_of(
     job: Job,
     clear: RasterReader | None,
-    model: Dehazer,
+    model: DehazeModel,
     question: Question,
     path: Path,
     valid: Tensor | None,
@@ -234,7 +234,7 @@ def named(window: Box) -> str:
     return f"{window.left},{window.top},{window.width},{window.height}"
 
 
-def plans_for(job: Job, model: Dehazer, question: Question, has_clear: bool) -> list[Plan]:
+def plans_for(job: Job, model: DehazeModel, question: Question, has_clear: bool) -> list[Plan]:
     """Every way to go there and back, best first, with the memory it is expected to need."""
     grid, on_gpu = job.layout.inner, job.scene.device.type == "cuda"
     info = job.scene.reader.info
@@ -264,7 +264,7 @@ def network_bytes(footprint: Footprint, grid: PatchGrid, batch: int, windows: in
 def answers(
     job: Job,
     mode: str,
-    model: Dehazer,
+    model: DehazeModel,
     windows: Sequence[Box],
     found: Sequence[Attribution],
     valid: Tensor | None,
@@ -285,7 +285,7 @@ def answers(
     return made
 
 
-def restored_from(job: Job, model: Dehazer, window: Box) -> Box:
+def restored_from(job: Job, model: DehazeModel, window: Box) -> Box:
     """The box around those patches that the global mode restores a window from; for other modes too."""
     from dehazexl_cli.engine.ground import around
 

@@ -17,7 +17,7 @@ from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
-    from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import RasterReader
 
 FINISHED_WITH_FAILURES = 7
@@ -63,7 +63,7 @@ def info(
 
 
 def look_at(
-    source: str, network: tuple[str, Dehazer], chosen: Options, heed_alpha: bool = True
+    source: str, network: tuple[str, DehazeModel], chosen: Options, heed_alpha: bool = True
 ) -> dict[str, Any]:
     """What a file tells, as plain values; InputError if it cannot be used."""
     from dehazexl_cli.raster import open_reader
@@ -80,7 +80,9 @@ def look_at(
         }
 
 
-def how_it_would_run(reader: RasterReader, network: tuple[str, Dehazer], chosen: Options) -> dict[str, Any]:
+def how_it_would_run(
+    reader: RasterReader, network: tuple[str, DehazeModel], chosen: Options
+) -> dict[str, Any]:
     """The plan of a run as plain values; what prevents one is part of what is seen, and no failure here."""
     from dehazexl_cli.engine import prepare
 

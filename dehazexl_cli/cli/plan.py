@@ -11,7 +11,7 @@ from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Job, Options
-    from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.plan import Plan
     from dehazexl_cli.raster.selection import Selection
 
@@ -65,7 +65,7 @@ def plan(
 
 
 def print_plan(
-    source: str, model: tuple[str, Dehazer], chosen: Options, selection: Selection, as_json: bool
+    source: str, model: tuple[str, DehazeModel], chosen: Options, selection: Selection, as_json: bool
 ) -> None:
     """Decide as a run would, and print it on stdout."""
     from dehazexl_cli.engine import prepare
@@ -89,7 +89,9 @@ def print_plan(
         console.put("\n".join(sentences(facts)))
 
 
-def network_for(name: str | None, weights: Path | None, multiple: int | None = None) -> tuple[str, Dehazer]:
+def network_for(
+    name: str | None, weights: Path | None, multiple: int | None = None
+) -> tuple[str, DehazeModel]:
     """The network and its name; without a weight file only its shape, which costs no memory."""
     from dehazexl_cli.models.loading import DEFAULT_MODEL, GENERIC, load_model
 
@@ -104,7 +106,7 @@ def network_for(name: str | None, weights: Path | None, multiple: int | None = N
         return name or DEFAULT_MODEL, build_accompanied(name or DEFAULT_MODEL)
 
 
-def describe(job: Job, model: str, network: Dehazer) -> dict[str, Any]:
+def describe(job: Job, model: str, network: DehazeModel) -> dict[str, Any]:
     """What was decided, as plain values."""
     from dehazexl_cli.engine import describe_group
     from dehazexl_cli.engine.transfer import precision_name

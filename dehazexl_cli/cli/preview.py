@@ -18,7 +18,7 @@ from dehazexl_cli.text import name_of
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine import Options
-    from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import Pixels, RasterReader
     from dehazexl_cli.report import Report
 
@@ -82,7 +82,7 @@ def preview(
 
 
 def dehazed_small(
-    reader: RasterReader, model: Dehazer, chosen: Options, side: int
+    reader: RasterReader, model: DehazeModel, chosen: Options, side: int
 ) -> tuple[Pixels, Pixels, Report]:
     """Pictures [3, h, w] uint8 before and after, in one stretch."""
     from dataclasses import replace

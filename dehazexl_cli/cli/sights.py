@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dehazexl_cli.engine import Job
     from dehazexl_cli.engine.rows import Row
     from dehazexl_cli.engine.scene import Scene
-    from dehazexl_cli.models.base import Dehazer
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import Pixels, RasterReader
 
 
@@ -90,7 +90,7 @@ def valid_of(scene: Scene) -> Tensor | None:
 
 
 def parts_of(
-    job: Job, clear: RasterReader | None, model: Dehazer, detectors: Sequence[Detector]
+    job: Job, clear: RasterReader | None, model: DehazeModel, detectors: Sequence[Detector]
 ) -> list[Part]:
     """What the network sees, hazy and clear, and where the windows lie in it; `clear` None is black.
 
@@ -112,7 +112,7 @@ def over_ground(job: Job, clear: RasterReader) -> RasterReader:
     return Covered(job.scene.reader, views.Part(clear, ground) if job.frame else clear)
 
 
-def whole_of(scenes: Sequence[Scene], model: Dehazer, detectors: Sequence[Detector]) -> Part:
+def whole_of(scenes: Sequence[Scene], model: DehazeModel, detectors: Sequence[Detector]) -> Part:
     """All patches of the scene, which see each other."""
     from dehazexl_cli.attribution import Part, Sight
     from dehazexl_cli.engine.rows import rows_to_encode
@@ -130,7 +130,7 @@ def whole_of(scenes: Sequence[Scene], model: Dehazer, detectors: Sequence[Detect
 
 
 def tiles_of(
-    scenes: Sequence[Scene], overlap: int, model: Dehazer, detectors: Sequence[Detector]
+    scenes: Sequence[Scene], overlap: int, model: DehazeModel, detectors: Sequence[Detector]
 ) -> list[Part]:
     """Those tiles that the windows are restored from; none knows of another."""
     from dehazexl_cli.engine.ground import around
@@ -158,13 +158,13 @@ def tile_part(
     outer: PatchGrid,
     id: int,
     images: Sequence[Tensor],
-    model: Dehazer,
+    model: DehazeModel,
     overlap: int,
     detectors: Sequence[Detector],
 ) -> Part:
     """A tile as a scene of its own, hazy and, if given, clear; windows count there as much as it does."""
     from dehazexl_cli.attribution import Detector, Part, Sight
-    from dehazexl_cli.models.base import feather
+    from dehazexl_cli.models.base import blend_weights
 
     box = inside(outer, id)
     grid = PatchGrid(box.height, box.width, model.patch, model.halo, overlap)
@@ -174,7 +174,7 @@ def tile_part(
         part = detector.within(box)
         if part.box.pixels:
             rows, cols = slice(part.box.top, part.box.bottom), slice(part.box.left, part.box.right)
-            mine[number] = Detector(part.box, part.weights * feather(outer, id, hazy)[rows, cols])
+            mine[number] = Detector(part.box, part.weights * blend_weights(outer, id, hazy)[rows, cols])
     return Part(Sight.of(hazy, clear, grid), box, mine)
 
 

@@ -34,7 +34,7 @@ from dehazexl_cli.engine.transfer import choose_devices, choose_precision, preci
 from dehazexl_cli.engine.values import choose_groups, is_stretched_unit
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, Joints
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import MemoryBudget, Plan, Setting, Wishes, choose, gigabytes
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
@@ -44,7 +44,7 @@ from dehazexl_cli.report import Report, peak_host_bytes
 DISK_SHARE = 0.8  # of what is free where temporary files go
 
 
-def prepare(reader: RasterReader, model: Dehazer, options: Options) -> Job:
+def prepare(reader: RasterReader, model: DehazeModel, options: Options) -> Job:
     """Decide how to run; reads what is ground and a thinned sample of the scene at most."""
     devices = choose_devices(options.device)
     dtype = precision_for(model, options.precision, devices[0])
@@ -97,7 +97,7 @@ def free_disk_bytes(folder: str) -> int:
 
 def setting_for(
     info: RasterInfo,
-    model: Dehazer,
+    model: DehazeModel,
     options: Options,
     devices: Sequence[torch.device],
     budget: MemoryBudget,
@@ -119,7 +119,7 @@ def setting_for(
     )
 
 
-def precision_for(model: Dehazer, wanted: str, device: torch.device) -> torch.dtype:
+def precision_for(model: DehazeModel, wanted: str, device: torch.device) -> torch.dtype:
     """The dtype to compute in; UsageError for half precision in a network that knows float32 only."""
     if model.streams:
         return choose_precision(wanted, device)
@@ -128,13 +128,13 @@ def precision_for(model: Dehazer, wanted: str, device: torch.device) -> torch.dt
     return torch.float32
 
 
-def joints_of(info: RasterInfo, model: Dehazer, options: Options) -> Joints:
+def joints_of(info: RasterInfo, model: DehazeModel, options: Options) -> Joints:
     """Where a run would leave seams, if it left any."""
     require_overlap(model, options.overlap)
     return lay_out(info, model, options.mode, options.overlap).joints
 
 
-def require_overlap(model: Dehazer, wanted: int | None) -> None:
+def require_overlap(model: DehazeModel, wanted: int | None) -> None:
     """Raises UsageError if patches of this model cannot overlap as wanted; None leaves it to the model."""
     most = 0 if model.gather == "sum" or not model.streams else model.patch // 2
     if wanted is not None and not 0 <= wanted <= most:
@@ -146,7 +146,7 @@ def require_overlap(model: Dehazer, wanted: int | None) -> None:
 def run(
     reader: RasterReader,
     make_writer: Callable[[], RasterWriter],
-    model: Dehazer,
+    model: DehazeModel,
     options: Options,
     watch: Watch | None = None,
     resume: Resume | None = None,
@@ -197,7 +197,7 @@ def processors(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def replicas(model: Dehazer, job: Job) -> list[Dehazer]:
+def replicas(model: DehazeModel, job: Job) -> list[DehazeModel]:
     """The model on every device, in the job's precision; the first is the model itself.
 
     It alone mixes and takes the looks of a survey, so the others need no companion.

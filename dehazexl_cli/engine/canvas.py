@@ -15,7 +15,7 @@ from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.survey import Surveyed
 from dehazexl_cli.engine.transfer import as_units, to_source
 from dehazexl_cli.grid import Box
-from dehazexl_cli.models.base import Batch, feather
+from dehazexl_cli.models.base import PatchBatch, blend_weights
 from dehazexl_cli.plan import FINISHED_ON_GPU
 from dehazexl_cli.raster.base import Pixels, keep_off_nodata
 from dehazexl_cli.report import Report
@@ -48,7 +48,7 @@ class Canvas:
         self._change: Tensor | None = None  # of the row in work; none until something is laid
         self._rest: Tensor | None = None  # what the row before changes in it
 
-    def lay(self, batch: Batch, pixels: Tensor) -> None:
+    def lay(self, batch: PatchBatch, pixels: Tensor) -> None:
         """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
         grid = self.scene.grid
         inner = slice(grid.halo, grid.halo + grid.patch)
@@ -58,7 +58,7 @@ class Canvas:
         laid = self._begun()
         for id, patch in zip(batch.ids, change, strict=True):
             left = grid.box(id).left
-            weights = feather(grid, id, patch) if grid.overlap else 1.0
+            weights = blend_weights(grid, id, patch) if grid.overlap else 1.0
             laid[:, :, left : left + grid.patch] += patch * weights
 
     def finish(self, row: int, wanted: Box) -> Tensor:

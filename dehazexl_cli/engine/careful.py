@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.report import Report
 
 
 class Careful:
     """Runs the three steps of a model, checks what comes out, and counts what had to be done again."""
 
-    def __init__(self, model: Dehazer, report: Report) -> None:
+    def __init__(self, model: DehazeModel, report: Report) -> None:
         self.model = model
         self.report = report
-        self._full: Dehazer | None = None
+        self._full: DehazeModel | None = None
 
     @property
     def device(self) -> torch.device:
@@ -29,14 +29,14 @@ class Careful:
         return next(self.model.parameters()).device
 
     @property
-    def full(self) -> Dehazer:
+    def full(self) -> DehazeModel:
         """The same model in float32, made when first needed."""
         if self._full is None:
             self._full = copy.deepcopy(self.model).float()
         return self._full
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
-        """Tokens and skips; see Dehazer.encode."""
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
+        """Tokens and skips; see DehazeModel.encode."""
         tokens, skips = self.model.encode(batch)
         if finite(tokens):
             return tokens, skips
@@ -45,7 +45,7 @@ class Careful:
         return held(again, tokens.dtype), tuple(held(skip, tokens.dtype) for skip in full_skips)
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        """The mixed scene, which may lie where `tokens` lay; see Dehazer.mix."""
+        """The mixed scene, which may lie where `tokens` lay; see DehazeModel.mix."""
         scene = self.model.mix(tokens, grid, seed)
         # The other types reach as far as float32 does, so mixing anew would give the same.
         if tokens.dtype != torch.float16 or finite(scene):
@@ -53,7 +53,7 @@ class Careful:
         self.report.count_redone()
         return held(self.full.mix(tokens.float(), grid, seed), tokens.dtype)
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         """Dehazed pixels; where even float32 gives no number, the pixel stays as it was."""
         pixels = self.model.decode(batch, scene, skips)
         if finite(pixels):

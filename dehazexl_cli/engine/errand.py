@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dehazexl_cli.engine.journal import Journal
 from dehazexl_cli.engine.team import Team, Tick
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.report import Report
 
@@ -20,7 +20,7 @@ class Errand:
     """One attempt at a scene."""
 
     plan: Plan
-    models: Sequence[Dehazer]  # replicas, each on its device; the first mixes
+    models: Sequence[DehazeModel]  # replicas, each on its device; the first mixes
     report: Report
     watch: Watch
     journal: Journal

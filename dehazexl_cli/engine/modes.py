@@ -13,7 +13,7 @@ import numpy as np
 
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, Joints, PatchGrid, fitting_overlap
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import PASS_BYTES, Footprint, Plan, Setting, Wishes, for_finishing, ladder
 from dehazexl_cli.raster.base import RasterInfo
 
@@ -63,7 +63,7 @@ class Mode:
         """Whether a companion, if the model has one, looks at the scene too."""
         return self.survey is None and self.kind in (None, *SURVEYED)
 
-    def settled(self, model: Dehazer) -> Kind:
+    def settled(self, model: DehazeModel) -> Kind:
         """The kind for this model; UsageError where options and model do not go together."""
         kind = self.kind or ("global" if model.streams else "tile")
         if kind == "global" and not model.streams:
@@ -105,7 +105,7 @@ class Layout(NamedTuple):
     looks: tuple[Look, ...] = ()  # of the survey, largest first
 
 
-def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
+def lay_out(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> Layout:
     """The grids of a scene; patches share `overlap`, None what suits both. UsageError for what cannot be."""
     kind = mode.settled(model)
     if kind == "tile":
@@ -119,7 +119,7 @@ def lay_out(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -
     return Layout(kind, grid if kind == "global" else bands(info), grid, joints, facts, looks=looks)
 
 
-def looks_at(info: RasterInfo, model: Dehazer, mode: Mode) -> tuple[Look, ...]:
+def looks_at(info: RasterInfo, model: DehazeModel, mode: Mode) -> tuple[Look, ...]:
     """The looks that a survey takes at a scene, largest first.
 
     A picture hardly smaller than the scene would show a patch hardly more than it sees anyway. A companion
@@ -143,14 +143,14 @@ def told_of_look(look: Look) -> dict[str, Any]:
     return {"height": look.height, "width": look.width, "by": "companion" if look.companion else "model"}
 
 
-def patches(height: int, width: int, model: Dehazer, overlap: int | None) -> PatchGrid:
+def patches(height: int, width: int, model: DehazeModel, overlap: int | None) -> PatchGrid:
     """The patches of what goes through the network as one scene; overlap None is the model's, made to fit."""
     if overlap is None:
         overlap = fitting_overlap(height, width, model.patch, model.overlap)
     return PatchGrid(height, width, model.patch, model.halo, overlap)
 
 
-def tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
+def tiles(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> Layout:
     """Tiles that know nothing of each other."""
     side = mode.tile or model.tile or TILE
     shared = side // SHARED_PART if mode.tile_overlap is None else mode.tile_overlap
@@ -165,7 +165,7 @@ def tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> 
     return Layout("tile", outer, inner, Joints(outer.stride, shared, PITCH, outer.hard), facts)
 
 
-def smaller(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> Layout:
+def smaller(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> Layout:
     """A smaller picture of the scene, and back."""
     scale = max(1.0, max(info.height, info.width) / (mode.long_side or LONG_SIDE))
     height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
@@ -222,7 +222,7 @@ def settle(layout: Layout, info: RasterInfo, setting: Setting, wanted: Box) -> S
     )
 
 
-def last_tiles(info: RasterInfo, model: Dehazer, mode: Mode, overlap: int | None) -> list[Layout]:
+def last_tiles(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> list[Layout]:
     """Tiles for a scene that finds no room as one, the largest first; none where the mode was chosen."""
     if mode.kind is not None or not model.streams:
         return []

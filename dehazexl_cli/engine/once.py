@@ -18,7 +18,7 @@ from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.stream import Piece, decode_rows, dehaze_scene, pieces, shown
 from dehazexl_cli.engine.survey import Survey, colour_changes, take_surveys
 from dehazexl_cli.engine.transfer import to_unit
-from dehazexl_cli.models.base import Batch
+from dehazexl_cli.models.base import PatchBatch
 from dehazexl_cli.raster.base import RasterWriter
 
 Strategy = Callable[[Scene, Errand, RasterWriter], None]
@@ -50,7 +50,7 @@ def dehaze_tiles(scene: Scene, crew: Crew[OnePass], errand: Errand, writer: Rast
     tick = counting("decode", len(scene.groups) * len(scene.wanted_rows()) * scene.grid.cols, errand.watch)
     canvases = [Canvas(scene, group) for group in scene.groups]
 
-    def dehazed(run: OnePass, piece: Piece, group: Group) -> tuple[Batch, Tensor]:
+    def dehazed(run: OnePass, piece: Piece, group: Group) -> tuple[PatchBatch, Tensor]:
         batch = shown(scene, group, piece, run.device or scene.device)
         with errand.report.working("decode"):
             return batch, dehazed_tile(batch, run)
@@ -73,7 +73,7 @@ def dehaze_tiles(scene: Scene, crew: Crew[OnePass], errand: Errand, writer: Rast
         decode_rows(scene, errand, writer, lay)
 
 
-def dehazed_tile(batch: Batch, run: OnePass) -> Tensor:
+def dehazed_tile(batch: PatchBatch, run: OnePass) -> Tensor:
     """One tile [1, 3, tile, tile]; what overhangs the scene is not shown to the network and left as it is."""
     box = batch.grid.box(batch.ids[0])
     height, width = min(box.height, batch.grid.height - box.top), min(box.width, batch.grid.width - box.left)

@@ -17,7 +17,7 @@ from dehazexl_cli.engine.rows import rows_to_encode, slices
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.transfer import Levels, to_unit
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models.base import Dehazer, compose
+from dehazexl_cli.models.base import DehazeModel, forward_in_memory
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.report import Report
@@ -30,7 +30,7 @@ AVERAGED_AT_ONCE = 2**18  # pixels, as averaging needs several times what they t
 class OnePass:
     """A network that is shown an image as a whole; checks what comes out."""
 
-    def __init__(self, model: Dehazer, overlap: int, plan: Plan, report: Report) -> None:
+    def __init__(self, model: DehazeModel, overlap: int, plan: Plan, report: Report) -> None:
         self.model, self.overlap = model, overlap
         self.plan, self.report = plan, report
 
@@ -51,10 +51,10 @@ class OnePass:
             self.report.warn("the model gave no number for some pixels; they were left as they were")
         return torch.where(torch.isfinite(output), output, image)
 
-    def _through(self, model: Dehazer, image: Tensor) -> Tensor:
+    def _through(self, model: DehazeModel, image: Tensor) -> Tensor:
         if not model.streams:
             return model(image)
-        return compose(
+        return forward_in_memory(
             model,
             image,
             seed=self.plan.seed,

@@ -24,7 +24,7 @@ from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.engine.stream import Lane, lay, rewritten
 from dehazexl_cli.engine.team import MIXED, Brief, Step, fetch, keep, name_of, packed
 from dehazexl_cli.engine.transfer import choose_device
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan, Wishes, choose, ladder
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.views import Part
@@ -41,7 +41,7 @@ class Station:
         self,
         brief: Brief,
         reader: RasterReader,
-        model: Dehazer,
+        model: DehazeModel,
         options: Options,
     ) -> None:
         device = choose_device(brief.device)
@@ -106,7 +106,7 @@ class Station:
         self._watch()
 
 
-def plan_here(brief: Brief, scene: Scene, model: Dehazer, options: Options) -> Plan:
+def plan_here(brief: Brief, scene: Scene, model: DehazeModel, options: Options) -> Plan:
     """The plan of the team, with as many features kept here as there is room for: that changes no bit."""
     plan, grid, info = brief.plan, scene.grid, scene.reader.info
     budget = measure_budget([scene.device], options.max_ram, options.max_vram)

@@ -25,7 +25,7 @@ from dehazexl_cli.engine.store import TokenStore
 from dehazexl_cli.engine.survey import Size, Survey, take_surveys
 from dehazexl_cli.engine.team import Parts
 from dehazexl_cli.engine.transfer import to_unit
-from dehazexl_cli.models.base import Batch, Skips
+from dehazexl_cli.models.base import PatchBatch, Skips
 from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
@@ -176,7 +176,7 @@ class Lane:
         with self._report.working("encode"):
             return piece.ids, *careful.encode(batch)
 
-    def _decoded(self, careful: Careful, piece: Piece) -> tuple[Batch, Tensor]:
+    def _decoded(self, careful: Careful, piece: Piece) -> tuple[PatchBatch, Tensor]:
         batch = shown(self.scene, self.group, piece, careful.device)
         with self._report.working("decode"):
             if piece.skips is None:
@@ -198,11 +198,11 @@ def pieces(scene: Scene, group: Group, row: Row, size: int) -> Iterator[Piece]:
         yield Piece(ids, cut(scene, row, ids, scene.place(group)))
 
 
-def shown(scene: Scene, group: Group, piece: Piece, device: torch.device) -> Batch:
+def shown(scene: Scene, group: Group, piece: Piece, device: torch.device) -> PatchBatch:
     """What a model is shown: pixels in [0, 1] on its device, which they reach as they are stored."""
     source = torch.from_numpy(piece.source).to(device, non_blocking=True)
     pixels = to_unit(source, group.levels(device))
-    return Batch(piece.ids, scene.grid, pixels.expand(-1, 3, -1, -1))
+    return PatchBatch(piece.ids, scene.grid, pixels.expand(-1, 3, -1, -1))
 
 
 def encode_all(lanes: list[Lane], crew: Crew[Careful], errand: Errand, team: Parts | None) -> None:

@@ -27,7 +27,7 @@ from dehazexl_cli.engine.job import Options
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.raster.base import Pixels, RasterReader
 from dehazexl_cli.report import Report
@@ -79,7 +79,7 @@ class Team(Protocol):
         ...
 
 
-def for_team(options: Options, model: Dehazer) -> Options:
+def for_team(options: Options, model: DehazeModel) -> Options:
     """The options of a scene that a team shares; UsageError for those that do not allow it."""
     kind = options.mode.settled(model)
     if kind != "global":

@@ -6,19 +6,19 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dehazexl_cli.errors import UsageError
-from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.models.bilateral import PUBLISHED, BilateralConfig, MultiGuidedBilateral
-from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, XLConfig
+from dehazexl_cli.models.base import DehazeModel
+from dehazexl_cli.models.bilateral_grid import BILATERAL_GRID, BilateralGridConfig, BilateralGridModel
+from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, DehazeXLConfig
 from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS, DehazeXLSConfig
-from dehazexl_cli.models.spatial import SPATIAL, SpatialBilateral, SpatialConfig
+from dehazexl_cli.models.mgbl import PUBLISHED, BilateralConfig, MultiGuidedBilateral
 
-Config = DehazeXLSConfig | XLConfig | BilateralConfig | SpatialConfig
+Config = DehazeXLSConfig | DehazeXLConfig | BilateralConfig | BilateralGridConfig
 
 
 class Preset(NamedTuple):
     """A network's class and the configuration its name stands for."""
 
-    network: Callable[[Any], Dehazer]  # takes the kind of config that stands beside it
+    network: Callable[[Any], DehazeModel]  # takes the kind of config that stands beside it
     config: Config
 
 
@@ -26,7 +26,7 @@ REGISTRY: dict[str, Preset] = {
     "dehazexl-s": Preset(DehazeXL, SMALL),
     "dehazexl-next": Preset(DehazeXLS, DEFAULT),  # in training: to become the default when it is better
     "dehazexl-paper": Preset(DehazeXL, PAPER),
-    "mgbl-s": Preset(SpatialBilateral, SPATIAL),
+    "mgbl-s": Preset(BilateralGridModel, BILATERAL_GRID),
     "mgbl-paper": Preset(MultiGuidedBilateral, PUBLISHED),
 }
 
@@ -34,13 +34,13 @@ REGISTRY: dict[str, Preset] = {
 COMPANIONS = {"dehazexl-s": "mgbl-s"}
 
 
-def build(name: str) -> Dehazer:
+def build(name: str) -> DehazeModel:
     """The named network with fresh weights."""
     preset = find(name)
     return preset.network(preset.config)
 
 
-def build_accompanied(name: str) -> Dehazer:
+def build_accompanied(name: str) -> DehazeModel:
     """The named network with fresh weights, and with its companion if it comes with one."""
     model = build(name)
     if name in COMPANIONS:

@@ -7,19 +7,19 @@ from torch import Tensor
 
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.plan import Footprint
 
 AT_ONCE = 64  # patches mixed, each by itself, at a time
 
 
-class WithoutMixing(Dehazer):
+class WithoutMixing(DehazeModel):
     """A model without its mixer: what should be mixed tokens are the tokens themselves.
 
     Raises UsageError for a model that only knows the sum of all patches, as that is mixed already.
     """
 
-    def __init__(self, model: Dehazer) -> None:
+    def __init__(self, model: DehazeModel) -> None:
         super().__init__()
         if model.gather != "stack":
             raise UsageError(
@@ -32,13 +32,13 @@ class WithoutMixing(Dehazer):
         self.looks, self.companion = model.looks, model.companion  # else more than mixing would be missing
         self.train(model.training)
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         return self.model.encode(batch)
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         return tokens
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         return self.model.decode(batch, scene, skips)
 
     def footprint(self, dtype: torch.dtype) -> Footprint:

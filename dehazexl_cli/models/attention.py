@@ -62,14 +62,17 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     planes = torch.randn(d, PROJECTIONS, generator=rng).to(q)
     q_order, k_order = (angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k))
-    picks, crowd = draw_keys(heard(take(q, q_order[:, :: -(-n // PILOT)]), k).gather(1, k_order), rng)
+    picks, crowd = draw_keys(
+        key_importance(gather_rows(q, q_order[:, :: -(-n // PILOT)]), k).gather(1, k_order), rng
+    )
     weight = crowd.log().to(q.dtype)
-    k_far, v_far = (take(t, k_order.gather(1, picks)) for t in (k, v))  # [heads, SAMPLES, d]
+    k_far, v_far = (gather_rows(t, k_order.gather(1, picks)) for t in (k, v))  # [heads, SAMPLES, d]
     result = q.new_empty(n, heads, d).transpose(0, 1)  # so that heads side by side need no copy
     for first in range(0, -(-n // BLOCK), BLOCKS_AT_ONCE):
         part = slice(first * BLOCK, min(n, (first + BLOCKS_AT_ONCE) * BLOCK))
         own_q, own_k, own_v = (
-            blocks_of(take(t, order[:, part])) for t, order in ((q, q_order), (k, k_order), (v, k_order))
+            blocks_of(gather_rows(t, order[:, part]))
+            for t, order in ((q, q_order), (k, k_order), (v, k_order))
         )
         keys, values = (
             torch.cat([own, far.expand(len(own), -1, -1, -1)], dim=2)
@@ -88,7 +91,7 @@ def blocks_of(x: Tensor) -> Tensor:
     return F.pad(x, (0, 0, 0, -n % BLOCK)).view(heads, -1, BLOCK, d).transpose(0, 1)
 
 
-def heard(pilot: Tensor, k: Tensor) -> Tensor:
+def key_importance(pilot: Tensor, k: Tensor) -> Tensor:
     """Share of the attention of pilot queries [heads, m, d] that each key [heads, n, d] gets: [heads, n]."""
     shares = []
     for asking, keys in zip(pilot, k, strict=True):
@@ -137,7 +140,7 @@ def angular_hash(x: Tensor, planes: Tensor) -> Tensor:
     return gray
 
 
-def take(x: Tensor, order: Tensor) -> Tensor:
+def gather_rows(x: Tensor, order: Tensor) -> Tensor:
     """Rows of x [heads, n, d] named by [heads, m], in that order: [heads, m, d]."""
     # Unlike gather, indexing does not first copy all of a tensor that lies in memory token by token.
     return x[torch.arange(len(x), device=x.device)[:, None], order]

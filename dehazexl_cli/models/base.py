@@ -1,6 +1,6 @@
 """The contract between engine and models: a scene is encoded by patches, mixed once, decoded by patches.
 
-Models know tensors and patch grids, never rasters. `compose` runs the contract in memory, so that
+Models know tensors and patch grids, never rasters. `forward_in_memory` runs the contract in memory, so that
 training, attribution and tests run the same arithmetic as the streaming engine.
 """
 
@@ -18,7 +18,7 @@ from dehazexl_cli.plan import Footprint
 Skips = tuple[Tensor, ...]
 
 
-class Batch(NamedTuple):
+class PatchBatch(NamedTuple):
     """Some patches of one scene, or of several equal in size: id = scene · patches per scene + patch."""
 
     ids: tuple[int, ...]
@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     pixels: Tensor  # [b, 3, patch + 2·halo, patch + 2·halo] float32 in [0, 1] on the model's device
 
 
-class Dehazer(nn.Module):
+class DehazeModel(nn.Module):
     """A network that removes haze in three steps; see the methods for what each must keep.
 
     Pixels are float32 whatever the dtype of the weights: half precision has too few bits to carry an image
@@ -45,9 +45,9 @@ class Dehazer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         # Another network that looks at a smaller picture of a scene beside this one, if it was given one.
-        self.companion: Dehazer | None = None
+        self.companion: DehazeModel | None = None
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         """What each patch says of itself: tokens [b, …] for the mixer, skips [b, …] for its own decoding."""
         raise NotImplementedError
 
@@ -62,7 +62,7 @@ class Dehazer(nn.Module):
         """
         raise NotImplementedError
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         """Dehazed patches [b, 3, patch, patch] float32, not clamped, knowing the mixed scenes."""
         raise NotImplementedError
 
@@ -80,11 +80,11 @@ class Dehazer(nn.Module):
 
     def forward(self, image: Tensor, seed: int | None = None) -> Tensor:
         """Dehaze images [b, 3, height, width] in [0, 1] as a whole; same shape, not clamped."""
-        return compose(self, image, seed=seed)
+        return forward_in_memory(self, image, seed=seed)
 
 
-def compose(
-    model: Dehazer,
+def forward_in_memory(
+    model: DehazeModel,
     image: Tensor,
     *,
     seed: int | None = None,
@@ -115,9 +115,9 @@ def compose(
     return join_patches(torch.cat(patches).unflatten(0, (b, len(grid))), grid)
 
 
-def compose_some(
-    model: Dehazer, image: Tensor, ids: Sequence[int], *, origin: tuple[int, int] = (0, 0)
-) -> tuple[Tensor, Batch]:
+def forward_some_patches(
+    model: DehazeModel, image: Tensor, ids: Sequence[int], *, origin: tuple[int, int] = (0, 0)
+) -> tuple[Tensor, PatchBatch]:
     """Encode and mix an image [1, 3, height, width] as a whole, and decode only the patches named.
 
     Returns them, [b, 3, patch, patch], and what they were made of. They meet edge to edge.
@@ -128,18 +128,18 @@ def compose_some(
     tokens, skips = model.encode(batch)
     scene = model.mix((tokens.sum(0) if model.gather == "sum" else tokens)[None], grid, None)
     chosen = list(ids)
-    some = Batch(tuple(chosen), grid, batch.pixels[chosen])
+    some = PatchBatch(tuple(chosen), grid, batch.pixels[chosen])
     return model.decode(some, scene, tuple(skip[chosen] for skip in skips)), some
 
 
-def cut_batches(image: Tensor, grid: PatchGrid, size: int) -> list[Batch]:
+def cut_batches(image: Tensor, grid: PatchGrid, size: int) -> list[PatchBatch]:
     """Patches of images [b, 3, height, width], halo and mirrored overhang included, `size` at a time."""
     rows = torch.tensor([grid.view_rows(row) for row in range(grid.rows)], device=image.device)
     cols = torch.tensor([grid.view_cols(col) for col in range(grid.cols)], device=image.device)
     views = image[:, :, rows[:, None, :, None], cols[None, :, None, :]]  # [b, 3, rows, cols, side, side]
     views = views.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     return [
-        Batch(tuple(range(start, start + len(part))), grid, part)
+        PatchBatch(tuple(range(start, start + len(part))), grid, part)
         for start, part in zip(range(0, len(views), size), views.split(size), strict=True)
     ]
 
@@ -155,11 +155,11 @@ def join_patches(patches: Tensor, grid: PatchGrid) -> Tensor:
     whole = patches.new_zeros(b, bands, *reach)
     for id in range(len(grid)):
         top, left, height, width = grid.box(id)
-        whole[..., top : top + height, left : left + width] += patches[:, id] * feather(grid, id, whole)
+        whole[..., top : top + height, left : left + width] += patches[:, id] * blend_weights(grid, id, whole)
     return whole[..., : grid.height, : grid.width]
 
 
-def feather(grid: PatchGrid, id: int, like: Tensor) -> Tensor:
+def blend_weights(grid: PatchGrid, id: int, like: Tensor) -> Tensor:
     """How much each pixel of a patch counts where patches overlap, [patch, patch]; all ones if none do."""
     row, col = divmod(id, grid.cols)
     return torch.outer(like.new_tensor(grid.ramp(row, grid.rows)), like.new_tensor(grid.ramp(col, grid.cols)))

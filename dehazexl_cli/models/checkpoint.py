@@ -26,8 +26,8 @@ from torch import Tensor
 
 from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
 from dehazexl_cli.models import COMPANIONS, REGISTRY, Preset, find
-from dehazexl_cli.models.base import Dehazer
-from dehazexl_cli.models.dehazexl import XLConfig
+from dehazexl_cli.models.base import DehazeModel
+from dehazexl_cli.models.dehazexl import DehazeXLConfig
 from dehazexl_cli.models.filekind import AGAIN, SAVE_NUMBERS, Kind, require_kind
 from dehazexl_cli.paths import keep_rights
 
@@ -87,7 +87,7 @@ SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16
 class Loaded:
     """A model ready to run and what its file says of it."""
 
-    model: Dehazer
+    model: DehazeModel
     name: str
     sha256: str
     about: dict[str, Any]  # training set, licence, metrics: whatever the header holds
@@ -101,7 +101,7 @@ class Outline(NamedTuple):
     dtype: str
 
 
-def save(path: Path, model: Dehazer, name: str, about: Mapping[str, Any], dtype: torch.dtype) -> None:
+def save(path: Path, model: DehazeModel, name: str, about: Mapping[str, Any], dtype: torch.dtype) -> None:
     """Write weights with config and provenance in the header; OutputError, and no file, if that fails."""
     state = {key: value.detach().to(dtype).contiguous() for key, value in model.state_dict().items()}
     config = dataclasses.asdict(model.config)  # type: ignore[call-overload]
@@ -358,14 +358,14 @@ def recognised(path: Path, keys: Collection[str], name: str | None) -> tuple[Pre
     named = name if name is not None and find(name).network is find(published).network else published
     network, config = find(named)
     about = {"source": path.name}
-    if isinstance(config, XLConfig):
+    if isinstance(config, DehazeXLConfig):
         if "decoder.ending.up.norm.weight" in keys:
             config = dataclasses.replace(config, upsample="linear")
         about["revision"] = config.upsample
     return Preset(network, config), named, about
 
 
-def require_fit(model: Dehazer, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def require_fit(model: DehazeModel, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
     """Raises WeightsError, with words for what does not fit, unless every name and shape is the model's."""
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     missing = sorted(own.keys() - shapes.keys())

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.attention import PILOT_LOGITS
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
+from dehazexl_cli.models.bottleneck import TOKENS_AT_ONCE, Bottleneck
 from dehazexl_cli.models.ending import AffineEnding
-from dehazexl_cli.models.mixer import TOKENS_AT_ONCE, Mixer
 from dehazexl_cli.models.swin import PatchMerging, hush, swin_blocks
 from dehazexl_cli.plan import Footprint
 
@@ -29,7 +29,7 @@ LOOKS = (1024, 512)  # pixels; what a patch spans then is a fourth or half of th
 
 
 @dataclass(frozen=True)
-class XLConfig:
+class DehazeXLConfig:
     """The shape of a DehazeXL network."""
 
     patch: int = 256
@@ -58,8 +58,8 @@ class XLConfig:
         return self.embed * 2 ** (len(self.depths) - 1)
 
 
-PAPER = XLConfig()
-SMALL = XLConfig(
+PAPER = DehazeXLConfig()
+SMALL = DehazeXLConfig(
     embed=32,
     heads=(1, 2, 4, 8),
     window=8,
@@ -76,13 +76,13 @@ SMALL = XLConfig(
 )
 
 
-class DehazeXL(Dehazer):
+class DehazeXL(DehazeModel):
     """The network. Tokens are [b, 64, dim] per 256-pixel patch; the scene is [scenes, patches, 64, dim]."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: XLConfig) -> None:
+    def __init__(self, config: DehazeXLConfig) -> None:
         super().__init__()
         self.config = config
         self.patch = config.patch
@@ -90,7 +90,7 @@ class DehazeXL(Dehazer):
         # Local colour transforms can be read off a smaller picture of the scene, new texture cannot.
         self.looks = LOOKS if config.ending == "affine" else ()
         self.encoder = Encoder(config)
-        self.mixer = Mixer(config.token_dim, config.mixer_heads, config.mixer_depth, config.scaled_code)
+        self.mixer = Bottleneck(config.token_dim, config.mixer_heads, config.mixer_depth, config.scaled_code)
         self.decoder = Decoder(config)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
@@ -100,7 +100,7 @@ class DehazeXL(Dehazer):
         """The dtype the network computes in."""
         return self.encoder.norm.weight.dtype
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         x = (batch.pixels - self.mean.float()) / self.std.float()
         *skips, deepest = self.encoder(x.to(self.dtype))
         return deepest.flatten(1, 2), (*skips, deepest)
@@ -109,7 +109,7 @@ class DehazeXL(Dehazer):
         mixed = self.mixer(tokens.flatten(1, 2), token_places(grid, tokens.device), seed, self.queries)
         return mixed.view_as(tokens)
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         side = self.patch // STRIDE
         x = scene.flatten(0, 1)[list(batch.ids)].unflatten(1, (side, side))
         return self.decoder(x, skips, batch.pixels)
@@ -158,7 +158,7 @@ class DehazeXL(Dehazer):
 class Encoder(nn.Module):
     """Swin V2: [b, 3, patch, patch] -> maps [b, side, side, channels] at strides 4, 8, 16, 32."""
 
-    def __init__(self, config: XLConfig) -> None:
+    def __init__(self, config: DehazeXLConfig) -> None:
         super().__init__()
         self.stem = (
             nn.Conv2d(3, config.embed, STEM, STEM) if config.stem == "patch" else conv_stem(config.embed)
@@ -228,7 +228,7 @@ class Extremes(nn.Module):
 class Decoder(nn.Module):
     """Joins mixed tokens and skips from coarse to fine (Swin V1) and ends in dehazed pixels."""
 
-    def __init__(self, config: XLConfig) -> None:
+    def __init__(self, config: DehazeXLConfig) -> None:
         super().__init__()
         side = config.patch // STRIDE
         dims = [config.token_dim >> number for number in range(len(config.decoder_heads))]
@@ -239,7 +239,9 @@ class Decoder(nn.Module):
         self.ending = (
             AffineEnding(dims, side, config.patch)
             if config.ending == "affine"
-            else ImageEnding(2 * dims[-1] if config.join == "concat" else dims[-1], dims[-1], config.upsample)
+            else ResidualImageHead(
+                2 * dims[-1] if config.join == "concat" else dims[-1], dims[-1], config.upsample
+            )
         )
 
     def forward(self, x: Tensor, skips: Skips, pixels: Tensor) -> Tensor:
@@ -254,7 +256,7 @@ class Decoder(nn.Module):
 class DecoderStage(nn.Module):
     """One resolution of the decoder."""
 
-    def __init__(self, config: XLConfig, dim: int, heads: int, side: int, upsample: bool) -> None:
+    def __init__(self, config: DehazeXLConfig, dim: int, heads: int, side: int, upsample: bool) -> None:
         super().__init__()
         width = 2 * dim if config.join == "concat" else dim
         self.reduce = nn.Linear(2 * dim, dim) if config.join == "reduce" else nn.Identity()
@@ -288,7 +290,7 @@ class Upsample(nn.Module):
         return self.norm(x.reshape(b, 2 * height, 2 * width, self.out))
 
 
-class ImageEnding(nn.Module):
+class ResidualImageHead(nn.Module):
     """The published ending: a residual image from the features at stride 4."""
 
     def __init__(self, width: int, dim: int, upsample: Literal["transpose", "linear"]) -> None:

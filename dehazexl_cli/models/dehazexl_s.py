@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.dark_envelopes import (
     COLOURS,
     TRANSFORM,
@@ -28,7 +28,7 @@ from dehazexl_cli.models.dark_envelopes import (
 )
 from dehazexl_cli.models.dehazexl import STEM, STRIDE, token_places
 from dehazexl_cli.models.interpolation import bilinear_weights
-from dehazexl_cli.models.residual import FixedNormConv2d, Residual, leaky_relu, zero_init
+from dehazexl_cli.models.residual import FixedNormConv2d, ResidualBlock, leaky_relu, zero_init
 from dehazexl_cli.models.token_bottleneck import TokenBottleneck, TokenMap
 from dehazexl_cli.plan import Footprint
 
@@ -62,7 +62,7 @@ class DehazeXLSConfig:
 DEFAULT = DehazeXLSConfig()
 
 
-class DehazeXLS(Dehazer):
+class DehazeXLS(DehazeModel):
     """The network. Tokens are [b, 64, statistics + token_dim] per 256-pixel patch.
 
     The scene is told to each patch as one vector: the tokens of the bottleneck around it, envelopes among
@@ -97,7 +97,7 @@ class DehazeXLS(Dehazer):
         """Tokens per side of a patch."""
         return self.patch // STRIDE
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         with torch.autocast(batch.pixels.device.type, enabled=False):
             known = token_statistics(batch.pixels)
         seen = self.encoder(normalized_cells(batch.pixels).to(self.dtype))
@@ -121,7 +121,7 @@ class DehazeXLS(Dehazer):
         whole = scene.vector[:, None].expand(-1, around.shape[1], -1)
         return torch.cat([around, whole], dim=2)
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         told = scene.flatten(0, 1)[list(batch.ids)]
         around, whole = told.split([told.shape[1] - self.config.scene_dim, self.config.scene_dim], dim=1)
         side = self.side + 2 * MARGIN
@@ -165,7 +165,7 @@ class Encoder(nn.Module):
         self.first = FixedNormConv2d(COLOURS * STEM**2, fine, 1)
         self.second = FixedNormConv2d(fine, middle, stride=2)
         self.third = FixedNormConv2d(middle, coarse, stride=2)
-        self.blocks = nn.Sequential(Residual(coarse), Residual(coarse))
+        self.blocks = nn.Sequential(ResidualBlock(coarse), ResidualBlock(coarse))
         self.last = FixedNormConv2d(coarse, config.token_dim, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class Decoder(nn.Module):
         for number in reversed(range(len(widths) - 1)):
             self.upconv.append(zero_init(nn.Conv2d(widths[number + 1], widths[number], 1)))
             self.up.append(
-                nn.Sequential(*(Residual(widths[number]) for _ in range(config.up_blocks[number])))
+                nn.Sequential(*(ResidualBlock(widths[number]) for _ in range(config.up_blocks[number])))
             )
             self.heads.append(zero_init(nn.Conv2d(widths[number], NUMBERS, 1)))
         self.scene_head = zero_init(nn.Linear(config.scene_dim, NUMBERS))
@@ -254,7 +254,7 @@ class Stage(nn.Module):
         super().__init__()
         self.conv = FixedNormConv2d(before, width, stride=stride)
         self.gate = zero_init(nn.Linear(scene_dim, 2 * width))
-        self.blocks = nn.Sequential(*(Residual(width) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
 
     def forward(self, x: Tensor, scene: Tensor) -> Tensor:
         factor, offset = self.gate(scene)[:, :, None, None].chunk(2, dim=1)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dehazexl_cli.errors import CheckError, UsageError
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.checkpoint import Loaded, digest, identified, listed, read_outlines, require_fit
 
 
@@ -73,7 +73,7 @@ def try_out(loaded: Loaded) -> None:
         )
 
 
-def require_representable(model: Dehazer, dtype: torch.dtype) -> None:
+def require_representable(model: DehazeModel, dtype: torch.dtype) -> None:
     """Raises UsageError if a weight is too large for the type, as it would become infinite."""
     largest = torch.finfo(dtype).max
     over = [key for key, value in model.state_dict().items() if (value.abs() > largest).any()]

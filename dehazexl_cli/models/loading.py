@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dehazexl_cli.errors import UsageError, WeightsError
 from dehazexl_cli.models.checkpoint import Loaded, load, load_bundled
-from dehazexl_cli.models.foreign import load_foreign
+from dehazexl_cli.models.exported import load_exported
 
 DEFAULT_MODEL = "dehazexl-s"
 GENERIC = "generic"
@@ -20,7 +20,7 @@ def load_model(
     if name == GENERIC:
         if weights is None:
             raise WeightsError("no generic network comes with dehazexl", "name its file with --weights")
-        return load_foreign(Path(weights), multiple)
+        return load_exported(Path(weights), multiple)
     if multiple is not None:
         raise UsageError("--multiple is for foreign networks only", "add --model generic, or leave it out")
     if weights is not None:

@@ -37,7 +37,7 @@ class FixedNormConv2d(nn.Conv2d):
         self.weight *= NORM / self.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, added to their input; at first they add nothing."""
 
     def __init__(self, width: int) -> None:

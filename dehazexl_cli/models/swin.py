@@ -77,7 +77,7 @@ class WindowAttention(nn.Module):
         return super()._apply(fn, recurse)
 
 
-class CosineAttention(WindowAttention):
+class WindowAttentionV2(WindowAttention):
     """Swin V2: cosine similarity with a learned scale; bias from a small net on log-spaced offsets."""
 
     offsets: Tensor
@@ -107,7 +107,7 @@ class CosineAttention(WindowAttention):
         return F.normalize(q, dim=-1) * scale, F.normalize(k, dim=-1), v
 
 
-class TableAttention(WindowAttention):
+class WindowAttentionV1(WindowAttention):
     """Swin V1: scaled dot products and a learned bias for every offset."""
 
     index: Tensor
@@ -145,7 +145,7 @@ class SwinBlock(nn.Module):
 
     def __init__(self, version: int, dim: int, heads: int, window: int, shift: int, ratio: int = 4) -> None:
         super().__init__()
-        attention = CosineAttention if version == 2 else TableAttention
+        attention = WindowAttentionV2 if version == 2 else WindowAttentionV1
         self.version = version
         self.window = window
         self.shift = shift
@@ -166,7 +166,7 @@ class SwinBlock(nn.Module):
         shift = self.shift
         if shift:
             x = torch.roll(x, (-shift, -shift), (1, 2))
-        x = join_windows(self.attn(cut_windows(x, self.window), height, width, shift), height, width)
+        x = window_reverse(self.attn(window_partition(x, self.window), height, width, shift), height, width)
         return torch.roll(x, (shift, shift), (1, 2)) if shift else x
 
 
@@ -215,15 +215,15 @@ def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def cut_windows(x: Tensor, window: int) -> Tensor:
+def window_partition(x: Tensor, window: int) -> Tensor:
     """[b, height, width, dim] -> [b, windows, window², dim]."""
     b, height, width, dim = x.shape
     x = x.view(b, height // window, window, width // window, window, dim)
     return x.transpose(2, 3).reshape(b, -1, window * window, dim)
 
 
-def join_windows(x: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `cut_windows`."""
+def window_reverse(x: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `window_partition`."""
     b, _, n, dim = x.shape
     window = math.isqrt(n)
     x = x.view(b, height // window, width // window, window, window, dim)
@@ -255,6 +255,6 @@ def shift_mask(
         i = torch.arange(size, device=device)
         strips.append((i >= size - window).int() + (i >= size - shift).int())
     regions = (strips[0][:, None] * 3 + strips[1][None, :]).view(1, height, width, 1)
-    regions = cut_windows(regions, window)[0, :, :, 0]
+    regions = window_partition(regions, window)[0, :, :, 0]
     differ = regions[:, :, None] != regions[:, None, :]
     return torch.zeros(differ.shape, device=device, dtype=dtype).masked_fill(differ, -100.0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dehazexl_cli.models.dark_envelopes import COLOURS, envelope
 from dehazexl_cli.models.interpolation import linear_weights
-from dehazexl_cli.models.residual import SLOPE, FixedNormConv2d, Residual, leaky_relu, zero_init
+from dehazexl_cli.models.residual import SLOPE, FixedNormConv2d, ResidualBlock, leaky_relu, zero_init
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)  # of tokens over the scene
 DARKEST = 0.01  # the quantile of tokens that is taken for the scene's darkest: single ones may be damaged
@@ -50,7 +50,7 @@ class TokenMap(NamedTuple):
         return cls(mean, (counts > 0).float().view(1, 1, height, width))
 
 
-class Scene(NamedTuple):
+class SceneContext(NamedTuple):
     """What the bottleneck made of a scene."""
 
     map: Tensor  # [scenes, channels, height, width]: context, then envelopes
@@ -92,15 +92,15 @@ class TokenBottleneck(nn.Module):
             nn.Linear(2 * scene_dim, scene_dim),
         )
         self.token_proj = FixedNormConv2d(statistics + token_dim, dim, 1)
-        self.first = Residual(dim)
+        self.first = ResidualBlock(dim)
         self.widen = FixedNormConv2d(dim, wide_dim, WIDE, stride=WIDE)
-        self.wide = nn.Sequential(Residual(wide_dim), Residual(wide_dim))
+        self.wide = nn.Sequential(ResidualBlock(wide_dim), ResidualBlock(wide_dim))
         self.narrow = zero_init(nn.Conv2d(wide_dim, dim, 1))
         self.attention = InducedAttention(dim, latents, heads) if latents else None
         self.scene_proj = zero_init(nn.Linear(scene_dim, dim))
-        self.last = Residual(dim)
+        self.last = ResidualBlock(dim)
 
-    def forward(self, seen: TokenMap) -> Scene:
+    def forward(self, seen: TokenMap) -> SceneContext:
         """Scenes do not see each other."""
         with torch.autocast(seen.tokens.device.type, enabled=False):
             statistics = seen.tokens[:, : self.statistics]
@@ -115,7 +115,7 @@ class TokenBottleneck(nn.Module):
             x = x + self.attention(x, seen.present)
         vector = self.scene(torch.cat([normalize(spread), moments(x, seen.present)], dim=1).to(dtype))
         x = self.last(x + self.scene_proj(vector)[:, :, None, None])
-        return Scene(torch.cat([x.float(), envelopes], dim=1), vector.float())
+        return SceneContext(torch.cat([x.float(), envelopes], dim=1), vector.float())
 
     def _envelopes(self, least: Tensor, present: Tensor) -> Tensor:
         """Of each window, then of the scene: [scenes, 3·(windows + 1), height, width]."""

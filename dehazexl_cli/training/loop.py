@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import compose, compose_some, cut_batches
+from dehazexl_cli.models.base import cut_batches, forward_in_memory, forward_some_patches
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.paths import make_folder, require_writable
@@ -159,7 +159,7 @@ class Trainer:
             if hazy[0, 0].numel() > config.patches * self.model.patch**2:
                 output, hazy, clear = self._decode_some(hazy, clear, rng, (down, right))
             else:
-                output = compose(self.model, hazy, origin=(down, right))
+                output = forward_in_memory(self.model, hazy, origin=(down, right))
         loss = config.loss(output, clear, self.model.patch)
         if self.drafts is not None:
             loss = loss + config.loss.drafts * self.drafts.error(hazy, clear, self.model.patch)
@@ -182,7 +182,7 @@ class Trainer:
         """Patches of a large crop [1, 3, side, side] as the network made them, hazy and clear."""
         count = (hazy.shape[2] // self.model.patch) ** 2
         ids = rng.choice(count, self.config.patches, replace=False).tolist()
-        output, some = compose_some(self.model, hazy, ids, origin=origin)
+        output, some = forward_some_patches(self.model, hazy, ids, origin=origin)
         (truth,) = cut_batches(clear, replace(some.grid, halo=0), count)
         halo = self.model.halo
         return (

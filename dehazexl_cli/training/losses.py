@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Dehazer, cut_batches
+from dehazexl_cli.models.base import DehazeModel, cut_batches
 from dehazexl_cli.models.ending import AffineEnding
 
 CELL = 32  # pixels per side of what counts as a place's brightness
@@ -67,7 +67,7 @@ class Drafts:
     left nothing to do, and end in constants that tell no place from another.
     """
 
-    def __init__(self, model: Dehazer) -> None:
+    def __init__(self, model: DehazeModel) -> None:
         self._maps: list[Tensor] = []  # of the newest batch
         self._ending: AffineEnding | None = None
         for module in model.modules():

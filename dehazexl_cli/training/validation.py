@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.grid import Box
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.training.data import COLOURS, Scene
 from dehazexl_cli.training.mixture import draw_haze
@@ -60,7 +60,7 @@ def thinned(scenes: Sequence[Scene]) -> list[Scene]:
     return chosen
 
 
-def mean_psnr(model: Dehazer, trials: Sequence[Trial], device: torch.device) -> dict[str, float]:
+def mean_psnr(model: DehazeModel, trials: Sequence[Trial], device: torch.device) -> dict[str, float]:
     """Mean PSNR, dB: of hazy inputs, of outputs, and of outputs for haze-free input against that."""
     sums = dict.fromkeys(("hazy", "output", "clear"), 0.0)
     for trial in trials:

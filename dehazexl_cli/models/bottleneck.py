@@ -19,7 +19,7 @@ TOKENS_AT_ONCE = 4096  # through those parts that take each token by itself
 HEADS_AT_ONCE = 1  # of sampled attention: fewer take less memory, and make more norms
 
 
-class Mixer(nn.Module):
+class Bottleneck(nn.Module):
     """The global bottleneck: position codes, then blocks in which every token attends to every other."""
 
     def __init__(self, dim: int, heads: int, depth: int, scaled_code: bool) -> None:
@@ -27,7 +27,7 @@ class Mixer(nn.Module):
         self.input_proj = nn.Linear(dim, dim)
         # As published, codes are as large as what tokens say, and the decoder has to tell both apart.
         self.code_scale = nn.Parameter(torch.full((dim,), CODE_SHARE)) if scaled_code else None
-        self.layers = nn.ModuleList(MixerBlock(dim, heads) for _ in range(depth))
+        self.layers = nn.ModuleList(BottleneckBlock(dim, heads) for _ in range(depth))
 
     def forward(self, tokens: Tensor, places: Tensor, seed: int | None, queries: int | None = None) -> Tensor:
         """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim].
@@ -41,7 +41,7 @@ class Mixer(nn.Module):
         own = sparing and tokens.dtype != torch.float16
         x = in_parts(self._enter, tokens, places, into=tokens if own else None)
         for number, layer in enumerate(self.layers):
-            assert isinstance(layer, MixerBlock)
+            assert isinstance(layer, BottleneckBlock)
             drawn = None if seed is None else seed + number
             if not sparing:
                 x = layer(x, drawn)
@@ -59,7 +59,7 @@ class Mixer(nn.Module):
         return x + code.to(x.dtype)
 
 
-class MixerBlock(nn.Module):
+class BottleneckBlock(nn.Module):
     """Attention over the whole scene and a gated MLP, each on normalised input and added to it."""
 
     def __init__(self, dim: int, heads: int) -> None:

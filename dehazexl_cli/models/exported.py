@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dehazexl_cli.errors import UsageError, WeightsError
 from dehazexl_cli.grid import mirrored
-from dehazexl_cli.models.base import Dehazer
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.checkpoint import Loaded, digest
 from dehazexl_cli.models.filekind import Kind, require_kind
 from dehazexl_cli.plan import Footprint
@@ -29,7 +29,7 @@ ARITHMETIC_PATCH = 256  # pixels; only memory is reckoned by it
 PIXEL_BYTES = 16 * 64 * 4
 
 
-class Foreign(Dehazer):
+class ExportedModel(DehazeModel):
     """A network with nothing but `forward`; float32, sides that are multiples of `multiple`."""
 
     streams = False
@@ -81,7 +81,7 @@ class Foreign(Dehazer):
         )
 
 
-def load_foreign(path: Path, multiple: int | None = None) -> Loaded:
+def load_exported(path: Path, multiple: int | None = None) -> Loaded:
     """A network and what its file declares; `multiple` stands before the file's.
 
     Raises WeightsError if the file is missing or holds no such network. Like every file of code, it is to
@@ -91,7 +91,7 @@ def load_foreign(path: Path, multiple: int | None = None) -> Loaded:
         raise WeightsError(f"{path}: no such file", "check --weights")
     kind = require_kind(path, Kind.exported, Kind.script, purpose="holds no network that can run")
     net, declared, size = open_exported(path) if kind is Kind.exported else open_script(path)
-    model = Foreign(net, multiple or require_multiple(path, declared), size)
+    model = ExportedModel(net, multiple or require_multiple(path, declared), size)
     return Loaded(model, str(declared.get("name", path.stem)), digest(path), declared)
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.unet import BatchNorm, UNet
 from dehazexl_cli.plan import Footprint
 
@@ -45,17 +45,17 @@ class BilateralConfig:
 PUBLISHED = BilateralConfig()
 
 
-class View(NamedTuple):
+class Thumbnail(NamedTuple):
     """Where the pixels of some patches lie, and which of them lie in the scene."""
 
     rows: Tensor  # [b, side] scene row of each pixel row; outside: below 0, or the height and more
     cols: Tensor  # [b, side]
     grid: PatchGrid
 
-    def cut(self, margin: int) -> View:
+    def cut(self, margin: int) -> Thumbnail:
         """The view without its outermost pixels."""
         inner = slice(margin, self.rows.shape[1] - margin)
-        return View(self.rows[:, inner], self.cols[:, inner], self.grid)
+        return Thumbnail(self.rows[:, inner], self.cols[:, inner], self.grid)
 
     def masked(self, x: Tensor) -> Tensor:
         """`x` [b, channels, side, side], zero outside the scene."""
@@ -64,7 +64,7 @@ class View(NamedTuple):
         return x * (rows[:, None, :, None] & cols[:, None, None, :])
 
 
-class MultiGuidedBilateral(Dehazer):
+class MultiGuidedBilateral(DehazeModel):
     """The network. Tokens are both thumbnails [b, n]; the scene is grid and colour picture [scenes, k]."""
 
     gather = "sum"
@@ -87,7 +87,7 @@ class MultiGuidedBilateral(Dehazer):
         """The dtype the network computes in."""
         return self.bend.weight.dtype
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         view = view_of(batch, self.halo).cut(self.halo)
         pixels = batch.pixels[..., HALO:-HALO, HALO:-HALO]
         with torch.autocast(pixels.device.type, enabled=False):  # a sum over thousands of patches
@@ -107,7 +107,7 @@ class MultiGuidedBilateral(Dehazer):
         colour = self.colour_net(for_colour.to(self.dtype)).float()
         return torch.cat([cells.flatten(1), colour.flatten(1)], dim=1)
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         view = view_of(batch, self.halo)
         x = view.masked(batch.pixels).to(self.dtype)
         depths = torch.cat(
@@ -124,7 +124,7 @@ class MultiGuidedBilateral(Dehazer):
             pixels = batch.pixels[..., HALO:-HALO, HALO:-HALO]
             return run_wide(self.bend, gain * pixels - mist[..., 2:-2, 2:-2] + 1)
 
-    def _unpacked(self, batch: Batch, scene: Tensor) -> tuple[Tensor, Tensor]:
+    def _unpacked(self, batch: PatchBatch, scene: Tensor) -> tuple[Tensor, Tensor]:
         """For each patch its scene's grid [b, 12, depth, cells, cells] and colours [b, 3, side, side]."""
         config = self.config
         mine = scene[[id // len(batch.grid) for id in batch.ids]]
@@ -167,7 +167,7 @@ class Guide(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(width, width, 3), BatchNorm(width), nn.PReLU())
         self.last = nn.Conv2d(width, 1, 1)
 
-    def forward(self, plane: Tensor, view: View) -> Tensor:
+    def forward(self, plane: Tensor, view: Thumbnail) -> Tensor:
         """A plane [b, 1, side, side] that is zero outside the scene -> depths [b, 1, side - 4, side - 4]."""
         return self.last(self.second(view.cut(1).masked(self.first(plane)))).tanh()
 
@@ -178,16 +178,16 @@ def run_wide(module: nn.Module, x: Tensor) -> Tensor:
     return torch.func.functional_call(module, weights, (x,))
 
 
-def view_of(batch: Batch, halo: int) -> View:
+def view_of(batch: PatchBatch, halo: int) -> Thumbnail:
     """Where the pixels of a batch lie, halo included."""
     grid, device = batch.grid, batch.pixels.device
     corners = [grid.box(id % len(grid))[:2] for id in batch.ids]
     tops, lefts = torch.tensor(corners, device=device).T
     along = torch.arange(-halo, grid.patch + halo, device=device)
-    return View(tops[:, None] + along, lefts[:, None] + along, grid)
+    return Thumbnail(tops[:, None] + along, lefts[:, None] + along, grid)
 
 
-def shrunk(pixels: Tensor, view: View, side: int) -> Tensor:
+def shrunk(pixels: Tensor, view: Thumbnail, side: int) -> Tensor:
     """What patches [b, 3, patch, patch] add to a thumbnail of their scene: [b, 3, side, side].
 
     Pixels outside the scene add nothing, and those that patches share are added once.
@@ -206,7 +206,7 @@ def own(places: Tensor, stride: int, count: int) -> Tensor:
     return torch.where(patch == patch[:, :1], places, -1)
 
 
-def raised(picture: Tensor, view: View) -> Tensor:
+def raised(picture: Tensor, view: Thumbnail) -> Tensor:
     """A picture [b, 3, side, side] of the whole scene at the pixels of the view."""
     side = picture.shape[-1]
     cells = torch.arange(side, device=picture.device)[None]
@@ -240,7 +240,7 @@ def cubic(distance: Tensor) -> Tensor:
     return torch.where(distance <= 1, near, far)
 
 
-def sliced(cells: Tensor, depths: Tensor, view: View) -> Tensor:
+def sliced(cells: Tensor, depths: Tensor, view: Thumbnail) -> Tensor:
     """Transforms from grids [b, 12, depth, cells, cells] at depths [b, guides, side, side] of each pixel."""
     down = view.rows * (2 / max(1, view.grid.height - 1)) - 1  # [b, side], the scene's ends at -1 and 1
     right = view.cols * (2 / max(1, view.grid.width - 1)) - 1

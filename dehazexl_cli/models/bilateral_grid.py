@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import Batch, Dehazer, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.plan import Footprint
 
 CELL = 8  # pixels of the view per cell of the grid and side
@@ -34,7 +34,7 @@ NORM_GROUPS = 8
 
 
 @dataclass(frozen=True)
-class SpatialConfig:
+class BilateralGridConfig:
     """The shape of a bilateral network on a spatial grid."""
 
     patch: int = 256  # the result does not depend on it
@@ -48,10 +48,10 @@ class SpatialConfig:
     std: tuple[float, float, float] = (0.169, 0.159, 0.155)
 
 
-SPATIAL = SpatialConfig()
+BILATERAL_GRID = BilateralGridConfig()
 
 
-class View(NamedTuple):
+class Thumbnail(NamedTuple):
     """How a scene is seen as a whole: as means over blocks of `step` x `step` pixels."""
 
     step: int
@@ -59,7 +59,7 @@ class View(NamedTuple):
     width: int
 
     @classmethod
-    def of(cls, grid: PatchGrid, longest: int) -> View:
+    def of(cls, grid: PatchGrid, longest: int) -> Thumbnail:
         """The view of a scene, its longer side at most `longest` pixels."""
         step = -(-max(grid.height, grid.width) // longest)
         return cls(step, -(-grid.height // step), -(-grid.width // step))
@@ -70,14 +70,14 @@ class View(NamedTuple):
         return rounded_up(self.height) // CELL, rounded_up(self.width) // CELL
 
 
-class SpatialBilateral(Dehazer):
+class BilateralGridModel(DehazeModel):
     """The network. Tokens are the sums of the view's blocks [b, n]; the scene is its grid [scenes, k]."""
 
     gather = "sum"
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: SpatialConfig) -> None:
+    def __init__(self, config: BilateralGridConfig) -> None:
         super().__init__()
         self.config = config
         self.patch = config.patch
@@ -92,8 +92,8 @@ class SpatialBilateral(Dehazer):
         """The dtype the network computes in."""
         return self.net.head.weight.dtype
 
-    def encode(self, batch: Batch) -> tuple[Tensor, Skips]:
-        view = View.of(batch.grid, self.config.view)
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
+        view = Thumbnail.of(batch.grid, self.config.view)
         sums = batch.pixels.new_zeros(len(batch.ids), 3, view.height, view.width)
         with torch.autocast(batch.pixels.device.type, enabled=False):  # a sum over thousands of patches
             for number, (id, pixels) in enumerate(zip(batch.ids, batch.pixels, strict=True)):
@@ -102,7 +102,7 @@ class SpatialBilateral(Dehazer):
         return sums.flatten(1), ()
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        view = View.of(grid, self.config.view)
+        view = Thumbnail.of(grid, self.config.view)
         rows = block_sizes(grid.height, view.step, tokens)
         cols = block_sizes(grid.width, view.step, tokens)
         seen = tokens.view(-1, 3, view.height, view.width) / torch.outer(rows, cols)
@@ -110,7 +110,7 @@ class SpatialBilateral(Dehazer):
         beyond = (0, rounded_up(view.width) - view.width, 0, rounded_up(view.height) - view.height)
         return self.net(F.pad(seen, beyond, mode="replicate").to(self.dtype)).float().flatten(1)
 
-    def decode(self, batch: Batch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         with torch.autocast(batch.pixels.device.type, enabled=False):  # pixels stay float32, in training too
             down, right, cells = self._around(batch, scene.float())
             # Between two depths it goes up linearly; so it is the first, and how far each step was climbed.
@@ -141,15 +141,15 @@ class SpatialBilateral(Dehazer):
             result = result + change
         return result.transpose(1, 2)
 
-    def _around(self, batch: Batch, scene: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _around(self, batch: PatchBatch, scene: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Weights of the grid's rows and columns around each patch, and that part [b, depth · 12, n, n]."""
         grid = batch.grid
-        view = View.of(grid, self.config.view)
+        view = Thumbnail.of(grid, self.config.view)
         cells = scene.view(len(scene), -1, *view.cells)
         size = CELL * view.step
         boxes = [grid.box(id % len(grid)) for id in batch.ids]
-        rows = [corners(box.top, box.height, size, view.cells[0], scene) for box in boxes]
-        cols = [corners(box.left, box.width, size, view.cells[1], scene) for box in boxes]
+        rows = [interp_weights(box.top, box.height, size, view.cells[0], scene) for box in boxes]
+        cols = [interp_weights(box.left, box.width, size, view.cells[1], scene) for box in boxes]
         around = [
             cells[id // len(grid), :, row.first : row.last, col.first : col.last]
             for id, row, col in zip(batch.ids, rows, cols, strict=True)
@@ -197,21 +197,23 @@ class Guide(nn.Module):
 class GridNet(nn.Module):
     """A U-Net without its finest levels: view [b, 3, h, w] -> grid [b, depth · 12, h / 8, w / 8]."""
 
-    def __init__(self, config: SpatialConfig) -> None:
+    def __init__(self, config: BilateralGridConfig) -> None:
         super().__init__()
         widths = config.widths
         self.down = nn.ModuleList()
         before = 3
         for width, blocks in zip(widths, config.down_blocks, strict=True):
             halving = nn.Conv2d(before, width, 3, stride=2, padding=1)
-            self.down.append(nn.Sequential(halving, nn.ReLU(), *(Residual(width) for _ in range(blocks))))
+            self.down.append(
+                nn.Sequential(halving, nn.ReLU(), *(ResidualBlock(width) for _ in range(blocks)))
+            )
             before = width
         self.whole = nn.Linear(widths[-1], widths[-1])  # what the scene is like on average
         self.lift = nn.ModuleList()
         self.up = nn.ModuleList()
         for level, blocks in zip((3, 2), reversed(config.up_blocks), strict=True):
             self.lift.append(nn.Conv2d(widths[level + 1], widths[level], 1))
-            self.up.append(nn.Sequential(*(Residual(widths[level]) for _ in range(blocks))))
+            self.up.append(nn.Sequential(*(ResidualBlock(widths[level]) for _ in range(blocks))))
         self.head = nn.Conv2d(widths[2], config.depth * ROW * 3, 1)
         nn.init.zeros_(self.head.weight)  # at first nothing is changed
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
@@ -228,7 +230,7 @@ class GridNet(nn.Module):
         return self.head(x)
 
 
-class Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions on normalised input, added to it; at first nothing is added."""
 
     def __init__(self, width: int) -> None:
@@ -242,7 +244,7 @@ class Residual(nn.Module):
         return x + self.second(self.first(self.norm(x)).relu())
 
 
-class Corners(NamedTuple):
+class InterpWeights(NamedTuple):
     """The cells along an axis between which the pixels of a patch lie, and how much each weighs."""
 
     first: int
@@ -250,7 +252,7 @@ class Corners(NamedTuple):
     weights: Tensor  # [pixels, cells]
 
 
-def corners(start: int, length: int, size: int, count: int, like: Tensor) -> Corners:
+def interp_weights(start: int, length: int, size: int, count: int, like: Tensor) -> InterpWeights:
     """Linear weights of the cells, `size` pixels each, around pixels start..start+length-1 of an axis.
 
     Equally many cells for patches of equal length, so that patches can be stacked; where the axis has
@@ -261,10 +263,12 @@ def corners(start: int, length: int, size: int, count: int, like: Tensor) -> Cor
     place = (torch.arange(start, start + length, device=like.device) + 0.5) / size - 0.5
     place = place.clamp(0, count - 1) - first
     cells = torch.arange(reach, device=like.device)
-    return Corners(first, first + reach, (1 - (place[:, None] - cells).abs()).clamp(min=0).to(like.dtype))
+    return InterpWeights(
+        first, first + reach, (1 - (place[:, None] - cells).abs()).clamp(min=0).to(like.dtype)
+    )
 
 
-def add_block_sums(pixels: Tensor, grid: PatchGrid, id: int, view: View, out: Tensor) -> None:
+def add_block_sums(pixels: Tensor, grid: PatchGrid, id: int, view: Thumbnail, out: Tensor) -> None:
     """Add one patch [3, patch, patch] to the sums of its scene's blocks, `out` [3, height, width]."""
     top, left, height, width = grid.box(id)
     height, width = min(height, grid.height - top), min(width, grid.width - left)
