@@ -16,9 +16,9 @@ import numpy as np
 from imagecodecs import png_encode
 from numpy.typing import NDArray
 
+from dehazexl_cli.dataset_pairs import find_pairs
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.training.data import COLOURS, SUFFIXES, open_picture, source_of
 from dehazexl_cli.training.skies import LEVELS, Origin, draw_sky
 

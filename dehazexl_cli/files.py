@@ -24,7 +24,7 @@ from dehazexl_cli.raster.copying import FileCopy
 from dehazexl_cli.raster.fingerprint import fingerprint
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.selection import Selection, open_selected
-from dehazexl_cli.raster.views import Part
+from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def open_scene(source: str, recipe: Recipe) -> Opened:
     reader, box = open_selected(source, recipe.selection)
     if box is None:
         return Opened(source, reader, reader, recipe.options)
-    part = Part(reader, box)
+    part = WindowedReader(reader, box)
     if recipe.selection.context == "scene":
         return Opened(source, reader, part, replace(recipe.options, window=box))
     return Opened(source, part, part, recipe.options)
@@ -238,7 +238,7 @@ def is_wanted_as_stored(opened: Opened, target: str, storage: Storage) -> bool:
     """Whether the file of a raster itself is what is wanted of it: all of it, in the same format."""
     same_format = Path(opened.source).suffix.lower() == Path(target).suffix.lower()
     plain = storage == Storage(tmp_dir=storage.tmp_dir)
-    whole = not isinstance(opened.like, Part)
+    whole = not isinstance(opened.like, WindowedReader)
     return plain and same_format and whole and Path(opened.source).is_file()
 
 

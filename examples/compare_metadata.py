@@ -15,7 +15,7 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
-from dehazexl_cli.raster.inventory import inventory, lost
+from dehazexl_cli.raster.snapshot import metadata_snapshot, missing_fields
 
 SHAPE = ("width", "height", "count", "dtypes")
 
@@ -25,7 +25,7 @@ def said_by(path: str) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with rasterio.open(path) as dataset:
-            return {name: getattr(dataset, name) for name in SHAPE} | inventory(dataset)
+            return {name: getattr(dataset, name) for name in SHAPE} | metadata_snapshot(dataset)
 
 
 def shown(value: Any) -> str:
@@ -36,7 +36,7 @@ def shown(value: Any) -> str:
 
 def main() -> None:
     before, after = (said_by(path) for path in sys.argv[1:3])
-    missing = lost(before, after)
+    missing = missing_fields(before, after)
     for name in dict.fromkeys([*before, *after]):
         fate = "DIFFERS" if name in missing else "same" if name in before else "new"
         print(f"{fate:8} {name:28} {shown(before.get(name, after.get(name)))}")

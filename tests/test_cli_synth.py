@@ -14,9 +14,9 @@ import rasterio
 from conftest import Result
 from rasterio.transform import from_origin
 
+from dehazexl_cli.dataset_pairs import find_pairs
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader
-from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.training.skies import LEVELS
 from dehazexl_cli.training.synthesis import Hazing
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dehazexl_cli.dataset_pairs import find_pairs
 from dehazexl_cli.errors import InputError
-from dehazexl_cli.raster.layouts import find_pairs
 
 
 def dataset(root: Path, *names: str) -> Path:

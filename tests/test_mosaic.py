@@ -28,7 +28,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import mosaic, open_reader, open_writer
 from dehazexl_cli.raster.base import RasterInfo
 from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.views import Part, colour_bands
+from dehazexl_cli.raster.views import WindowedReader, colour_bands
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -102,7 +102,7 @@ def store(
 ) -> list[str]:
     """Write a scene, or a box of it, by strips; gives the warnings."""
     whole = open_reader(source)
-    reader = whole if box is None else Part(whole, box)
+    reader = whole if box is None else WindowedReader(whole, box)
     info = reader.info
     with open_writer(target, reader, storage=storage, overwrite=overwrite, in_place=in_place) as writer:
         for top in range(0, info.height, 100):

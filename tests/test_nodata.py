@@ -17,7 +17,7 @@ from dehazexl_cli.engine.fill import fill_invalid
 from dehazexl_cli.engine.ground import absent_patches, find_ground, gaps
 from dehazexl_cli.grid import Box, Joints, PatchGrid
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
-from dehazexl_cli.raster.views import Part
+from dehazexl_cli.raster.views import WindowedReader
 
 Bools = NDArray[np.bool_]
 
@@ -174,7 +174,7 @@ def test_fills_of_wide_integers_stay_within_their_type() -> None:
 def test_a_part_is_a_raster_of_its_own() -> None:
     array = scene(60, 80)
     array[30:, :20] = 0
-    part = Part(ArrayReader(array, nodata=0), Box(20, 10, 30, 40))
+    part = WindowedReader(ArrayReader(array, nodata=0), Box(20, 10, 30, 40))
     cut = ArrayReader(np.ascontiguousarray(array[20:50, 10:50]), nodata=0)
     box = Box(5, 6, 20, 30)
     assert (part.info.height, part.info.width) == (30, 40)

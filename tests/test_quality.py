@@ -38,8 +38,8 @@ from quality_sets import (
 from quality_table import BEST, CLEARLY, INPUT, Row, document, summary
 
 from dehazexl_cli.cli import app
+from dehazexl_cli.dataset_pairs import find_pairs
 from dehazexl_cli.errors import InputError, UsageError
-from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.training.data import Scene, source_of, split
 
 SETS = set_names()

@@ -30,8 +30,8 @@ from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster import open_reader, open_writer
 from dehazexl_cli.raster.base import RasterInfo
 from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.inventory import lost
 from dehazexl_cli.raster.memory import ArrayReader
+from dehazexl_cli.raster.snapshot import missing_fields
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 # What GDAL takes three or four bands for: bytes for colours, other types for bands.
@@ -163,7 +163,7 @@ def test_a_real_scene_says_the_same_before_and_after(
     source, target = shared / "data" / "try" / f"{name}.tif", tmp_path / "out.tif"
     assert rewrite(source, target, format) == []
     before, after = said_by(str(source)), said_by(str(target))
-    assert lost(before, after) == lost(after, before) == []
+    assert missing_fields(before, after) == missing_fields(after, before) == []
     assert len(before) > 8
 
 

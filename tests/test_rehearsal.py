@@ -17,7 +17,7 @@ from test_stream import FP32
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.proof import Proof
+from dehazexl_cli.raster.verifier import WriteVerifier
 from dehazexl_cli.report import Report
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -88,7 +88,7 @@ def test_tiny_pictures_may_be_lossy(tmp_path: Path, height: int, width: int) -> 
 @pytest.mark.parametrize("drift", [0.0, 3.0])
 def test_lost_blocks_are_found_in_lossy_files(tmp_path: Path, drift: float) -> None:
     rows = picture(height=64, width=2048) // 4  # dark
-    proof = Proof(drift)
+    proof = WriteVerifier(drift)
     proof.note(Window(0, 0, 2048, 64), rows, None)
     blurred = np.clip(rows.astype(int) + np.random.default_rng(0).integers(-3, 4, rows.shape), 0, 255)
     with rasterio.open(make(tmp_path / "fine.tif", blurred.astype(np.uint8))) as fine:

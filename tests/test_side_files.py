@@ -17,7 +17,7 @@ from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader, open_writer
 from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.views import Part
+from dehazexl_cli.raster.views import WindowedReader
 
 PIXELS = np.random.default_rng(0).integers(1, 250, (3, 40, 50), dtype=np.uint8)
 HERE = Affine(0.123456789, 0, 392000.1, 0, -0.1, 5820000.7)
@@ -55,7 +55,7 @@ def save_part(
     **stored: Any,
 ) -> None:
     whole = open_reader(source)
-    reader = whole if box is None else Part(whole, box)
+    reader = whole if box is None else WindowedReader(whole, box)
     height, width = reader.info.height, reader.info.width
     with open_writer(target, reader, overwrite, Storage(**stored), in_place=in_place) as writer:
         writer.write(reader.read(Box(0, 0, height, width), range(1, reader.info.count + 1)))

@@ -11,13 +11,13 @@ import pytest
 
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.base import Radiometry
+from dehazexl_cli.raster.base import ValueRange
 from dehazexl_cli.raster.jpeg import rows_around, through_jpeg
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.skies import CLOSED, LEVELS, Origin, draw_sky
 from dehazexl_cli.training.synthesis import Camera, Hazing, in_type, keep_off_nodata, require_usable
 
-EIGHT_BITS = Radiometry(0.0, 255.0, "dtype")
+EIGHT_BITS = ValueRange(0.0, 255.0, "dtype")
 
 
 def clear_scene(height: int = 150, width: int = 200, count: int = 3, **options: object) -> ArrayReader:
@@ -187,7 +187,7 @@ def test_other_types_are_hazed_in_their_own_range(dtype: str) -> None:
     values = (np.random.default_rng(0).random((80, 90, 3)) * top).astype(dtype)
     reader = ArrayReader(values)
     sky = hazing(3)
-    made = dataclasses.replace(sky, radiometry=Radiometry(0.0, top, "given"))
+    made = dataclasses.replace(sky, radiometry=ValueRange(0.0, top, "given"))
     t = sky.haze.transmission(Box(0, 0, 80, 90))
     expected = values.transpose(2, 0, 1) / top * t + np.array(sky.haze.airlight)[:, None, None] * (1 - t)
     rows = made.rows(reader, 0, 80).pixels

@@ -19,7 +19,7 @@ from dehazexl_cli.engine import Options, run
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader, open_writer
-from dehazexl_cli.raster.gdal import BeyondGdal, GdalReader
+from dehazexl_cli.raster.gdal import GdalReader, UnsupportedByGdal
 from dehazexl_cli.raster.tiff import TiffReader
 
 Command = Callable[..., Result]
@@ -89,7 +89,7 @@ def whole(reader: Any) -> np.ndarray:
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_gdal_refuses_is_read(tmp_path: Path, kind: str) -> None:
     path, expected = save(tmp_path, *REFUSED[kind])
-    with pytest.raises(BeyondGdal, match="GDAL"):
+    with pytest.raises(UnsupportedByGdal, match="GDAL"):
         GdalReader(str(path))
     reader = open_reader(path)
     assert isinstance(reader, TiffReader)

@@ -20,7 +20,7 @@ from dehazexl_cli.engine.transfer import (
 from dehazexl_cli.engine.values import choose_range, range_of
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
 from dehazexl_cli.raster.bands import choose_bands
-from dehazexl_cli.raster.base import Radiometry, RasterInfo
+from dehazexl_cli.raster.base import RasterInfo, ValueRange
 from dehazexl_cli.raster.memory import ArrayReader
 
 CPU = torch.device("cpu")
@@ -72,9 +72,9 @@ def test_even_and_empty_scenes_have_a_range_too(values: np.ndarray) -> None:  # 
 
 def test_ranges_are_given_or_of_the_type_or_of_the_scene() -> None:
     bytes_, words = (ArrayReader(np.full((9, 9, 3), 90, dtype)) for dtype in ("uint8", "uint16"))
-    assert choose_range(bytes_, (1, 2, 3), None) == Radiometry(0, 255, "dtype")
+    assert choose_range(bytes_, (1, 2, 3), None) == ValueRange(0, 255, "dtype")
     assert choose_range(words, (1, 2, 3), None).source == "percentiles"
-    assert choose_range(words, (1, 2, 3), (5, 4095)) == Radiometry(5, 4095, "given")
+    assert choose_range(words, (1, 2, 3), (5, 4095)) == ValueRange(5, 4095, "given")
     with pytest.raises(UsageError, match="empty"):
         choose_range(words, (1, 2, 3), (5, 5))
 
@@ -95,7 +95,7 @@ def test_ranges_are_given_or_of_the_type_or_of_the_scene() -> None:
 def test_a_range_beyond_the_type_cannot_be(dtype: str, given: tuple[float, float], fine: bool) -> None:
     reader = ArrayReader(np.full((9, 9, 3), 90, dtype))
     if fine:
-        assert choose_range(reader, (1, 2, 3), given) == Radiometry(*given, "given")
+        assert choose_range(reader, (1, 2, 3), given) == ValueRange(*given, "given")
     else:
         with pytest.raises(UsageError, match=f"beyond pixels of {dtype}"):
             choose_range(reader, (1, 2, 3), given)
@@ -123,7 +123,7 @@ def test_a_range_that_does_not_fit_the_numbers_is_doubted(
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int16, torch.uint32, torch.float64])
 def test_no_change_gives_back_every_bit_and_a_change_its_amount(dtype: torch.dtype) -> None:
     numbers = torch.tensor([0, 3, 77, 200], dtype=dtype)
-    radiometry = Radiometry(0.0, 100.0, "given")
+    radiometry = ValueRange(0.0, 100.0, "given")
     assert to_unit(numbers, radiometry).tolist() == pytest.approx([0, 0.03, 0.77, 1])
     assert torch.equal(to_source(numbers, torch.zeros(4), radiometry), numbers)
     changed = to_source(numbers, torch.tensor([0.5, 0, -0.07, -0.25]), radiometry)
@@ -133,7 +133,7 @@ def test_no_change_gives_back_every_bit_and_a_change_its_amount(dtype: torch.dty
 
 def test_results_are_held_within_their_type() -> None:
     numbers = torch.tensor([5, 250], dtype=torch.uint8)
-    assert to_source(numbers, torch.tensor([-1.0, 1.0]), Radiometry(0, 255, "dtype")).tolist() == [0, 255]
+    assert to_source(numbers, torch.tensor([-1.0, 1.0]), ValueRange(0, 255, "dtype")).tolist() == [0, 255]
 
 
 def nothing() -> NDArray[np.float64]:

@@ -21,12 +21,12 @@ from dehazexl_cli.paths import STDOUT, descriptor_of, require_writable
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
+    from dehazexl_cli.dataset_pairs import Pair
     from dehazexl_cli.engine import Options
     from dehazexl_cli.evaluation import Scores, Seams
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.raster.base import RasterReader
-    from dehazexl_cli.raster.layouts import Pair
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
 
 def collect_pairs(folders: Sequence[Path], limit: int | None) -> list[Pair]:
     """The pairs of all folders, at most `limit` of each group; groups of one name are told apart."""
-    from dehazexl_cli.raster.layouts import find_pairs
+    from dehazexl_cli.dataset_pairs import find_pairs
 
     found = {folder: find_pairs(folder) for folder in folders}
     groups = [group for pairs in found.values() for group in {pair.group for pair in pairs}]

@@ -68,14 +68,14 @@ def look_at(
     """What a file tells, as plain values; InputError if it cannot be used."""
     from dehazexl_cli.raster import open_reader
     from dehazexl_cli.raster.base import Trust
-    from dehazexl_cli.raster.facts import facts_of
+    from dehazexl_cli.raster.describe import describe_raster
 
     with closing(open_reader(source, Trust(alpha=heed_alpha, size=True))) as reader:
         shape = {key: getattr(reader.info, key) for key in ("height", "width", "count", "dtype")}
         return {
             "input": source,
             **shape,
-            **asdict(facts_of(reader)),
+            **asdict(describe_raster(reader)),
             "run": how_it_would_run(reader, network, chosen),
         }
 

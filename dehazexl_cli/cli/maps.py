@@ -52,10 +52,10 @@ def panels(answer: Answer, reader: RasterReader, ground: Box, view: View) -> lis
     """The map over the whole scene, around the window, and by tokens, each under a line of words."""
     from dehazexl_cli.cli.page import shown
     from dehazexl_cli.raster.thumbnail import thumbnail
-    from dehazexl_cli.raster.views import Part
+    from dehazexl_cli.raster.views import WindowedReader
 
     info, (window, near) = reader.info, (place(box, ground) for box in (answer.window, answer.near))
-    part = reader if ground == Box(0, 0, info.height, info.width) else Part(reader, ground)
+    part = reader if ground == Box(0, 0, info.height, info.width) else WindowedReader(reader, ground)
     density = density_of(answer.attribution.map)
     small = shown(thumbnail(part, view.bands, PANEL), view)
     size = panel_size(ground.height, ground.width)

@@ -70,14 +70,14 @@ def print_plan(
     """Decide as a run would, and print it on stdout."""
     from dehazexl_cli.engine import prepare
     from dehazexl_cli.raster.selection import open_selected
-    from dehazexl_cli.raster.views import Part
+    from dehazexl_cli.raster.views import WindowedReader
 
     reader, box = open_selected(source, selection)
     if box is not None:
         if selection.context == "scene":
             chosen = replace(chosen, window=box)
         else:
-            reader = Part(reader, box)
+            reader = WindowedReader(reader, box)
     try:
         name, network = model
         facts = describe(prepare(reader, network, chosen), name, network)

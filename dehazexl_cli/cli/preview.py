@@ -92,14 +92,14 @@ def dehazed_small(
     from dehazexl_cli.raster.bands import choose_bands
     from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
     from dehazexl_cli.raster.thumbnail import thumbnail, thumbnail_ground
-    from dehazexl_cli.raster.views import Masked
+    from dehazexl_cli.raster.views import MaskedReader
 
     info = reader.info
     bands = choose_bands(info, chosen.bands).colours
     pixels, ground = thumbnail(reader, bands, side), thumbnail_ground(reader, bands, side)
     small: RasterReader = ArrayReader(pixels, channels_first=True, nodata=info.nodata, name=info.name)
     if ground is not None:  # alpha and masks, too, say what the model is not to see
-        small = Masked(small, mask=ArrayReader(ground.astype("uint8")))
+        small = MaskedReader(small, mask=ArrayReader(ground.astype("uint8")))
     writers: list[ArrayWriter] = []
 
     def make_writer() -> ArrayWriter:

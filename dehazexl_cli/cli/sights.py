@@ -109,7 +109,7 @@ def over_ground(job: Job, clear: RasterReader) -> RasterReader:
     from dehazexl_cli.raster import views
 
     ground = ground_of(job)
-    return Covered(job.scene.reader, views.Part(clear, ground) if job.frame else clear)
+    return Covered(job.scene.reader, views.WindowedReader(clear, ground) if job.frame else clear)
 
 
 def whole_of(scenes: Sequence[Scene], model: DehazeModel, detectors: Sequence[Detector]) -> Part:

@@ -38,7 +38,7 @@ from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import MemoryBudget, Plan, Setting, Wishes, choose, gigabytes
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
-from dehazexl_cli.raster.views import Part, Shared
+from dehazexl_cli.raster.views import LockedReader, WindowedReader
 from dehazexl_cli.report import Report, peak_host_bytes
 
 DISK_SHARE = 0.8  # of what is free where temporary files go
@@ -53,9 +53,9 @@ def prepare(reader: RasterReader, model: DehazeModel, options: Options) -> Job:
     bands = choose_bands(reader.info, options.bands, options.all_bands)
     ground = find_ground(reader, bands.dehazed) or whole
     framed = ground != whole or target != whole
-    reader = Shared(reader) if framed else reader
+    reader = LockedReader(reader) if framed else reader
     # Patches lie over the ground, so that they lie alike whatever border is around it.
-    part = reader if ground == whole else Part(reader, ground)
+    part = reader if ground == whole else WindowedReader(reader, ground)
     require_overlap(model, options.overlap)
     layout = lay_out(part.info, model, options.mode, options.overlap)
     scene = Scene(

@@ -11,7 +11,7 @@ import torch
 
 from dehazexl_cli.engine.transfer import Levels
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.raster.base import Pixels, Radiometry, RasterReader
+from dehazexl_cli.raster.base import Pixels, RasterReader, ValueRange
 
 GROUND_SIDE = 256  # of the thinned view that the scene's mean colour is taken from
 
@@ -21,7 +21,7 @@ class Group:
     """Bands that are shown to the model together: three colours, or one grey."""
 
     bands: tuple[int, ...]  # 1-based
-    ranges: tuple[Radiometry, ...]  # of each band
+    ranges: tuple[ValueRange, ...]  # of each band
 
     def levels(self, device: torch.device) -> Levels:
         """The ranges as the transfer to the device takes them."""

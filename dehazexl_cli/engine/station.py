@@ -27,7 +27,7 @@ from dehazexl_cli.engine.transfer import choose_device
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan, Wishes, choose, ladder
 from dehazexl_cli.raster.base import RasterReader
-from dehazexl_cli.raster.views import Part
+from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
 
@@ -47,7 +47,9 @@ class Station:
         device = choose_device(brief.device)
         model.to(device=device, dtype=brief.dtype)
         self._folder, self._reader = brief.folder, reader
-        self._scene = brief.scene(reader if brief.ground is None else Part(reader, brief.ground), device)
+        self._scene = brief.scene(
+            reader if brief.ground is None else WindowedReader(reader, brief.ground), device
+        )
         self._report, self._threads = Report(), options.threads
         plan = plan_here(brief, self._scene, model, options)
         folder = Path(options.tmp_dir) if options.tmp_dir else None

@@ -10,7 +10,7 @@ import numpy as np
 from dehazexl_cli.engine.scene import Group
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.raster.bands import Bands
-from dehazexl_cli.raster.base import Pixels, Radiometry, RasterInfo, RasterReader
+from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader, ValueRange
 
 SAMPLE_SIDE = 1024
 TOP_PERCENTILE = 99.8
@@ -49,7 +49,7 @@ def pairs(numbers: Sequence[float] | None, count: int) -> list[tuple[float, floa
     return given * count if len(given) == 1 else given
 
 
-def given_range(given: tuple[float, float], dtype: str) -> Radiometry:
+def given_range(given: tuple[float, float], dtype: str) -> ValueRange:
     """The range that a user gave; UsageError if it is none, or reaches beyond the type of the pixels."""
     low, high = map(float, given)
     if not -math.inf < low < high < math.inf:
@@ -60,12 +60,12 @@ def given_range(given: tuple[float, float], dtype: str) -> Radiometry:
             f"--input-range {low:g},{high:g} reaches beyond pixels of {dtype}, {limits.min} to {limits.max}",
             "give the stored numbers that are to be shown as black and white, or leave it out",
         )
-    return Radiometry(low, high, GIVEN)
+    return ValueRange(low, high, GIVEN)
 
 
 def choose_range(
     reader: RasterReader, bands: Sequence[int], given: tuple[float, float] | None, word: str | None = None
-) -> Radiometry:
+) -> ValueRange:
     """Given, all of an 8-bit type, or from zero to nearly the brightest value of the scene.
 
     The word "dtype" asks for all of any type, "percentiles" for the scene's values of any.
@@ -76,7 +76,7 @@ def choose_range(
     if given is not None:
         return given_range(given, reader.info.dtype)
     if is_by_type(reader.info, word):
-        return Radiometry(0.0, white_of(reader.info), "dtype")
+        return ValueRange(0.0, white_of(reader.info), "dtype")
     return range_of(reader.sample(bands, SAMPLE_SIDE))
 
 
@@ -102,7 +102,7 @@ def is_stretched_unit(info: RasterInfo, group: Group) -> bool:
 
 def scene_ranges(
     reader: RasterReader, bands: Sequence[int], word: str | None = None
-) -> tuple[Radiometry, ...]:
+) -> tuple[ValueRange, ...]:
     """One range for all bands, as `choose_range` finds it, in what the numbers stand for.
 
     Where scale and offset say that a band's 1000 is a reflectance of 0, its range begins there.
@@ -112,7 +112,7 @@ def scene_ranges(
         return (choose_range(reader, bands, None, word),) * len(bands)
     shared = range_of(reader.sample(bands, SAMPLE_SIDE) * scales[:, None] + offsets[:, None])
     return tuple(
-        Radiometry((shared.low - offset) / scale, (shared.high - offset) / scale, shared.source)
+        ValueRange((shared.low - offset) / scale, (shared.high - offset) / scale, shared.source)
         for scale, offset in zip(scales.tolist(), offsets.tolist(), strict=True)
     )
 
@@ -127,12 +127,12 @@ def meanings(info: RasterInfo, bands: Sequence[int]) -> tuple[Pixels, Pixels]:
     return np.ones(len(bands)), np.zeros(len(bands))
 
 
-def range_of(values: Pixels) -> Radiometry:
+def range_of(values: Pixels) -> ValueRange:
     """The range of sampled values; [0, 1] if there are none to judge by."""
     finite = values[np.isfinite(values)].astype(np.float64)
     if finite.size == 0:
-        return Radiometry(0.0, 1.0, "percentiles")
+        return ValueRange(0.0, 1.0, "percentiles")
     low, high = np.percentile(finite, (BOTTOM_PERCENTILE, TOP_PERCENTILE))
     low = min(0.0, float(low))
     # An even scene has no range of its own; any positive one shows it as it is.
-    return Radiometry(low, max(float(high), low + abs(low) * 1e-6 + 1e-6), "percentiles")
+    return ValueRange(low, max(float(high), low + abs(low) * 1e-6 + 1e-6), "percentiles")

@@ -23,11 +23,11 @@ def open_reader(path: str | os.PathLike[str], trust: Trust = USUAL) -> RasterRea
     A path, or a name GDAL understands: /vsizip/scenes.zip/a.tif, GPKG:file:table, https://…
     """
     # Here and below: whoever only needs the interface (raster.base) must not pay for loading GDAL.
-    from dehazexl_cli.raster.gdal import BeyondGdal, GdalReader
+    from dehazexl_cli.raster.gdal import GdalReader, UnsupportedByGdal
 
     try:
         return GdalReader(os.fspath(path), trust)
-    except BeyondGdal as refused:
+    except UnsupportedByGdal as refused:
         from dehazexl_cli.raster.tiff import TiffReader
 
         return TiffReader(os.fspath(path), refused, trust)
@@ -47,7 +47,7 @@ def find_box(
     coordinates.
     """
     from dehazexl_cli.raster.gdal import open_dataset
-    from dehazexl_cli.raster.place import box_of_bounds
+    from dehazexl_cli.raster.georef import box_of_bounds
     from dehazexl_cli.raster.session import GdalSession
 
     session = GdalSession()
@@ -61,7 +61,7 @@ def find_box(
 def require_same_place(mask: RasterReader, scene: RasterReader) -> None:
     """Raises InputError for a mask that says that it lies elsewhere than the scene whose size it has."""
     from dehazexl_cli.raster.gdal import open_dataset
-    from dehazexl_cli.raster.place import is_elsewhere
+    from dehazexl_cli.raster.georef import is_elsewhere
     from dehazexl_cli.raster.session import GdalSession
 
     session = GdalSession()
@@ -125,12 +125,12 @@ def origin_of(reader: RasterReader) -> Origin:
     from dehazexl_cli.raster.gdal import GdalReader
     from dehazexl_cli.raster.gdal_writer import Origin
     from dehazexl_cli.raster.tiff import TiffReader
-    from dehazexl_cli.raster.views import Masked, Part
+    from dehazexl_cli.raster.views import MaskedReader, WindowedReader
 
-    if isinstance(reader, Part):
+    if isinstance(reader, WindowedReader):
         path, outer, _ = origin_of(reader.whole)
         box = reader.box
         return Origin(path, box if outer is None else box.moved(outer.top, outer.left))
-    if isinstance(reader, Masked):
+    if isinstance(reader, MaskedReader):
         return origin_of(reader.whole)
     return Origin(reader.path if isinstance(reader, GdalReader | TiffReader) else None)

@@ -38,7 +38,7 @@ class RasterInfo:
 
 
 @dataclass(frozen=True)
-class Radiometry:
+class ValueRange:
     """One value range for the whole scene: `low` is shown to the model as 0, `high` as 1."""
 
     low: float

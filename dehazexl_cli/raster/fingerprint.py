@@ -8,7 +8,7 @@ from pathlib import Path
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.gdal import GdalReader
 from dehazexl_cli.raster.tiff import TiffReader
-from dehazexl_cli.raster.views import Masked, Part, Shared
+from dehazexl_cli.raster.views import LockedReader, MaskedReader, WindowedReader
 
 SAMPLE_SIDE = 1024  # of the thinned view that stands for a raster on a server or in memory
 
@@ -35,9 +35,9 @@ def fingerprint(reader: RasterReader) -> str:
 
 def readers_of(reader: RasterReader) -> list[RasterReader]:
     """The rasters that a view looks at."""
-    if isinstance(reader, Part | Shared):
+    if isinstance(reader, WindowedReader | LockedReader):
         return readers_of(reader.whole)
-    if isinstance(reader, Masked):
+    if isinstance(reader, MaskedReader):
         mask = [] if reader.mask is None else readers_of(reader.mask)
         return [*readers_of(reader.whole), *mask]
     return [reader]

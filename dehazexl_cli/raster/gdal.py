@@ -43,7 +43,7 @@ _PACKED = frozenset({"GTiff", "PNG", "JPEG", "JP2OpenJPEG", "WEBP", "GIF", "BMP"
 _CONVERT = "convert it where that codec is at hand: gdal_translate -co COMPRESS=DEFLATE IN OUT.tif"
 
 
-class BeyondGdal(InputError):
+class UnsupportedByGdal(InputError):
     """The file is a TIFF that GDAL cannot decode, or only in part; another library may."""
 
 
@@ -200,7 +200,9 @@ def open_dataset(path: str, gdal: GdalSession) -> Any:
     except GDAL_ERRORS as error:
         said = reason(error)
         if "missing codec" in said:
-            raise BeyondGdal(f"{path}: GDAL cannot decode its compression ({said})", _CONVERT) from error
+            raise UnsupportedByGdal(
+                f"{path}: GDAL cannot decode its compression ({said})", _CONVERT
+            ) from error
         raise why_not_opened(path, said) from error
 
 
@@ -302,14 +304,14 @@ def _bits(dataset: Any) -> int | None:
 
 
 def _require_decodable(path: str, dataset: Any) -> None:
-    """Raises BeyondGdal where GDAL opens a TIFF and then gives noise, nothing, or one channel of several."""
+    """Raises UnsupportedByGdal where GDAL opens a TIFF and then gives noise, nothing, or one channel of several."""
     if dataset.driver != "GTiff":
         return
     if dataset.compression is Compression.jpeg and dataset.dtypes[0] != "uint8":
-        raise BeyondGdal(f"{path}: GDAL cannot decode JPEG of more than 8 bits", _CONVERT)
+        raise UnsupportedByGdal(f"{path}: GDAL cannot decode JPEG of more than 8 bits", _CONVERT)
     said = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
     if len(dataset.subdatasets) > 1 and ("<OME " in said or said.startswith("ImageJ=")):
-        raise BeyondGdal(f"{path}: GDAL reads only the first of its channels", _CONVERT)
+        raise UnsupportedByGdal(f"{path}: GDAL reads only the first of its channels", _CONVERT)
 
 
 def _require_plausible_size(path: str, dataset: Any, dtype: str) -> None:

@@ -18,11 +18,12 @@ from rasterio.windows import Window
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import formats
+from dehazexl_cli.raster.aux_xml import add_system, add_to_side_file, add_what_is_missing
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.epoch import system_with_epoch
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
-from dehazexl_cli.raster.inventory import in_words, inventory, lost, place_of, without_bands
+from dehazexl_cli.raster.georef import move_place
 from dehazexl_cli.raster.metadata import (
     carried_tags,
     carry_metadata,
@@ -32,14 +33,13 @@ from dehazexl_cli.raster.metadata import (
     product_tags,
 )
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
-from dehazexl_cli.raster.pam import add_system, add_to_side_file, add_what_is_missing
-from dehazexl_cli.raster.place import move_place
-from dehazexl_cli.raster.proof import Proof, ends_as_it_must
 from dehazexl_cli.raster.rehearsal import Outcome, rehearse
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
 from dehazexl_cli.raster.side_files import settle, write_world_file
+from dehazexl_cli.raster.snapshot import in_words, metadata_snapshot, missing_fields, place_of, without_bands
 from dehazexl_cli.raster.staging import Staging
+from dehazexl_cli.raster.verifier import WriteVerifier, ends_as_it_must
 from dehazexl_cli.raster.xmp import insert_xmp
 
 _SAMPLE_SIDE = 16  # pixels, of a small raster to try side files on
@@ -145,7 +145,7 @@ class GdalWriter:
         self._options = formats.creation_options(format, info, self._storage)
         self._system = None if source is None else system_with_epoch(source)
         self._outcome = self._rehearsed(info, self._colours)
-        self._proof = Proof(None if self._outcome.exact else self._outcome.drift)
+        self._proof = WriteVerifier(None if self._outcome.exact else self._outcome.drift)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
         place = self._staging.scratch if format.scratch else self._staging.result
         options = formats.scratch_options(format, info) if format.scratch else self._options
@@ -154,14 +154,14 @@ class GdalWriter:
         self.masked = whole and has_mask(source)
         self._product_tags = product_tags(source) if whole else []
         if whole:
-            self._stated = inventory(source) if same else without_bands(inventory(source))
+            self._stated = metadata_snapshot(source) if same else without_bands(metadata_snapshot(source))
         elif source is not None:
-            self._stated = place_of(inventory(source))
+            self._stated = place_of(metadata_snapshot(source))
         self._tell(self._dataset, info)
         if same and tuple(self._colours) != source.colorinterp:
             self._stated = {k: v for k, v in self._stated.items() if not k.startswith("colour of band")}
         if source is not None and self._origin.box is not None:
-            self._stated |= place_of(inventory(self._dataset))
+            self._stated |= place_of(metadata_snapshot(self._dataset))
         if self._outcome.alpha_as_mask:
             self._stated.pop(f"colour of band {info.count}", None)
         self._blocks = BlockRows(info, self._dataset.block_shapes[0][0])
@@ -288,7 +288,7 @@ class GdalWriter:
     def _require_whole(self) -> None:
         with self._gdal.open(str(self._staging.result)) as dataset:
             whole = self._proof.holds_for(dataset)
-            missing = lost(self._stated, inventory(dataset))
+            missing = missing_fields(self._stated, metadata_snapshot(dataset))
         if self._format in (formats.GTIFF, formats.COG):
             read_overviews(str(self._staging.result), self._gdal)
         if not whole and not self._outcome.exact:

@@ -26,11 +26,11 @@ from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.epoch import system_with_epoch
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal_writer import GdalWriter, Origin
-from dehazexl_cli.raster.inventory import in_words, inventory, lost
 from dehazexl_cli.raster.metadata import PROVENANCE, carry_metadata, has_mask
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.rows import RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, is_set_by_user, reason, unwarned
+from dehazexl_cli.raster.snapshot import in_words, metadata_snapshot, missing_fields
 from dehazexl_cli.raster.staging import Staging
 
 PART_BYTES = 256 << 20  # of a part's pixels at most, before they are packed
@@ -171,7 +171,7 @@ class MosaicWriter:
                 add_overviews(result, self._gdal)
             read_overviews(result, self._gdal)
         with self._first() as part, self._gdal.open(result) as made:
-            missing = lost(inventory(part), inventory(made))
+            missing = missing_fields(metadata_snapshot(part), metadata_snapshot(made))
         if missing:
             self.warnings.append(f"a VRT cannot hold all that the input says: {in_words(missing)}")
 

@@ -12,7 +12,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader, require_same_place
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, Trust
 from dehazexl_cli.raster.formats import is_held
-from dehazexl_cli.raster.views import Masked
+from dehazexl_cli.raster.views import MaskedReader
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | 
             _require_possible(selection.nodata, reader.info)
         if selection.nodata is not None or selection.mask is not None:
             mask = None if selection.mask is None else open_reader(selection.mask)
-            scene, reader = reader, Masked(reader, selection.nodata, mask)
+            scene, reader = reader, MaskedReader(reader, selection.nodata, mask)
             if mask is not None:
                 require_same_place(mask, scene)
         return reader, _wanted_box(reader, selection)

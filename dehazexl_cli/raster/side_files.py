@@ -22,8 +22,8 @@ import rasterio
 from rasterio import Affine
 
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.raster.inventory import in_words, inventory, lost
 from dehazexl_cli.raster.session import GdalSession
+from dehazexl_cli.raster.snapshot import in_words, metadata_snapshot, missing_fields
 
 # GDAL reads these with the raster whose whole name they extend, whoever wrote them.
 _OF_WHOLE_NAMES = (".aux.xml", ".msk", ".ovr", ".msk.ovr")
@@ -220,8 +220,8 @@ def _may_read(suffix: str, side_file: str) -> bool:
 
 def _said(raster: Path, gdal: GdalSession) -> _Said:
     with gdal(), rasterio.Env(**_AS_OTHERS_READ), gdal.open(str(raster)) as dataset:
-        return _Said(inventory(dataset), frozenset(Path(name).name for name in dataset.files))
+        return _Said(metadata_snapshot(dataset), frozenset(Path(name).name for name in dataset.files))
 
 
 def _changed(meant: _Said, said: _Said) -> list[str]:
-    return sorted({*lost(meant.fields, said.fields), *lost(said.fields, meant.fields)})
+    return sorted({*missing_fields(meant.fields, said.fields), *missing_fields(said.fields, meant.fields)})

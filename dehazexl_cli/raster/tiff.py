@@ -19,12 +19,12 @@ from rasterio.windows import Window
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
-from dehazexl_cli.raster.gdal import BeyondGdal, damaged, describe
+from dehazexl_cli.raster.gdal import UnsupportedByGdal, damaged, describe
 from dehazexl_cli.raster.ink import is_ink
 from dehazexl_cli.raster.palette import has_palette
+from dehazexl_cli.raster.patched_tiff import PatchedTiff
 from dehazexl_cli.raster.pixels import thinned, widened, window
 from dehazexl_cli.raster.session import CACHE_BYTES, GDAL_ERRORS, GdalSession
-from dehazexl_cli.raster.shell import Shell
 
 # A tile is decoded as a whole; one of this size takes seconds, and a larger one is no tile but an attack.
 _LARGEST_TILE_BYTES = 1 << 30
@@ -39,7 +39,7 @@ class TiffReader:
     Raises InputError where the file cannot be opened, used or decoded.
     """
 
-    def __init__(self, name: str, refused: BeyondGdal, trust: Trust = USUAL) -> None:
+    def __init__(self, name: str, refused: UnsupportedByGdal, trust: Trust = USUAL) -> None:
         self._name, self._trust = name, trust
         if not Path(name).is_file():  # nothing inside archives or on the net
             raise refused
@@ -48,11 +48,11 @@ class TiffReader:
         with self._decoding("its description"):
             self._file = tifffile.TiffFile(name)
         self._dataset: Any = None
-        self._shell: Shell | None = None
+        self._shell: PatchedTiff | None = None
         try:
             with self._decoding("its description"):
                 self._pages = _pages_of_bands(self._file)
-                self._shell = Shell(name, self._file)
+                self._shell = PatchedTiff(name, self._file)
             self.path = self._shell.path
             self._dataset = self._open_shell(refused)
             self.info = self._describe(refused)
@@ -123,13 +123,13 @@ class TiffReader:
             if self._shell is not None:
                 self._shell.close()
 
-    def _open_shell(self, refused: BeyondGdal) -> Any:
+    def _open_shell(self, refused: UnsupportedByGdal) -> Any:
         try:
             return self._gdal.open(self.path)
         except GDAL_ERRORS as error:
             raise refused from error
 
-    def _describe(self, refused: BeyondGdal) -> RasterInfo:
+    def _describe(self, refused: UnsupportedByGdal) -> RasterInfo:
         info, page = describe(self._name, self._dataset, self._trust), self._pages[0]
         dtype = str(page.dtype)
         samples = page.samplesperpixel * len(self._pages)

@@ -14,7 +14,7 @@ from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader
 from dehazexl_cli.raster.pixels import thinned, window
 
 
-class Part:
+class WindowedReader:
     """A box of another raster as a raster of its own; `close` closes both.
 
     Raises ValueError for a box that is not inside.
@@ -46,7 +46,7 @@ class Part:
         return box.moved(self.box.top, self.box.left)
 
 
-class Masked:
+class MaskedReader:
     """Another raster of which fewer pixels are ground; `close` closes it and the mask.
 
     Not ground, beside what the raster itself says: every band asked for has the value `nodata`, or the
@@ -93,7 +93,7 @@ class Masked:
             self.mask.close()
 
 
-class Shared:
+class LockedReader:
     """Another raster that several threads may use, one at a time."""
 
     def __init__(self, whole: RasterReader) -> None:

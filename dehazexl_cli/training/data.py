@@ -18,11 +18,11 @@ from numpy.random import Generator
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from dehazexl_cli.dataset_pairs import find_pairs
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box, mirrored
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import RasterReader
-from dehazexl_cli.raster.layouts import find_pairs
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.mixture import DEFAULT_SHARES, Shares, draw_by_ratio, draw_haze
 from dehazexl_cli.training.surfaces import with_even_ground

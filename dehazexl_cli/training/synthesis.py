@@ -18,7 +18,7 @@ import numpy as np
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_writer
-from dehazexl_cli.raster.base import Pixels, Radiometry, RasterInfo, RasterReader, keep_off_nodata
+from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader, ValueRange, keep_off_nodata
 from dehazexl_cli.raster.jpeg import require_jpeg_can_hold, require_quality, rows_around, through_jpeg
 from dehazexl_cli.raster.staging import Staging
 from dehazexl_cli.training.haze import Floats, Haze
@@ -66,12 +66,12 @@ class Hazing:
     weather: str
     haze: Haze
     bands: tuple[int, ...]  # red, green and blue, 1-based
-    radiometry: Radiometry  # which source numbers are black and white
+    radiometry: ValueRange  # which source numbers are black and white
     camera: Camera = field(default_factory=Camera)
 
     @classmethod
     def draw(
-        cls, origin: Origin, info: RasterInfo, bands: tuple[int, ...], radiometry: Radiometry, camera: Camera
+        cls, origin: Origin, info: RasterInfo, bands: tuple[int, ...], radiometry: ValueRange, camera: Camera
     ) -> Hazing:
         """A hazing of the origin's level for a scene; depends on the scene's size, not on its pixels."""
         return cls(origin, *draw_sky(origin, info.height, info.width), bands, radiometry, camera)
@@ -138,7 +138,7 @@ class Hazing:
             **{key: record[key] for key in PLAIN},
         )
         low, high = record["range"]
-        radiometry = Radiometry(low, high, record["range_source"])
+        radiometry = ValueRange(low, high, record["range_source"])
         camera = Camera(record["sensor_noise"], record["jpeg"])
         return cls(origin, record["weather"], haze, tuple(record["bands"]), radiometry, camera)
 

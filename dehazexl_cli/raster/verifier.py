@@ -46,7 +46,7 @@ class _Cells(NamedTuple):
     spread: NDArray[np.float64]  # [count, cells], from the least to the greatest
 
 
-class Proof:
+class WriteVerifier:
     """Checksums of the rows of blocks as they are written, to compare with the file when it is done.
 
     A `drift` is for compression that may lose detail: then cells need only be as bright on average, but for

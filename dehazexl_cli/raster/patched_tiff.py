@@ -15,7 +15,7 @@ _KNOWN_TO_GDAL = frozenset({1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34887, 34925, 500
 _MOST_PAGES = 64  # overviews and masks are among the first
 
 
-class Shell:
+class PatchedTiff:
     """`path` is the file with its tags of compression overwritten, for GDAL alone: nothing is copied."""
 
     def __init__(self, name: str, file: tifffile.TiffFile) -> None:

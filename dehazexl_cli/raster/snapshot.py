@@ -22,7 +22,7 @@ _RELATIVE_ERROR = 1e-9  # text with 15 digits is good enough for a coordinate
 _NOT_FIELDS = {(0, "RPC"): None, (0, "COLOR_PROFILE"): {"SOURCE_ICC_PROFILE"}}
 
 
-def inventory(dataset: Any) -> dict[str, Any]:
+def metadata_snapshot(dataset: Any) -> dict[str, Any]:
     """What an open dataset states, by field; defaults state nothing and are left out."""
     points, points_crs = dataset.gcps
     rpcs = dataset.rpcs
@@ -57,7 +57,7 @@ def without_bands(stated: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in stated.items() if " of band " not in name}
 
 
-def lost(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+def missing_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Fields of an inventory that another lacks or states differently."""
     return [name for name, value in before.items() if not _alike(value, after.get(name))]
 

@@ -67,7 +67,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Description:
     """All of it."""
 
     storage: Storage
@@ -81,7 +81,7 @@ class Facts:
     valid_share: float  # of the sample that is ground
 
 
-def facts_of(reader: RasterReader) -> Facts:
+def describe_raster(reader: RasterReader) -> Description:
     """What a file and a thinned view of it tell; InputError where it is damaged."""
     path = origin_of(reader).path
     assert path is not None, "arrays have no facts"
@@ -90,7 +90,7 @@ def facts_of(reader: RasterReader) -> Facts:
     with gdal(), open_dataset(path, gdal) as dataset:
         try:
             ranges, share = _sampled(reader)
-            return Facts(
+            return Description(
                 storage=_storage(dataset, files_of(reader), decoder),
                 bits=reader.info.bits,
                 place=_place(dataset),
