@@ -23,7 +23,7 @@ import torch
 from sizes import ROOT, make_mosaic
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.engine import Options, PlanOverrides, run
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
@@ -33,7 +33,9 @@ from dehazexl_cli.report import Report
 SEEDS = (0, 1, 2)
 
 
-def dehazed(pixels: np.ndarray, model: DehazeModel, device: str, wishes: Wishes) -> tuple[np.ndarray, Report]:
+def dehazed(
+    pixels: np.ndarray, model: DehazeModel, device: str, wishes: PlanOverrides
+) -> tuple[np.ndarray, Report]:
     """Output [h, w, 3] in [0, 1], and the report; in 16 bits, so that less than a level of 8 bits shows."""
     reader = ArrayReader(pixels.astype(np.uint16) * 257)
     writers: list[ArrayWriter] = []
@@ -55,10 +57,10 @@ def decibels(one: np.ndarray, other: np.ndarray) -> float:
 
 def compare(name: str, pixels: np.ndarray, model: DehazeModel, device: str) -> str:
     """A row of the table for one scene."""
-    exact, how = dehazed(pixels, model, device, Wishes(exact_attention=True))
+    exact, how = dehazed(pixels, model, device, PlanOverrides(exact_attention=True))
     found, seconds = [], 0.0
     for seed in SEEDS:
-        sampled, report = dehazed(pixels, model, device, Wishes(exact_attention=False, seed=seed))
+        sampled, report = dehazed(pixels, model, device, PlanOverrides(exact_attention=False, seed=seed))
         seconds = report.seconds["mix"]
         found.append((decibels(exact, sampled), float(abs(exact - sampled).max()) * 255))
     hazy = pixels / np.float32(255)

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers.simulated_cuda import simulated_cuda
 
-from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.engine import Options, PlanOverrides, run
 from dehazexl_cli.engine.attempts import in_words
 from dehazexl_cli.engine.memory import FREE_SHARE
 from dehazexl_cli.engine.modes import patches
 from dehazexl_cli.models import build
-from dehazexl_cli.plan import MemoryBudget, Plan, Setting, ladder
+from dehazexl_cli.plan import MemoryBudget, Plan, PlanInputs, candidate_plans
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
 RUNS = (("dehazexl-paper", True), ("dehazexl-paper", False), ("dehazexl-next", True), ("mgbl-s", True))
@@ -37,7 +37,11 @@ def taken(name: str, side: int, exact: bool, allowed: int | None) -> str:
     """A line of the first table: what a run in float16 is expected to take and takes, and its plan."""
     reader = ArrayReader(np.broadcast_to(np.uint8(0), (side, side, 3)))
     options = Options(
-        device="cuda", precision="fp16", wishes=Wishes(exact_attention=exact), max_ram=HOST, max_vram=allowed
+        device="cuda",
+        precision="fp16",
+        wishes=PlanOverrides(exact_attention=exact),
+        max_ram=HOST,
+        max_vram=allowed,
     )
     with simulated_cuda(capacity=80 << 30, shapes=True) as machine:
         report = run(reader, lambda: ArrayWriter(reader.info), build(name).eval(), options)
@@ -57,8 +61,10 @@ def largest_side(name: str, exact: bool | None, card: int) -> int:
 
     def fits(side: int) -> bool:
         budget = MemoryBudget(HOST, vram)
-        setting = Setting(0, on_gpu=True, budget=budget)
-        plans = ladder(footprint, patches(side, side, model, None), setting, Wishes(exact_attention=exact))
+        setting = PlanInputs(0, on_gpu=True, budget=budget)
+        plans = candidate_plans(
+            footprint, patches(side, side, model, None), setting, PlanOverrides(exact_attention=exact)
+        )
         return any(plan.fits(budget) for plan in plans)
 
     below, above = 1, MOST // 1024

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dehazexl_cli.arrays import Picture
-    from dehazexl_cli.files import Opened
+    from dehazexl_cli.files import OpenedScene
     from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.report import Report
 
@@ -146,7 +146,7 @@ def ready(model: str | Loaded | None) -> Loaded:
 
 def opened_file(
     path: str | PathLike[str], options: Options, nodata: float | None, channel_axis: int | None
-) -> Opened:
+) -> OpenedScene:
     """A file that is to become an array."""
     from dehazexl_cli.files import open_scene
 
@@ -159,12 +159,12 @@ def opened_file(
 
 def opened_array(
     image: Any, options: Options, nodata: float | None, channel_axis: int | None
-) -> tuple[Picture, Opened]:
+) -> tuple[Picture, OpenedScene]:
     """An array, or what NumPy makes one of, and the scene that it is."""
     from dehazexl_cli.arrays import understood
-    from dehazexl_cli.files import Opened
+    from dehazexl_cli.files import OpenedScene
 
     options.require_unset(FOR_FILES, "it is for files; cut arrays yourself: image[:512, :512]")
     picture = understood(image, channel_axis, options.nodata if nodata is None else nodata)
     reader = picture.reader()
-    return picture, Opened("array", reader, reader, options.recipe().options)
+    return picture, OpenedScene("array", reader, reader, options.recipe().options)

@@ -56,7 +56,7 @@ class CheckError(DehazeError):
     exit_code = 8
 
 
-class Stopped(BaseException):
+class Interrupted(BaseException):
     """A signal asked the run to end; `exit_code` is 128 + the signal's number.
 
     As KeyboardInterrupt it is no Exception: whoever handles failures does not mean this.

@@ -41,7 +41,7 @@ BESIDES = {"tmp_dir", "threads"}  # options that say how a result was made, and 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunConfig:
     """How files are dehazed, whichever they are."""
 
     options: Options = field(default_factory=Options)
@@ -63,7 +63,7 @@ class Recipe:
             return ""
         return loaded.companion.sha256
 
-    def resuming(self, opened: Opened, target: str, loaded: Loaded) -> Resume | None:
+    def resuming(self, opened: OpenedScene, target: str, loaded: Loaded) -> Resume | None:
         """Where what is done is kept, and what tells one scene from another; None if it is not to be kept."""
         if not self.resume:
             return None
@@ -78,7 +78,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedScene:
     """A file that was opened and looked at."""
 
     source: str
@@ -87,18 +87,18 @@ class Opened:
     options: Options
 
 
-def open_scene(source: str, recipe: Recipe) -> Opened:
+def open_scene(source: str, recipe: RunConfig) -> OpenedScene:
     """Open a file and find the part that is wanted; InputError or UsageError if that cannot be."""
     reader, box = open_selected(source, recipe.selection)
     if box is None:
-        return Opened(source, reader, reader, recipe.options)
+        return OpenedScene(source, reader, reader, recipe.options)
     part = WindowedReader(reader, box)
     if recipe.selection.context == "scene":
-        return Opened(source, reader, part, replace(recipe.options, window=box))
-    return Opened(source, part, part, recipe.options)
+        return OpenedScene(source, reader, part, replace(recipe.options, window=box))
+    return OpenedScene(source, part, part, recipe.options)
 
 
-def read_ahead(opened: Opened) -> None:
+def read_ahead(opened: OpenedScene) -> None:
     """Have a small scene decoded before it is wanted: GDAL keeps the blocks that its handle has read.
 
     Raises InputError where it is damaged.
@@ -113,7 +113,7 @@ def read_ahead(opened: Opened) -> None:
         opened.reader.read(box, range(1, info.count + 1))
 
 
-class Pending:
+class DeferredCommitWriter:
     """A FileWriter whose `commit` is only noted, until `publish` does it, perhaps in another thread."""
 
     def __init__(self, writer: FileWriter) -> None:
@@ -160,7 +160,7 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Computed:
+class UncommittedResult:
     """A scene whose every row was handed to its writer, and what is said of it."""
 
     report: Report
@@ -170,15 +170,15 @@ class Computed:
 
 
 def compute(
-    opened: Opened,
+    opened: OpenedScene,
     target: str,
     loaded: Loaded,
-    recipe: Recipe,
+    recipe: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
-    pending: list[Pending] | None = None,
+    pending: list[DeferredCommitWriter] | None = None,
     team: Team | None = None,
-) -> Computed:
+) -> UncommittedResult:
     """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 
     With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
@@ -208,7 +208,7 @@ def compute(
         else:
             writer = open_writer(target, opened.like, overwrite, storage, in_place=recipe.in_place)
         if pending is not None:
-            writer = Pending(writer)
+            writer = DeferredCommitWriter(writer)
             pending.append(writer)
         writers.append(writer)
         return writer
@@ -218,10 +218,10 @@ def compute(
         report = copy(opened, make_writer, by_rows=not as_stored)
     else:
         report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, team)
-    return Computed(report, writers[-1], made, target)
+    return UncommittedResult(report, writers[-1], made, target)
 
 
-def copy(opened: Opened, make_writer: Callable[[], FileWriter], by_rows: bool) -> Report:
+def copy(opened: OpenedScene, make_writer: Callable[[], FileWriter], by_rows: bool) -> Report:
     """Write what is wanted of a raster as it is, and say so."""
     info = opened.like.info
     report = Report(input=info.name, height=info.height, width=info.width, count=info.count, dtype=info.dtype)
@@ -234,7 +234,7 @@ def copy(opened: Opened, make_writer: Callable[[], FileWriter], by_rows: bool) -
     return report
 
 
-def is_wanted_as_stored(opened: Opened, target: str, storage: Storage) -> bool:
+def is_wanted_as_stored(opened: OpenedScene, target: str, storage: Storage) -> bool:
     """Whether the file of a raster itself is what is wanted of it: all of it, in the same format."""
     same_format = Path(opened.source).suffix.lower() == Path(target).suffix.lower()
     plain = storage == Storage(tmp_dir=storage.tmp_dir)
@@ -246,7 +246,7 @@ def dehaze_file(
     source: str,
     target: str,
     loaded: Loaded,
-    recipe: Recipe,
+    recipe: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
 ) -> Report:
@@ -259,15 +259,15 @@ def dehaze_file(
     return finished(computed)
 
 
-def publish(computed: Computed) -> Report:
+def publish(computed: UncommittedResult) -> Report:
     """Give a pending result its name; OutputError, and no file, if that fails."""
-    assert isinstance(computed.writer, Pending), "it has its name already"
+    assert isinstance(computed.writer, DeferredCommitWriter), "it has its name already"
     with computed.report.timed("finish"):
         computed.writer.publish()
     return finished(computed)
 
 
-def finished(computed: Computed) -> Report:
+def finished(computed: UncommittedResult) -> Report:
     """The report of a result that has its name."""
     report, made = computed.report, computed.made
     for warning in computed.writer.warnings:

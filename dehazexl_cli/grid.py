@@ -56,7 +56,7 @@ def mirrored(start: int, stop: int, size: int) -> list[int]:
     return [min(i % period, (period - i) % period) for i in range(start, stop)]
 
 
-class Joints(NamedTuple):
+class SeamLines(NamedTuple):
     """Where patches or tiles meet along both axes, so that seams can be looked for there."""
 
     stride: float  # pixels from one patch to the next

@@ -13,7 +13,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.plan import parse_size
 
 if TYPE_CHECKING:
-    from dehazexl_cli.files import Recipe
+    from dehazexl_cli.files import RunConfig
 
 Path = str | os.PathLike[str]
 FOR_STORING = ("format", "creation", "overviews")
@@ -67,11 +67,11 @@ class Options:
             require_kind(field.name, getattr(self, field.name), field.default)
         self.recipe()
 
-    def recipe(self, resume: bool = False) -> Recipe:
+    def recipe(self, resume: bool = False) -> RunConfig:
         """The same as the engine has it; UsageError for what does not go together."""
-        from dehazexl_cli.engine import Mode, Wishes
+        from dehazexl_cli.engine import Mode, PlanOverrides
         from dehazexl_cli.engine import Options as EngineOptions
-        from dehazexl_cli.files import Recipe
+        from dehazexl_cli.files import RunConfig
         from dehazexl_cli.raster.formats import Storage
         from dehazexl_cli.raster.selection import Selection
 
@@ -90,7 +90,7 @@ class Options:
                 max_ram=parse_size("max_ram", None if self.max_ram is None else str(self.max_ram)),
                 max_vram=parse_size("max_vram", None if self.max_vram is None else str(self.max_vram)),
                 overlap=self.overlap,
-                wishes=Wishes(seed=self.seed),
+                wishes=PlanOverrides(seed=self.seed),
                 mode=Mode(
                     self.mode,
                     self.tile,
@@ -115,7 +115,7 @@ class Options:
             )
             creation = tuple((name.upper(), str(value)) for name, value in (self.creation or {}).items())
             storage = Storage(self.format, creation, self.overviews, tmp_dir)
-        return Recipe(options, selection, storage, self.provenance, resume)
+        return RunConfig(options, selection, storage, self.provenance, resume)
 
     def require_unset(self, names: Iterable[str], instead: str) -> None:
         """Raises UsageError, with what to do instead, for an option that has no meaning where it is given."""

@@ -83,7 +83,7 @@ class MemoryBudget:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PlanOverrides:
     """What the user decided; None is left to the plan."""
 
     skips: SkipPolicy | None = None
@@ -93,7 +93,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Setting:
+class PlanInputs:
     """Where a scene is run: what its files take in memory, and what there is to use."""
 
     band_bytes: int  # of one row of patches in the source's own numbers
@@ -154,20 +154,22 @@ class Plan:
         return asdict(self) | {"attention": self.attention}
 
 
-def ladder(footprint: Footprint, grid: PatchGrid, setting: Setting, wishes: Wishes) -> list[Plan]:
+def candidate_plans(
+    footprint: Footprint, grid: PatchGrid, setting: PlanInputs, wishes: PlanOverrides
+) -> list[Plan]:
     """Every way to run the scene as one within the wishes, best first."""
-    rungs = Rungs(footprint, grid, setting, wishes)
+    rungs = CandidatePlans(footprint, grid, setting, wishes)
     return [*rungs.all_kept(), *rungs.some_kept(), *rungs.none_kept(), *rungs.sampled_at_last()]
 
 
 @dataclass(frozen=True)
-class Rungs:
+class CandidatePlans:
     """The rungs of a ladder, by where the encoder's features wait."""
 
     footprint: Footprint
     grid: PatchGrid
-    setting: Setting
-    wishes: Wishes
+    setting: PlanInputs
+    wishes: PlanOverrides
 
     @cached_property
     def batches(self) -> list[int]:
@@ -251,7 +253,7 @@ class Rungs:
         return estimated(plan, self.footprint, self.grid, self.setting)
 
 
-def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Setting) -> Plan:
+def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanInputs) -> Plan:
     """The plan with the memory it is expected to need."""
     patches = len(grid)
     kept = most_kept(plan.batch, grid, setting) if plan.kept is None else plan.kept
@@ -294,7 +296,7 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Settin
     return replace(plan, flow_bytes=flow, mixing_bytes=mix, survey_bytes=survey)
 
 
-def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Setting) -> int:
+def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanInputs) -> int:
     """Bytes of a batch in flight, or of rows being finished, and of what a row of patches changes."""
     if setting.on_gpu:
         # A row of each group, what of the row before reaches into it, and of it into the next.
@@ -306,19 +308,19 @@ def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Sett
     return in_flight + 3 * 4 * grid.patch * grid.width * (setting.groups + (1 if grid.overlap else 0))
 
 
-def for_finishing(grid: PatchGrid, setting: Setting) -> int:
+def for_finishing(grid: PatchGrid, setting: PlanInputs) -> int:
     """Bytes while rows of patches become rows of the result, which a CPU does in a few small pieces."""
     rows = max(min(grid.stride, grid.height), grid.height - (grid.rows - 1) * grid.stride)
     return FINISH_BYTES * min(FINISHED_ON_GPU, rows * grid.width) if setting.on_gpu else 0
 
 
-def kept_of_survey(setting: Setting) -> int:
+def kept_of_survey(setting: PlanInputs) -> int:
     """Bytes that a survey keeps to the end."""
     look = setting.look
     return 0 if look is None else setting.groups * LOOK_BYTES * look.height * look.width
 
 
-def for_a_look(plan: Plan, footprint: Footprint, setting: Setting) -> int:
+def for_a_look(plan: Plan, footprint: Footprint, setting: PlanInputs) -> int:
     """Bytes, beside weights and what is kept, while a survey's largest picture goes through the network."""
     look = setting.look
     if look is None:
@@ -328,7 +330,7 @@ def for_a_look(plan: Plan, footprint: Footprint, setting: Setting) -> int:
     return patches + PASS_BYTES * look.height * look.width
 
 
-def most_kept(batch: int, grid: PatchGrid, setting: Setting) -> int:
+def most_kept(batch: int, grid: PatchGrid, setting: PlanInputs) -> int:
     """Patches whose features wait if there is room: those of batches that reach into what is written."""
     if setting.wanted is None:
         return len(grid)
@@ -355,7 +357,7 @@ def choose(plans: Sequence[Plan], budget: MemoryBudget) -> int:
     )
 
 
-def following(plans: Sequence[Plan], index: int, phase: str) -> int | None:
+def next_smaller(plans: Sequence[Plan], index: int, phase: str) -> int | None:
     """Index of the plan to go on with when memory ran out in a phase; None if there is none.
 
     It is the next that needs less there, on the device or on its host, as libraries do not say which ran

@@ -25,7 +25,7 @@ from torch import Tensor
 from dehazexl_cli import files
 from dehazexl_cli.cli import main
 from dehazexl_cli.engine import Options
-from dehazexl_cli.files import Recipe
+from dehazexl_cli.files import RunConfig
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.checkpoint import Loaded, bundled, save
@@ -214,7 +214,7 @@ def dehaze_file(
     provenance: bool = True,
 ) -> Report:
     """Dehaze a file by options of the engine, which know what no command has an option for."""
-    recipe = Recipe(options, selection or Selection(), storage or Storage(), provenance)
+    recipe = RunConfig(options, selection or Selection(), storage or Storage(), provenance)
     return files.dehaze_file(str(source), str(target), model, recipe, overwrite)
 
 

@@ -22,7 +22,7 @@ from dehazexl_cli.batch.conveyor import Setup
 from dehazexl_cli.batch.outcomes import Job
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.engine import Options
-from dehazexl_cli.files import Recipe
+from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster.selection import Selection
 
@@ -116,7 +116,7 @@ class Scheduler:
 
 
 def given(scheduler: Scheduler, device: str = "auto") -> dict[str, Any]:
-    setup = Setup(Recipe(Options(device=device)))
+    setup = Setup(RunConfig(Options(device=device)))
     Cluster(setup, "tcp://x:1")._submitter(scheduler)(Job(Scene("a.tif", Path("out/a.tif"), 1)))  # type: ignore[arg-type]
     (one,) = scheduler.given
     return one
@@ -132,7 +132,7 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
     one = given(Scheduler({}, {}, {}))
     assert one["setup"].share == 2
     assert one["job"].scene == Scene(os.path.abspath("a.tif"), Path("out/a.tif").absolute(), 1)
-    setup = Setup(Recipe(selection=Selection(mask="m.tif")), weights=Path("w.safetensors"))
+    setup = Setup(RunConfig(selection=Selection(mask="m.tif")), weights=Path("w.safetensors"))
     full = named_in_full(setup)
     assert full.recipe.selection.mask == os.path.abspath("m.tif")
     assert full.weights == Path("w.safetensors").absolute()
@@ -142,7 +142,7 @@ def test_a_worker_loads_its_model_once(
     folder: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "processors", torch.get_num_threads)
-    setup = Setup(Recipe(), weights=tiny_weights)
+    setup = Setup(RunConfig(), weights=tiny_weights)
     loaded = cluster.kept(setup, cluster.modified(tiny_weights))
     monkeypatch.setattr(Setup, "load", lambda setup: pytest.fail("it is loaded again"))
     for number in range(2):
@@ -163,7 +163,7 @@ def test_a_worker_that_is_alone_on_its_machine_computes_on_all_processors(
     monkeypatch.setattr(Setup, "load", lambda setup: setup)
     try:
         for share, threads in ((1, 6), (2, 3), (7, 1)):
-            cluster.kept(Setup(Recipe(), share=share), 0)
+            cluster.kept(Setup(RunConfig(), share=share), 0)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -20,7 +20,7 @@ from dehazexl_cli.batch.pool import Pool, shared_out
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError, WeightsError
-from dehazexl_cli.files import Recipe
+from dehazexl_cli.files import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -77,16 +77,16 @@ def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="for the CPU"):
-        shared_out(Setup(Recipe()), 2, ())
-    assert len(shared_out(Setup(Recipe(Options(device="cpu"))), 2, ())) == 2
-    assert len(shared_out(Setup(Recipe()), 1, ())) == 1
+        shared_out(Setup(RunConfig()), 2, ())
+    assert len(shared_out(Setup(RunConfig(Options(device="cpu"))), 2, ())) == 2
+    assert len(shared_out(Setup(RunConfig()), 1, ())) == 1
 
 
 def test_processes_share_processors(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dehazexl_cli.batch.conveyor.processors", lambda: 10)
     before = torch.get_num_threads()
     try:
-        (setup, *others) = shared_out(Setup(Recipe(), weights=tiny_weights), 4, ())
+        (setup, *others) = shared_out(Setup(RunConfig(), weights=tiny_weights), 4, ())
         setup.load()
         assert (len(others), torch.get_num_threads()) == (3, 2)
     finally:

@@ -18,7 +18,7 @@ from dehazexl_cli.batch.conveyor import Conveyor, Setup
 from dehazexl_cli.batch.outcomes import Job, Outcome
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.engine import Options, memory
-from dehazexl_cli.files import Recipe
+from dehazexl_cli.files import RunConfig
 from dehazexl_cli.models import loading
 
 Command = Callable[..., Result]
@@ -94,7 +94,7 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
     def number(path: str) -> int:
         return int(Path(path).stem)
 
-    def watched_open(source: str, recipe: Recipe) -> Any:
+    def watched_open(source: str, recipe: RunConfig) -> Any:
         opened[number(source)].set()
         return open_scene(source, recipe)
 
@@ -115,7 +115,7 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
         ("publish", watched_publish),
     ):
         monkeypatch.setattr(files_module, name, function)
-    setup = Setup(Recipe(), weights=tiny_weights)
+    setup = Setup(RunConfig(), weights=tiny_weights)
     waiting, told = iter(jobs_for(tmp_path / "in", tmp_path / "out", 3)), list[Outcome]()
     Conveyor(setup, setup.load())(lambda wait: next(waiting, None), told.append)
     assert [outcome.why for outcome in told] == ["", "", ""]
@@ -124,10 +124,10 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
 
 def test_processes_share_the_memory(tmp_path: Path, tiny_weights: Path) -> None:
     image = str(make_image(tmp_path / "a.tif"))
-    given = Setup(Recipe(Options(max_ram=8 << 30)), weights=tiny_weights, share=4).open(image)
+    given = Setup(RunConfig(Options(max_ram=8 << 30)), weights=tiny_weights, share=4).open(image)
     assert given.options.max_ram == 2 << 30
-    free = Setup(Recipe(), weights=tiny_weights, share=4).open(image)
-    alone = Setup(Recipe(), weights=tiny_weights).open(image)
+    free = Setup(RunConfig(), weights=tiny_weights, share=4).open(image)
+    alone = Setup(RunConfig(), weights=tiny_weights).open(image)
     assert free.options.max_ram and alone.options.max_ram is None
     for opened in (given, free, alone):
         opened.reader.close()

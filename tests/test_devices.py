@@ -10,7 +10,7 @@ import torch
 from conftest import Toy
 from test_stream import scene, streamed
 
-from dehazexl_cli.engine import Mode, Options, Wishes
+from dehazexl_cli.engine import Mode, Options, PlanOverrides
 from dehazexl_cli.engine.crew import Crew
 from dehazexl_cli.engine.transfer import choose_devices
 from dehazexl_cli.errors import DeviceError, UsageError
@@ -46,7 +46,7 @@ class Shared:
 @pytest.mark.parametrize("skips", ["device", "host", "disk", "recompute"])
 @pytest.mark.parametrize("device", ["cpu,cpu", "cpu,cpu,cpu"])
 def test_replicas_share_the_batches_and_give_the_same(gather: str, skips: str, device: str) -> None:
-    wishes = Wishes(skips, 2)  # type: ignore[arg-type]
+    wishes = PlanOverrides(skips, 2)  # type: ignore[arg-type]
     expected, _ = streamed(ARRAY, Toy(gather=gather), Options(device="cpu", precision="fp32", wishes=wishes))
     model = Watched(gather)
     output, report = streamed(ARRAY, model, Options(device=device, precision="fp32", wishes=wishes))
@@ -70,8 +70,8 @@ def test_real_networks_run_on_replicas() -> None:
     model = build_accompanied("dehazexl-s").eval()
     torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.05)  # type: ignore[union-attr]
     array = scene(300, 520)
-    expected, _ = streamed(array, model, Options(device="cpu", wishes=Wishes(batch=1)))
-    output, report = streamed(array, model, Options(device="cpu,cpu", wishes=Wishes(batch=1)))
+    expected, _ = streamed(array, model, Options(device="cpu", wishes=PlanOverrides(batch=1)))
+    output, report = streamed(array, model, Options(device="cpu,cpu", wishes=PlanOverrides(batch=1)))
     assert np.array_equal(output, expected)
     assert not np.array_equal(output, array)
     assert [look["by"] for look in report.plan["survey"]] == ["companion"]

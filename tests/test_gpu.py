@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from dehazexl_cli.attribution import Blend, Detector, Network, Part, Sight, attribute
-from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.engine import Options, PlanOverrides, run
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import DehazeModel
@@ -57,8 +57,8 @@ def test_half_precision_on_the_gpu_comes_near_float32_on_the_cpu(name: str) -> N
 @pytest.mark.parametrize("skips", ["device", "host", "recompute"])
 def test_where_skips_wait_does_not_change_a_bit(skips: SkipPolicy) -> None:
     model = model_that_does_something("dehazexl-s")
-    first, _ = dehazed(900, model, Options(device="cuda", wishes=Wishes("device", 2)))
-    other, _ = dehazed(900, model, Options(device="cuda", wishes=Wishes(skips, 2)))
+    first, _ = dehazed(900, model, Options(device="cuda", wishes=PlanOverrides("device", 2)))
+    other, _ = dehazed(900, model, Options(device="cuda", wishes=PlanOverrides(skips, 2)))
     assert np.array_equal(first, other)
 
 
@@ -85,7 +85,7 @@ def test_plans_that_simulation_found_true_are_true_on_the_card(name: str) -> Non
 def test_exact_and_sampled_attention_both_run_at_full_size() -> None:
     model = model_that_does_something("dehazexl-s")
     for exact in (True, False):
-        _, report = dehazed(4096, model, Options(device="cuda", wishes=Wishes(exact_attention=exact)))
+        _, report = dehazed(4096, model, Options(device="cuda", wishes=PlanOverrides(exact_attention=exact)))
         assert report.plan["attention"] == ("exact" if exact else "sampled")
 
 

@@ -12,11 +12,11 @@ from conftest import Toy
 from test_stream import FP32, scene, streamed
 
 from dehazexl_cli import engine
-from dehazexl_cli.engine import Options, Wishes, modes, shelves
+from dehazexl_cli.engine import Options, PlanOverrides, modes, shelves
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import PatchBatch, Skips
-from dehazexl_cli.plan import QUERIES, Footprint, MemoryBudget, Setting
+from dehazexl_cli.plan import QUERIES, Footprint, MemoryBudget, PlanInputs
 from dehazexl_cli.report import Report
 
 MB = 1 << 20
@@ -106,7 +106,7 @@ def test_a_mode_that_was_chosen_is_not_left(monkeypatch: pytest.MonkeyPatch) -> 
 
 def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     real = engine.setting_for
-    monkeypatch.setattr(engine, "setting_for", lambda *of: Setting(**(vars(real(*of)) | {"on_gpu": True})))
+    monkeypatch.setattr(engine, "setting_for", lambda *of: PlanInputs(**(vars(real(*of)) | {"on_gpu": True})))
     monkeypatch.setattr(engine, "measure_budget", lambda *of: MemoryBudget(8 << 30, 8 << 30))
 
 
@@ -123,7 +123,7 @@ def test_features_go_from_the_device_to_the_host_to_the_disk_and_away(
 ) -> None:
     expected, _ = streamed(ARRAY, Toy(), Options(**FP32))
     as_if_on_a_gpu(monkeypatch)
-    options = Options(**FP32, tmp_dir=str(tmp_path), wishes=Wishes(batch=4))
+    options = Options(**FP32, tmp_dir=str(tmp_path), wishes=PlanOverrides(batch=4))
     found = []
     for place, shelf, failure in (
         ("device", shelves.DeviceShelf, short),

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from test_stream import FP32, streamed
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Mode, Options, Wishes, run
+from dehazexl_cli.engine import Mode, Options, PlanOverrides, run
 from dehazexl_cli.engine.fill import fill_invalid
 from dehazexl_cli.engine.ground import absent_patches, find_ground, gaps
-from dehazexl_cli.grid import Box, Joints, PatchGrid
+from dehazexl_cli.grid import Box, PatchGrid, SeamLines
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.raster.views import WindowedReader
 
@@ -66,7 +66,7 @@ def test_the_report_tells_where_patches_meet_in_what_is_written() -> None:
     reader = ArrayReader(bordered, nodata=0)
     writer = ArrayWriter(replace(reader.info, height=60, width=80))
     report = run(reader, lambda: writer, Toy(), Options(**FP32, window=Box(20, 50, 60, 80)))
-    joints = Joints(**report.joints)
+    joints = SeamLines(**report.joints)
     assert (joints.top, joints.left) == (9 - 20, 41 - 50)
     grid = PatchGrid(90, 130, Toy().patch)
     edges = [grid.box(column).left + joints.left for column in range(grid.cols)]
@@ -97,7 +97,7 @@ def test_a_patch_without_ground_is_not_computed() -> None:
     array = scene(160, 160)
     array[32:128, 32:128] = 0  # a hole of 6 x 6 patches
     model = Toy()
-    _, report = streamed(array, model, Options(**FP32, wishes=Wishes("recompute", 4)), nodata=0)
+    _, report = streamed(array, model, Options(**FP32, wishes=PlanOverrides("recompute", 4)), nodata=0)
     inside = [id for id in range(100) if 2 < id // 10 < 7 and 2 < id % 10 < 7]
     assert not set(inside) & set(model.encoded)
     assert report.invalid_pixels == 96 * 96
@@ -214,7 +214,7 @@ def hazy_ground(side: int) -> NDArray[np.uint8]:
 @pytest.mark.slow
 def test_a_border_of_nodata_changes_not_a_bit_with_the_bundled_weights() -> None:
     array, model = hazy_ground(400), load_model().model
-    options = Options(**FP32, wishes=Wishes(batch=4))  # equal bits are for equal plans
+    options = Options(**FP32, wishes=PlanOverrides(batch=4))  # equal bits are for equal plans
     alone, _ = streamed(array, model, options, nodata=0)
     border = ((130, 70), (99, 301), (0, 0))
     framed, _ = streamed(np.pad(array, border), model, options, nodata=0)
@@ -225,9 +225,9 @@ def test_a_border_of_nodata_changes_not_a_bit_with_the_bundled_weights() -> None
 def test_other_batches_change_a_level_at_most_with_the_bundled_weights(precision: str) -> None:
     """Libraries choose their kernels by the size of a batch, so that no more can be promised."""
     array, model = hazy_ground(400), load_model("mgbl-s").model
-    options = Options(device="cpu", precision=precision, wishes=Wishes(batch=1))
+    options = Options(device="cpu", precision=precision, wishes=PlanOverrides(batch=1))
     single, _ = streamed(array, model, options)
-    many, _ = streamed(array, model, replace(options, wishes=Wishes(batch=8)))
+    many, _ = streamed(array, model, replace(options, wishes=PlanOverrides(batch=8)))
     difference = abs(single.astype(int) - many)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.02

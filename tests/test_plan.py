@@ -17,12 +17,12 @@ from dehazexl_cli.plan import (
     Footprint,
     MemoryBudget,
     Plan,
-    Setting,
-    Wishes,
+    PlanInputs,
+    PlanOverrides,
+    candidate_plans,
     choose,
-    following,
     gigabytes,
-    ladder,
+    next_smaller,
 )
 
 MB = 1 << 20
@@ -36,7 +36,7 @@ FOOTPRINT = Footprint(
 )
 GRID = PatchGrid(2560, 2560, 256)  # 100 patches
 CANVAS = 12 * 256 * 2560  # of patches that do not overlap
-CPU, GPU = Setting(0), Setting(0, on_gpu=True)
+CPU, GPU = PlanInputs(0), PlanInputs(0, on_gpu=True)
 WITHOUT_SKIPS = PROCESS_BYTES + 10 * MB + 100 * MB + CANVAS  # weights, tokens, one row of changes
 
 WAITING = int(KEPT_SHARE * 1000 * MB)  # features of all patches
@@ -56,7 +56,7 @@ WAITING = int(KEPT_SHARE * 1000 * MB)  # features of all patches
 def test_a_cpu_keeps_skips_while_they_fit_then_shrinks_batches_then_recomputes(
     host: int, skips: str, batch: int
 ) -> None:
-    plans = ladder(FOOTPRINT, GRID, CPU, Wishes())
+    plans = candidate_plans(FOOTPRINT, GRID, CPU, PlanOverrides())
     plan = plans[choose(plans, MemoryBudget(host, None))]
     assert (plan.skips, plan.batch) == (skips, batch)
     assert plan.device_bytes == 0
@@ -69,35 +69,37 @@ def test_a_cpu_keeps_skips_while_they_fit_then_shrinks_batches_then_recomputes(
 def test_a_gpu_keeps_skips_on_itself_then_on_the_host_then_recomputes(
     device: int, host: int, skips: str
 ) -> None:
-    plans = ladder(FOOTPRINT, GRID, GPU, Wishes())
+    plans = candidate_plans(FOOTPRINT, GRID, GPU, PlanOverrides())
     assert plans[choose(plans, MemoryBudget(host, device))].skips == skips
 
 
 def test_what_does_not_fit_at_all_names_what_would() -> None:
-    plans = ladder(FOOTPRINT, GRID, CPU, Wishes())
+    plans = candidate_plans(FOOTPRINT, GRID, CPU, PlanOverrides())
     with pytest.raises(DeviceError) as caught:
         choose(plans, MemoryBudget(500 * MB, None))
     needed = min(plan.host_bytes for plan in plans)
     assert f"--max-ram {gigabytes(needed)}" in caught.value.hint
-    gpu = ladder(FOOTPRINT, GRID, GPU, Wishes())
+    gpu = candidate_plans(FOOTPRINT, GRID, GPU, PlanOverrides())
     with pytest.raises(DeviceError, match="device memory"):
         choose(gpu, MemoryBudget(64 << 30, 100 * MB))
 
 
 def test_wishes_are_kept_in_every_rung() -> None:
-    plans = ladder(FOOTPRINT, GRID, CPU, Wishes(skips="recompute", batch=3, exact_attention=False, seed=7))
+    plans = candidate_plans(
+        FOOTPRINT, GRID, CPU, PlanOverrides(skips="recompute", batch=3, exact_attention=False, seed=7)
+    )
     assert {(p.skips, p.batch, p.seed) for p in plans} == {("recompute", 3, 7)}
 
 
 def test_attention_is_exact_where_it_is_cheap() -> None:
     small, large = PatchGrid(2560, 4096, 256), PatchGrid(2560, 4352, 256)
-    assert ladder(FOOTPRINT, small, CPU, Wishes())[0].attention == "exact"
-    assert ladder(FOOTPRINT, large, CPU, Wishes())[0].attention == "sampled"
-    assert ladder(FOOTPRINT, large, GPU, Wishes())[0].attention == "exact"
+    assert candidate_plans(FOOTPRINT, small, CPU, PlanOverrides())[0].attention == "exact"
+    assert candidate_plans(FOOTPRINT, large, CPU, PlanOverrides())[0].attention == "sampled"
+    assert candidate_plans(FOOTPRINT, large, GPU, PlanOverrides())[0].attention == "exact"
 
 
 def test_rungs_differ_from_each_other() -> None:
-    plans = ladder(FOOTPRINT, PatchGrid(100, 300, 256), GPU, Wishes())
+    plans = candidate_plans(FOOTPRINT, PatchGrid(100, 300, 256), GPU, PlanOverrides())
     assert len(set(plans)) == len(plans)
 
 
@@ -124,14 +126,15 @@ def test_gigabytes_are_rounded_up_so_that_they_suffice(size: int, text: str) -> 
 
 
 def test_groups_of_bands_keep_their_tokens_and_features_side_by_side() -> None:
-    one, three = (ladder(FOOTPRINT.times(n), GRID, CPU, Wishes("host", 1))[0] for n in (1, 3))
+    one, three = (candidate_plans(FOOTPRINT.times(n), GRID, CPU, PlanOverrides("host", 1))[0] for n in (1, 3))
     assert three.host_bytes - one.host_bytes == 2 * (100 * MB + WAITING)
 
 
 def test_overlapping_patches_leave_a_second_row_of_changes() -> None:
     apart, shared = (PatchGrid(2560, 2560, 256, overlap=overlap) for overlap in (0, 32))
     flow = [
-        ladder(FOOTPRINT, grid, CPU, Wishes("recompute", 8))[0].flow_bytes - 100 * MB * (len(grid) // 100)
+        candidate_plans(FOOTPRINT, grid, CPU, PlanOverrides("recompute", 8))[0].flow_bytes
+        - 100 * MB * (len(grid) // 100)
         for grid in (apart, shared)
     ]
     tokens = (len(shared) - len(apart) - (len(shared) // 100 - 1) * 100) * MB
@@ -143,7 +146,7 @@ def lean(footprint: Footprint) -> Footprint:
 
 
 def test_mixing_in_parts_comes_before_anything_else_is_given_up() -> None:
-    plans = ladder(lean(FOOTPRINT), GRID, CPU, Wishes("recompute", 1))
+    plans = candidate_plans(lean(FOOTPRINT), GRID, CPU, PlanOverrides("recompute", 1))
     whole = next(plan for plan in plans if plan.queries is None)
     plan = plans[choose(plans, MemoryBudget(whole.host_bytes - 1, None))]
     assert plan.queries and plan.attention == "exact"
@@ -153,42 +156,42 @@ def test_mixing_in_parts_comes_before_anything_else_is_given_up() -> None:
 def test_a_network_without_sampled_attention_attends_exactly_wherever_it_runs() -> None:
     large = PatchGrid(256 * 20, 256 * 20, 256)
     footprint = replace(FOOTPRINT, mix_sampled_bytes=None)
-    for wishes in (Wishes(), Wishes(exact_attention=False)):
-        assert {plan.attention for plan in ladder(footprint, large, CPU, wishes)} == {"exact"}
+    for wishes in (PlanOverrides(), PlanOverrides(exact_attention=False)):
+        assert {plan.attention for plan in candidate_plans(footprint, large, CPU, wishes)} == {"exact"}
 
 
 def test_features_wait_on_disk_where_a_folder_with_room_is_named() -> None:
     budget = MemoryBudget(WITHOUT_SKIPS + 400 * MB, None)
     for room, skips in ((1000 * MB, "disk"), (999 * MB, "recompute")):
-        plans = ladder(FOOTPRINT, GRID, Setting(0, disk_bytes=room), Wishes())
+        plans = candidate_plans(FOOTPRINT, GRID, PlanInputs(0, disk_bytes=room), PlanOverrides())
         assert plans[choose(plans, budget)].skips == skips
 
 
 def test_as_many_features_wait_as_there_is_room_for() -> None:
     budget = MemoryBudget(WITHOUT_SKIPS + 400 * MB + 315 * MB, None)  # 400 MB are for the batch
-    plans = ladder(FOOTPRINT, GRID, Setting(0, budget=budget), Wishes())
+    plans = candidate_plans(FOOTPRINT, GRID, PlanInputs(0, budget=budget), PlanOverrides())
     plan = plans[choose(plans, budget)]
     assert (plan.skips, plan.batch, plan.kept) == ("host", 8, 30)
     assert plan.fits(budget)
     little = MemoryBudget(WITHOUT_SKIPS + 400 * MB + 90 * MB, None)  # for fewer it is not worth its trouble
-    plans = ladder(FOOTPRINT, GRID, Setting(0, budget=little), Wishes(batch=8))
+    plans = candidate_plans(FOOTPRINT, GRID, PlanInputs(0, budget=little), PlanOverrides(batch=8))
     assert plans[choose(plans, little)].skips == "recompute"
 
 
 def test_a_gpu_keeps_some_features_wherever_there_is_more_room() -> None:
-    bare = ladder(FOOTPRINT, GRID, GPU, Wishes("recompute", 8))[0]
+    bare = candidate_plans(FOOTPRINT, GRID, GPU, PlanOverrides("recompute", 8))[0]
     for host, device, where in ((105, 525, "device"), (525, 105, "host")):
         budget = MemoryBudget(bare.host_bytes + host * MB, bare.device_bytes + device * MB)
-        plans = ladder(FOOTPRINT, GRID, Setting(0, True, budget), Wishes(batch=8))
+        plans = candidate_plans(FOOTPRINT, GRID, PlanInputs(0, True, budget), PlanOverrides(batch=8))
         plan = plans[choose(plans, budget)]
         assert (plan.skips, plan.kept) == (where, 50)
         assert plan.fits(budget)
 
 
 def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> None:
-    plans = ladder(lean(FOOTPRINT), GRID, Setting(0, disk_bytes=1 << 40), Wishes())
+    plans = candidate_plans(lean(FOOTPRINT), GRID, PlanInputs(0, disk_bytes=1 << 40), PlanOverrides())
     index = next(i for i, plan in enumerate(plans) if (plan.skips, plan.batch) == ("host", 8))
-    after_encode, after_mix = (plans[following(plans, index, phase) or 0] for phase in ("encode", "mix"))
+    after_encode, after_mix = (plans[next_smaller(plans, index, phase) or 0] for phase in ("encode", "mix"))
     assert (after_encode.skips, after_encode.batch, after_encode.queries) == ("host", 4, None)
     assert (after_mix.skips, after_mix.batch) == ("host", 8) and after_mix.queries
     names = []
@@ -196,7 +199,7 @@ def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> 
     while step is not None:
         plan = plans[step]
         names.append((plan.skips, plan.attention, plan.queries is not None))
-        step = following(plans, step, "mix")
+        step = next_smaller(plans, step, "mix")
     assert names == [
         ("host", "exact", False),
         ("host", "exact", True),
@@ -206,29 +209,30 @@ def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> 
 
 
 def test_what_was_given_up_is_not_taken_back() -> None:
-    plans = ladder(lean(FOOTPRINT), GRID, Setting(0, disk_bytes=1 << 40), Wishes())
+    plans = candidate_plans(lean(FOOTPRINT), GRID, PlanInputs(0, disk_bytes=1 << 40), PlanOverrides())
     for phase in ("encode", "mix", "decode"):
         steps, step = [], 0
         while step is not None:
             steps.append(plans[step])
-            step = following(plans, step, phase)  # type: ignore[assignment]
+            step = next_smaller(plans, step, phase)  # type: ignore[assignment]
         assert len(steps) > 2
         for before, after in itertools.pairwise(steps):
             assert after.thrift >= before.thrift
             assert after.needs(phase) < before.needs(phase) or after.thrift > before.thrift
-    assert following([Plan("host", 1, None)], 0, "encode") is None
+    assert next_smaller([Plan("host", 1, None)], 0, "encode") is None
 
 
 def test_features_that_are_none_need_no_place() -> None:
     summed = Footprint(10 * MB, 0, 0, 50 * MB, 0)
-    for setting in (CPU, GPU, Setting(0, disk_bytes=1 << 40)):
-        assert len({plan.skips for plan in ladder(summed, GRID, setting, Wishes())}) == 1
-    assert ladder(summed, GRID, CPU, Wishes("recompute"))[0].skips == "recompute"
+    for setting in (CPU, GPU, PlanInputs(0, disk_bytes=1 << 40)):
+        assert len({plan.skips for plan in candidate_plans(summed, GRID, setting, PlanOverrides())}) == 1
+    assert candidate_plans(summed, GRID, CPU, PlanOverrides("recompute"))[0].skips == "recompute"
 
 
 def test_only_what_is_written_waits() -> None:
     whole, part = (
-        ladder(FOOTPRINT, GRID, Setting(0, wanted=wanted), Wishes("host", 2))[0] for wanted in (None, (3, 4))
+        candidate_plans(FOOTPRINT, GRID, PlanInputs(0, wanted=wanted), PlanOverrides("host", 2))[0]
+        for wanted in (None, (3, 4))
     )
     # Batches reach beyond what is wanted by a patch on either side.
     assert whole.host_bytes - part.host_bytes == int(KEPT_SHARE * 1000 * MB) - int(KEPT_SHARE * 180 * MB)
@@ -236,9 +240,11 @@ def test_only_what_is_written_waits() -> None:
 
 def test_replicas_and_results_that_are_arrays_count() -> None:
     footprint = replace(FOOTPRINT, kernel_bytes=3 * MB)
-    one = ladder(footprint, GRID, Setting(0), Wishes("recompute", 8))[0]
-    two = ladder(footprint, GRID, Setting(0, replicas=2), Wishes("recompute", 8))[0]
-    held = ladder(footprint, GRID, Setting(0, held_bytes=7 * MB), Wishes("recompute", 8))[0]
+    one = candidate_plans(footprint, GRID, PlanInputs(0), PlanOverrides("recompute", 8))[0]
+    two = candidate_plans(footprint, GRID, PlanInputs(0, replicas=2), PlanOverrides("recompute", 8))[0]
+    held = candidate_plans(footprint, GRID, PlanInputs(0, held_bytes=7 * MB), PlanOverrides("recompute", 8))[
+        0
+    ]
     assert two.host_bytes - one.host_bytes == (400 + 10 + 3) * MB  # in flight, weights, kernels
     assert held.host_bytes - one.host_bytes == 7 * MB
 

@@ -18,7 +18,7 @@ import torch
 from conftest import Identity, Result, Toy, save_tiny_weights
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import Mode, Options, Resume, Wishes, journal, run
+from dehazexl_cli.engine import Mode, Options, PlanOverrides, Resume, journal, run
 from dehazexl_cli.engine.journal import FolderJournal
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
@@ -77,7 +77,7 @@ def attempt(
         return writers[-1]
 
     try:
-        chosen = Options(**(FP32 | {"wishes": Wishes(batch=3)} | options))  # type: ignore[arg-type]
+        chosen = Options(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
         report = run(reader, make_writer, model, chosen, resume=resume)
     except Killed:
         return None, None
@@ -95,7 +95,7 @@ KILLS = [
     *[("encode", calls, "stack", SURVEY) for calls in (0, 5, 8)],  # the first six are the survey's own
     *[("decode", calls, "stack", SURVEY) for calls in (3, 9)],
     *[("mix", 2, "stack", SURVEY), ("decode", 14, "stack", GREY | SURVEY)],
-    *[("decode", 6, "stack", OVERLAP | {"wishes": Wishes("recompute", 1)})],
+    *[("decode", 6, "stack", OVERLAP | {"wishes": PlanOverrides("recompute", 1)})],
 ]
 
 
@@ -142,7 +142,7 @@ def test_whatever_makes_a_result_another_one_starts_anew_and_says_so(tmp_path: P
         (Resume(folder, {"the input": "x", "the weights": "b"}), {}, "the input changed"),
         (Resume(folder, {"the input": "a", "the weights": "x"}), {}, "the weights changed"),
         (first, {"strength": 0.5}, "the options changed"),
-        (first, {"wishes": Wishes(batch=1)}, "the options and the plan changed"),
+        (first, {"wishes": PlanOverrides(batch=1)}, "the options and the plan changed"),
         (first, {"threads": torch.get_num_threads() + 1}, "the machine changed"),
     ]
     for resume, options, words in changes:
@@ -179,8 +179,8 @@ def test_a_run_goes_on_by_the_plan_it_was_begun_with(tmp_path: Path) -> None:
             return super().encode(batch)
 
     resume = Resume(str(tmp_path / "journal"), {})
-    attempt(Short("decode", 12), resume, wishes=Wishes())
-    output, report = attempt(Toy(), resume, wishes=Wishes())
+    attempt(Short("decode", 12), resume, wishes=PlanOverrides())
+    output, report = attempt(Toy(), resume, wishes=PlanOverrides())
     assert report is not None and report.plan["batch"] == 2
     assert report.warnings == [WENT_ON]
     assert np.array_equal(output, attempt(Toy(), None)[0])  # type: ignore[arg-type]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dehazexl_cli.evaluation import Drift, Indicators, SeamMeter, Seams
-from dehazexl_cli.grid import Joints, PatchGrid
+from dehazexl_cli.grid import PatchGrid, SeamLines
 from dehazexl_cli.raster.base import Pixels
 
-EDGES = Joints(stride=256, overlap=0, pitch=32)
-FEATHERED = Joints(stride=224, overlap=32, pitch=32)
+EDGES = SeamLines(stride=256, overlap=0, pitch=32)
+FEATHERED = SeamLines(stride=224, overlap=32, pitch=32)
 HEIGHT, WIDTH = 900, 1100
 
 
@@ -29,7 +29,7 @@ def noise(height: int, width: int, size: float) -> Pixels:
 
 def measured(
     change: Pixels,
-    joints: Joints,
+    joints: SeamLines,
     reference: Pixels | None = None,
     valid: Pixels | None = None,
     strip: int = 64,
@@ -105,7 +105,7 @@ def test_feathering_escapes_the_fine_score_but_not_the_broad_one() -> None:
 
 
 def test_a_hard_cut_is_looked_for_in_the_middle_of_the_overlap() -> None:
-    joints = Joints(stride=448, overlap=64, pitch=32, hard=True)
+    joints = SeamLines(stride=448, overlap=64, pitch=32, hard=True)
     change = planted(smooth(HEIGHT, WIDTH) + noise(HEIGHT, WIDTH, 0.002), 448 + 32, 0.05)
     assert measured(change, joints).stretches[0].box.left == 448 + 32 - 1
     assert joints.starts(512) == []

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dehazexl_cli.attribution import Blend, Detector, Network, Part, Sight, attribute
-from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.engine import Options, PlanOverrides, run
 from dehazexl_cli.engine.modes import Mode
 from dehazexl_cli.engine.shelves import HostShelf
 from dehazexl_cli.errors import DeviceError
@@ -212,7 +212,7 @@ def test_two_devices_share_the_work_and_give_the_same() -> None:
 @pytest.mark.parametrize("skips", ["device", "host", "recompute", "disk"])
 def test_wherever_features_wait_the_bits_are_the_same(skips: str, tmp_path: object) -> None:
     image = picture(200, 260)
-    wishes = Wishes("device", 2)
+    wishes = PlanOverrides("device", 2)
     with simulated_cuda():
         expected, _ = dehazed(image, tiny_paper(), device="cuda", precision="fp32", wishes=wishes)
         options = {"device": "cuda", "precision": "fp32", "tmp_dir": str(tmp_path)}
@@ -227,7 +227,7 @@ def test_features_that_nobody_waits_for_are_noticed(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(HostShelf, "take", take)
     with simulated_cuda(), pytest.raises(StreamError):
-        dehazed(picture(200, 260), tiny_paper(), device="cuda", wishes=Wishes("host", 2))
+        dehazed(picture(200, 260), tiny_paper(), device="cuda", wishes=PlanOverrides("host", 2))
 
 
 @pytest.mark.parametrize("allowed", [15, 13])

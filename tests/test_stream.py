@@ -8,7 +8,7 @@ import torch
 from conftest import Identity, Toy
 from numpy.typing import NDArray
 
-from dehazexl_cli.engine import Options, Wishes, run
+from dehazexl_cli.engine import Options, PlanOverrides, run
 from dehazexl_cli.engine.careful import Careful
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
@@ -107,8 +107,8 @@ def test_overlap_a_model_cannot_have_is_refused() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_batch_and_skip_policy_do_not_change_a_bit(skips: SkipPolicy, batch: int) -> None:
     array = scene(50, 120)
-    first, _ = streamed(array, Toy(), Options(**FP32, wishes=Wishes("device", 1)))
-    other, report = streamed(array, Toy(), Options(**FP32, wishes=Wishes(skips, batch)))
+    first, _ = streamed(array, Toy(), Options(**FP32, wishes=PlanOverrides("device", 1)))
+    other, report = streamed(array, Toy(), Options(**FP32, wishes=PlanOverrides(skips, batch)))
     assert np.array_equal(first, other)
     assert (report.plan["skips"], report.plan["batch"]) == (skips, batch)
 
@@ -121,7 +121,7 @@ def test_the_real_networks_stream_as_they_run_whole(name: str) -> None:
         torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.05)  # type: ignore[union-attr]
     array = scene(300, 520)
     expected = whole(array, model, model.overlap).astype(int)
-    for wishes in (Wishes("host", 2), Wishes("recompute", 1)):
+    for wishes in (PlanOverrides("host", 2), PlanOverrides("recompute", 1)):
         output, _ = streamed(array, model, Options(**FP32, wishes=wishes))
         assert abs(output.astype(int) - expected).max() <= 1
     assert abs(expected - array).mean() > 1  # the network does something
@@ -129,7 +129,7 @@ def test_the_real_networks_stream_as_they_run_whole(name: str) -> None:
 
 def test_each_patch_is_encoded_and_mixed_once() -> None:
     model = Toy()
-    streamed(scene(50, 120), model, Options(**FP32, wishes=Wishes("host", 4)))
+    streamed(scene(50, 120), model, Options(**FP32, wishes=PlanOverrides("host", 4)))
     assert sorted(model.encoded) == list(range(4 * 8))
     assert model.mixed == 1
 
@@ -223,9 +223,9 @@ class Overflowing(Toy):
 def test_a_batch_that_overflows_is_done_again_in_float32_and_counted() -> None:
     array = scene(40, 60) // 2
     array[0, 0] = 255
-    expected, _ = streamed(array, Toy(), Options(**FP32, wishes=Wishes(batch=1)))
+    expected, _ = streamed(array, Toy(), Options(**FP32, wishes=PlanOverrides(batch=1)))
     output, report = streamed(
-        array, Overflowing(), Options(device="cpu", precision="bf16", wishes=Wishes(batch=1))
+        array, Overflowing(), Options(device="cpu", precision="bf16", wishes=PlanOverrides(batch=1))
     )
     assert report.redone_batches == 1
     assert abs(output.astype(int) - expected).max() <= 1
@@ -268,7 +268,7 @@ def test_lack_of_memory_goes_down_the_ladder_and_is_reported() -> None:
 
 def test_lack_of_memory_with_a_given_batch_fails_instead_of_changing_it() -> None:
     with pytest.raises(DeviceError):
-        streamed(scene(50, 200), Hungry(), Options(**FP32, wishes=Wishes("recompute", 4)))
+        streamed(scene(50, 200), Hungry(), Options(**FP32, wishes=PlanOverrides("recompute", 4)))
 
 
 @pytest.mark.parametrize("bands", [(0,), (1, 2), (1, 2, 4), (1, 1, 2), (-1, 2, 3)])

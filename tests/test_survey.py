@@ -15,13 +15,13 @@ from test_team import Here, dehazed
 from torch import Tensor
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Mode, Options, Wishes, joints_of
+from dehazexl_cli.engine import Mode, Options, PlanOverrides, joints_of
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.checkpoint import bundled
-from dehazexl_cli.plan import SURVEY_LEAVES_BYTES, Footprint, Setting, ladder
+from dehazexl_cli.plan import SURVEY_LEAVES_BYTES, Footprint, PlanInputs, candidate_plans
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.raster.memory import ArrayReader
 
@@ -166,10 +166,12 @@ def test_neither_batches_nor_windows_nor_the_mode_change_a_survey() -> None:
     array = scene(90, 120)
     expected, _ = streamed(array, Surveying(), Options(**FP32, overlap=4))
     for batch in (1, 5):
-        output, _ = streamed(array, Surveying(), Options(**FP32, overlap=4, wishes=Wishes(batch=batch)))
+        output, _ = streamed(
+            array, Surveying(), Options(**FP32, overlap=4, wishes=PlanOverrides(batch=batch))
+        )
         assert abs(output.astype(int) - expected).max() <= 1
     window = Box(35, 20, 40, 70)
-    part, _ = dehazed(None, Surveying(), array=array, overlap=4, window=window, wishes=Wishes())
+    part, _ = dehazed(None, Surveying(), array=array, overlap=4, window=window, wishes=PlanOverrides())
     assert np.array_equal(part, expected[35:75, 20:90])
     once, _ = streamed(array, Surveying(), Options(**FP32, overlap=4, mode=Mode("whole")))
     assert abs(once.astype(int) - expected).max() <= 1
@@ -200,7 +202,9 @@ def test_a_plan_counts_what_a_survey_takes_and_keeps(on_gpu: bool) -> None:
     footprint = Footprint(100, token_bytes=1, skip_bytes=10**6, work_bytes=10**7, mix_bytes=10)
     grid, look = PatchGrid(512, 512, 256), PatchGrid(2560, 2560, 256)
     plain, surveyed = (
-        ladder(footprint, grid, Setting(0, on_gpu, look=picture, groups=2), Wishes(batch=2))[0]
+        candidate_plans(
+            footprint, grid, PlanInputs(0, on_gpu, look=picture, groups=2), PlanOverrides(batch=2)
+        )[0]
         for picture in (None, look)
     )
     kept = 2 * 24 * 2560**2  # factors and offsets of three colours, of each group

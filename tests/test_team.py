@@ -13,7 +13,7 @@ from conftest import Toy
 from test_resume import ARRAY, GREY, OVERLAP, WENT_ON, Killed, Mortal
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import Mode, Options, Resume, Wishes, run, team
+from dehazexl_cli.engine import Mode, Options, PlanOverrides, Resume, run, team
 from dehazexl_cli.engine.station import Station
 from dehazexl_cli.engine.team import Brief, Step, bands_of, fetch, keep
 from dehazexl_cli.errors import OutputError, UsageError
@@ -74,7 +74,7 @@ def dehazed(
         writers.append(ArrayWriter(reader.info))
         return writers[-1]
 
-    chosen = Options(**(FP32 | {"wishes": Wishes(batch=3)} | options))  # type: ignore[arg-type]
+    chosen = Options(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
     if shared is not None:
         shared.options = chosen
     if chosen.window is not None:
@@ -91,7 +91,7 @@ WAYS = [
     ("stack", {"overlap": 0}),
     ("stack", GREY),
     ("stack", OVERLAP | {"window": Box(35, 20, 40, 70)}),
-    ("stack", OVERLAP | {"wishes": Wishes("recompute", 1)}),
+    ("stack", OVERLAP | {"wishes": PlanOverrides("recompute", 1)}),
     ("sum", {}),
     ("sum", GREY | {"strength": 0.5}),
 ]
@@ -160,7 +160,7 @@ def test_lack_of_memory_on_a_worker_leads_to_the_next_plan(tmp_path: Path) -> No
             return super().encode(batch)
 
     expected, _ = dehazed(None, Toy(), **OVERLAP)
-    output, report = dehazed(Here(tmp_path, [Toy(), Short()]), Toy(), wishes=Wishes(), **OVERLAP)
+    output, report = dehazed(Here(tmp_path, [Toy(), Short()]), Toy(), wishes=PlanOverrides(), **OVERLAP)
     assert report.plan["batch"] == 2 and "out of memory" in report.fallbacks[0]
     assert np.array_equal(output, expected)
 

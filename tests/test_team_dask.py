@@ -26,7 +26,7 @@ from dehazexl_cli.batch.conveyor import Setup
 from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
 from dehazexl_cli.engine.team import Brief
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
-from dehazexl_cli.files import Recipe
+from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import mosaic
 
@@ -235,7 +235,7 @@ def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(team, "arrived", lambda client, address: {})
-    alone = DaskTeam(Client(), "tcp://x:1", Setup(Recipe()), "a.tif", "0", tmp_path)  # type: ignore[arg-type]
+    alone = DaskTeam(Client(), "tcp://x:1", Setup(RunConfig()), "a.tif", "0", tmp_path)  # type: ignore[arg-type]
     since = alone._lonely(None)
     monkeypatch.setattr(team, "CONNECT_SECONDS", 0.0)
     with pytest.raises(DeviceError, match="are gone"):
@@ -243,7 +243,7 @@ def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
 
 
 def test_other_weights_on_a_worker_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
-    task = Task(Setup(Recipe(), weights=tiny_weights), "a.tif", "0" * 64)
+    task = Task(Setup(RunConfig(), weights=tiny_weights), "a.tif", "0" * 64)
     brief = Brief(tmp_path, *[None] * 9)  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="other weights"):
         station(task, brief)

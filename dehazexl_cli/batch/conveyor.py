@@ -15,7 +15,7 @@ from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell, failure
 from dehazexl_cli.batch.signals import undisturbed
 
 if TYPE_CHECKING:
-    from dehazexl_cli.files import Computed, Opened, Pending, Recipe
+    from dehazexl_cli.files import DeferredCommitWriter, OpenedScene, RunConfig, UncommittedResult
     from dehazexl_cli.models.checkpoint import Loaded
 
 AHEAD = 2  # scenes open at a time: the one that is computed, and the next
@@ -25,7 +25,7 @@ AHEAD = 2  # scenes open at a time: the one that is computed, and the next
 class Setup:
     """What it takes to dehaze any scene of a batch; travels to other processes."""
 
-    recipe: Recipe
+    recipe: RunConfig
     model: str | None = None
     weights: Path | None = None
     multiple: int | None = None
@@ -47,7 +47,7 @@ class Setup:
         options.mode.settled(loaded.model)
         return loaded
 
-    def open(self, source: str) -> Opened:
+    def open(self, source: str) -> OpenedScene:
         """Open a scene, to be run in this process's share of the memory."""
         from dehazexl_cli.engine.memory import share_of_host
         from dehazexl_cli.files import open_scene
@@ -64,8 +64,8 @@ class Item:
     """A scene on the conveyor."""
 
     job: Job
-    opened: Future[Opened]
-    pending: list[Pending] = field(default_factory=list)  # results that have no name yet
+    opened: Future[OpenedScene]
+    pending: list[DeferredCommitWriter] = field(default_factory=list)  # results that have no name yet
 
     def drop(self) -> None:
         """Let go of its source, and leave nothing of its result."""
@@ -113,7 +113,7 @@ class Conveyor:
             self._ahead.append(Item(job, opening.submit(self._open, job)))
         return bool(self._ahead)
 
-    def _open(self, job: Job) -> Opened:
+    def _open(self, job: Job) -> OpenedScene:
         from dehazexl_cli.files import read_ahead
 
         opened = self._setup.open(job.scene.source)
@@ -137,7 +137,7 @@ class Conveyor:
         self._behind = finishing.submit(finish, item.job, computed)
         self._ahead.popleft()
 
-    def _compute(self, item: Item) -> Computed:
+    def _compute(self, item: Item) -> UncommittedResult:
         from dehazexl_cli.files import compute
 
         job, opened = item.job, item.opened.result()
@@ -164,7 +164,7 @@ class Conveyor:
             tell(outcome)
 
 
-def finish(job: Job, computed: Computed) -> Outcome:
+def finish(job: Job, computed: UncommittedResult) -> Outcome:
     """Give a scene its name; what goes wrong is its outcome."""
     from dehazexl_cli.files import publish
 

@@ -16,7 +16,7 @@ from dehazexl_cli.batch.conveyor import Conveyor, Setup
 from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell
 from dehazexl_cli.batch.scenes import Scene
 from dehazexl_cli.batch.signals import undisturbed
-from dehazexl_cli.errors import DehazeError, Stopped, UsageError
+from dehazexl_cli.errors import DehazeError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -155,14 +155,14 @@ def work(pipe: Connection, setup: Setup) -> None:
 
     def stop(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # asked twice, it is not to stop cleaning up
-        raise Stopped(number, signal.Signals(number).name)
+        raise Interrupted(number, signal.Signals(number).name)
 
     # Ctrl-C reaches all processes of a terminal; who began this one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
     try:
         Conveyor(setup, setup.load())(Inbox(pipe), pipe.send)
-    except Stopped:
+    except Interrupted:
         pass
     except DehazeError as error:
         pipe.send(error)

@@ -24,7 +24,7 @@ from dehazexl_cli.cli.run import run
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
 from dehazexl_cli.cli.weights import weights
-from dehazexl_cli.errors import DehazeError, Stopped
+from dehazexl_cli.errors import DehazeError, Interrupted
 from dehazexl_cli.streams import Forgiving
 
 app = typer.Typer(
@@ -86,7 +86,7 @@ def run_guarded(command: Callable[[], Any]) -> None:
     try:
         with console.signals():
             command()
-    except Stopped as stopped:
+    except Interrupted as stopped:
         console.ignore_signals()
         ended_by(stopped)
         sys.exit(stopped.exit_code)
@@ -103,7 +103,7 @@ def run_guarded(command: Callable[[], Any]) -> None:
         sys.stderr = said_on
 
 
-def ended_by(error: DehazeError | Stopped) -> None:
+def ended_by(error: DehazeError | Interrupted) -> None:
     """Say what ended a command, and on request where it came from."""
     if console.debug:
         console.show_traceback()

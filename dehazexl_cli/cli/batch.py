@@ -147,7 +147,7 @@ def batch(
     from dehazexl_cli.batch.conveyor import Setup
     from dehazexl_cli.batch.course import Policy
     from dehazexl_cli.batch.scenes import Naming
-    from dehazexl_cli.files import Recipe
+    from dehazexl_cli.files import RunConfig
 
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
     chosen = replace(
@@ -157,7 +157,7 @@ def batch(
         mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey),
         tmp_dir=tmp_dir,
     )
-    recipe = Recipe(
+    recipe = RunConfig(
         chosen,
         options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size),
         options.read_storage(format, creation, overviews, tmp_dir),

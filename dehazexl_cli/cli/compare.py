@@ -16,7 +16,7 @@ from dehazexl_cli.cli import console, options
 from dehazexl_cli.cli.configuration import PREFIX
 from dehazexl_cli.cli.measuring import Measures, View, measure, measure_input
 from dehazexl_cli.documents import write_whole
-from dehazexl_cli.errors import Stopped, UsageError
+from dehazexl_cli.errors import Interrupted, UsageError
 from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import make_folder, require_all_writable
 from dehazexl_cli.text import to_json
@@ -164,7 +164,7 @@ class Candidate:
                 # Ctrl-C is to end this process alone, which then ends that one.
                 start_new_session=True,
             )
-        except Stopped:
+        except Interrupted:
             remove_what_the_dead_left(out)
             raise
         if done.returncode:

@@ -16,7 +16,7 @@ from enum import StrEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from dehazexl_cli.errors import DehazeError, OutputError, Stopped, stopping_signals
+from dehazexl_cli.errors import DehazeError, Interrupted, OutputError, stopping_signals
 from dehazexl_cli.streams import drop
 from dehazexl_cli.text import masked, printable, to_json
 
@@ -100,7 +100,7 @@ def stdout_failure(error: OSError) -> OutputError:
     )
 
 
-def show_error(error: DehazeError | Stopped) -> None:
+def show_error(error: DehazeError | Interrupted) -> None:
     """One line of what happened, one of what to do."""
     say(f"error: {in_one_line(error.message)}")
     if error.hint:
@@ -154,12 +154,12 @@ def signals() -> Iterator[None]:
         nonlocal heeded
         if time.monotonic() - heeded >= PATIENCE_SECONDS:
             heeded = time.monotonic()
-            raise Stopped(number, "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+            raise Interrupted(number, "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
 
     def unheard(unraisable: sys.UnraisableHookArgs) -> None:
         """Stop all the same where the signal came within something that lets no exception pass."""
         nonlocal heeded
-        if not isinstance(unraisable.exc_value, Stopped):
+        if not isinstance(unraisable.exc_value, Interrupted):
             sys.__unraisablehook__(unraisable)
             return
         heeded = -PATIENCE_SECONDS
@@ -191,7 +191,7 @@ def when_stopped(hint: str) -> Iterator[None]:
     """What is to be done if a signal ends what is inside."""
     try:
         yield
-    except Stopped as stopped:
+    except Interrupted as stopped:
         stopped.hint = hint
         raise
 

@@ -183,7 +183,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     from dehazexl_cli.engine import precision_for
     from dehazexl_cli.engine.transfer import choose_devices, precision_name
     from dehazexl_cli.evaluation import require_limits
-    from dehazexl_cli.files import Recipe
+    from dehazexl_cli.files import RunConfig
     from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing
 
     require_limits(chosen.input_range)
@@ -192,7 +192,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     about = {
         "model": loaded.name,
         "weights_sha256": loaded.sha256,
-        "companion_sha256": Recipe(chosen).companion_sha256(loaded),
+        "companion_sha256": RunConfig(chosen).companion_sha256(loaded),
         "version": __version__,
         "mode": chosen.mode.settled(loaded.model),
         "mixing": mixing.value,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dehazexl_cli.cli.sights import ground_of, parts_of, require_alike, valid_of
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.plan import PROCESS_BYTES, Footprint, Plan, Wishes, choose
+from dehazexl_cli.plan import PROCESS_BYTES, Footprint, Plan, PlanOverrides, choose
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,7 +161,7 @@ def clear_scene(
         return writers[-1]
 
     began = time.perf_counter()
-    run(reader, make_writer, model, replace(options, wishes=Wishes(exact_attention=True)), watch)
+    run(reader, make_writer, model, replace(options, wishes=PlanOverrides(exact_attention=True)), watch)
     seconds[SELF] = round(time.perf_counter() - began, 2)
     info = reader.info
     return ArrayReader(writers[-1].array, True, info.nodata, info.alpha, f"{info.name}, dehazed")

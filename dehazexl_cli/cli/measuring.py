@@ -8,14 +8,14 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dehazexl_cli.grid import Box, Joints
+from dehazexl_cli.grid import Box, SeamLines
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Seam
     from dehazexl_cli.raster.base import Pixels, RasterInfo
 
 DRIFT_SIDE = 512  # pixels of the squares whose colours are compared, the same for every mode
-IN_ONE_PIECE = Joints(stride=2**40, overlap=0, pitch=2**40)  # wider than any scene, so nothing meets
+IN_ONE_PIECE = SeamLines(stride=2**40, overlap=0, pitch=2**40)  # wider than any scene, so nothing meets
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def measure(
     ):
         info, count = before.info, len(view.bands)
         closeness = Comparison(after.info, truth.info, view.bands, (view.low, view.high))
-        meter = SeamMeter(info.height, info.width, count, Joints(**joints))
+        meter = SeamMeter(info.height, info.width, count, SeamLines(**joints))
         drift, indicators = Drift(info.height, info.width, count, DRIFT_SIDE), Indicators()
         for box in strips(info):
             valid = valid_in_both(before, truth, box, view.bands)

@@ -239,7 +239,7 @@ def read_options(
     seed: int,
 ) -> Options:
     """The engine's options from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.engine import Options, Wishes
+    from dehazexl_cli.engine import Options, PlanOverrides
 
     return Options(
         bands=parse_bands(bands),
@@ -250,7 +250,7 @@ def read_options(
         max_ram=parse_size("--max-ram", max_ram),
         max_vram=parse_size("--max-vram", max_vram),
         overlap=parse_overlap(overlap),
-        wishes=Wishes(seed=seed),
+        wishes=PlanOverrides(seed=seed),
     )
 
 

@@ -98,7 +98,7 @@ def run(
     """
     console.configure_logging(verbose, quiet)
     from dehazexl_cli.batch.conveyor import Setup
-    from dehazexl_cli.files import Recipe
+    from dehazexl_cli.files import RunConfig
 
     display = Display(progress, quiet, as_json, print_paths)
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
@@ -112,7 +112,7 @@ def run(
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
-    recipe = Recipe(chosen, selection, storage, not no_provenance, resume, in_place)
+    recipe = RunConfig(chosen, selection, storage, not no_provenance, resume, in_place)
     setup = Setup(recipe, model, weights, multiple)
     if is_folder(target) or len(sources) > 1:
         from dehazexl_cli.cli.batch import dehaze_some

@@ -33,9 +33,9 @@ from dehazexl_cli.engine.team import Team, for_team
 from dehazexl_cli.engine.transfer import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.values import choose_groups, is_stretched_unit
 from dehazexl_cli.errors import OutputError, UsageError
-from dehazexl_cli.grid import Box, Joints
+from dehazexl_cli.grid import Box, SeamLines
 from dehazexl_cli.models.base import DehazeModel
-from dehazexl_cli.plan import MemoryBudget, Plan, Setting, Wishes, choose, gigabytes
+from dehazexl_cli.plan import MemoryBudget, Plan, PlanInputs, PlanOverrides, choose, gigabytes
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, RasterWriter
 from dehazexl_cli.raster.views import LockedReader, WindowedReader
@@ -101,12 +101,12 @@ def setting_for(
     options: Options,
     devices: Sequence[torch.device],
     budget: MemoryBudget,
-) -> Setting:
+) -> PlanInputs:
     """What a scene's files and this process take in memory, whatever the plan."""
     result = (
         info.height * info.width * info.count * np.dtype(info.dtype).itemsize if info.driver == "MEM" else 0
     )
-    return Setting(
+    return PlanInputs(
         band_bytes=0,
         on_gpu=devices[0].type == "cuda",
         disk_bytes=0 if options.tmp_dir is None else int(DISK_SHARE * free_disk_bytes(options.tmp_dir)),
@@ -128,7 +128,7 @@ def precision_for(model: DehazeModel, wanted: str, device: torch.device) -> torc
     return torch.float32
 
 
-def joints_of(info: RasterInfo, model: DehazeModel, options: Options) -> Joints:
+def joints_of(info: RasterInfo, model: DehazeModel, options: Options) -> SeamLines:
     """Where a run would leave seams, if it left any."""
     require_overlap(model, options.overlap)
     return lay_out(info, model, options.mode, options.overlap).joints
@@ -262,8 +262,8 @@ __all__ = [
     "Options",
     "OutOfMemory",
     "Plan",
+    "PlanOverrides",
     "Resume",
-    "Wishes",
     "joints_of",
     "noticing_lack_of_memory",
     "precision_for",

@@ -17,7 +17,7 @@ from dehazexl_cli.engine.once import strategy_for
 from dehazexl_cli.engine.resume import way
 from dehazexl_cli.engine.shelves import NoRoom
 from dehazexl_cli.errors import DeviceError
-from dehazexl_cli.plan import Plan, following
+from dehazexl_cli.plan import Plan, next_smaller
 from dehazexl_cli.raster.base import RasterWriter
 from dehazexl_cli.report import Report
 
@@ -60,7 +60,7 @@ def run_by_plans(
             return attempt(job, replace(errand, plan=plan, watch=phase), make_writer)
         except OutOfMemory as error:
             full = isinstance(error.__cause__, NoRoom)
-            later = following(job.plans, index, "disk" if full else phase.last)
+            later = next_smaller(job.plans, index, "disk" if full else phase.last)
             if later is None:
                 raise DeviceError(
                     f"memory ran out with the smallest plan ({error})",

@@ -11,8 +11,8 @@ from dehazexl_cli.engine.frame import Frame
 from dehazexl_cli.engine.modes import Layout, Mode
 from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.errors import UsageError
-from dehazexl_cli.grid import Box, Joints
-from dehazexl_cli.plan import MemoryBudget, Plan, Wishes
+from dehazexl_cli.grid import Box, SeamLines
+from dehazexl_cli.plan import MemoryBudget, Plan, PlanOverrides
 
 # Options that say where, how fast and in how much room a result is made, and not what it is.
 OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram", "threads", "tmp_dir"})
@@ -34,7 +34,7 @@ class Options:
     max_ram: int | None = None  # bytes
     max_vram: int | None = None  # bytes, on each device
     overlap: int | None = None  # pixels; None is the model's own choice
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: PlanOverrides = field(default_factory=PlanOverrides)
     mode: Mode = field(default_factory=Mode)
     tmp_dir: str | None = None  # where features may wait if they find no room in memory
     threads: int | None = None  # of the processor; None is what torch takes
@@ -74,7 +74,7 @@ class Job(NamedTuple):
         layout = self.layout_of(plan)
         return replace(self.scene, grid=layout.outer), layout
 
-    def joints_of(self, plan: Plan) -> Joints:
+    def joints_of(self, plan: Plan) -> SeamLines:
         """Where seams may be in what is written: patches begin at the corner of the ground."""
         joints, frame, wanted = self.layout_of(plan).joints, self.frame, self.scene.wanted
         if frame is None:

@@ -12,9 +12,17 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from dehazexl_cli.errors import UsageError
-from dehazexl_cli.grid import Box, Joints, PatchGrid, fitting_overlap
+from dehazexl_cli.grid import Box, PatchGrid, SeamLines, fitting_overlap
 from dehazexl_cli.models.base import DehazeModel
-from dehazexl_cli.plan import PASS_BYTES, Footprint, Plan, Setting, Wishes, for_finishing, ladder
+from dehazexl_cli.plan import (
+    PASS_BYTES,
+    Footprint,
+    Plan,
+    PlanInputs,
+    PlanOverrides,
+    candidate_plans,
+    for_finishing,
+)
 from dehazexl_cli.raster.base import RasterInfo
 
 Kind = Literal["global", "tile", "downsample", "whole"]
@@ -99,7 +107,7 @@ class Layout(NamedTuple):
     kind: Kind
     outer: PatchGrid  # by which the scene is read and written
     inner: PatchGrid  # the patches of what goes through the network as one scene
-    joints: Joints  # where seams may be
+    joints: SeamLines  # where seams may be
     facts: dict[str, Any]  # for plan and report
     upsampling: Upsampling = "guided"
     looks: tuple[Look, ...] = ()  # of the survey, largest first
@@ -113,7 +121,7 @@ def lay_out(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | Non
     if kind == "downsample":
         return smaller(info, model, mode, overlap)
     grid = patches(info.height, info.width, model, overlap)
-    joints = Joints(grid.stride, grid.overlap, PITCH)
+    joints = SeamLines(grid.stride, grid.overlap, PITCH)
     looks = looks_at(info, model, mode)
     facts = {"survey": [told_of_look(look) for look in looks]}
     return Layout(kind, grid if kind == "global" else bands(info), grid, joints, facts, looks=looks)
@@ -162,7 +170,7 @@ def tiles(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None)
     outer = PatchGrid(info.height, info.width, side, 0, shared, hard=blend == "hard")
     inner = patches(min(side, info.height), min(side, info.width), model, overlap)
     facts = {"tile": side, "tile_overlap": shared, "blend": blend, "tiles": [outer.rows, outer.cols]}
-    return Layout("tile", outer, inner, Joints(outer.stride, shared, PITCH, outer.hard), facts)
+    return Layout("tile", outer, inner, SeamLines(outer.stride, shared, PITCH, outer.hard), facts)
 
 
 def smaller(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> Layout:
@@ -170,7 +178,7 @@ def smaller(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | Non
     scale = max(1.0, max(info.height, info.width) / (mode.long_side or LONG_SIDE))
     height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
     inner = patches(height, width, model, overlap)
-    joints = Joints(inner.stride * scale, inner.overlap * scale, PITCH * scale)
+    joints = SeamLines(inner.stride * scale, inner.overlap * scale, PITCH * scale)
     upsampling = mode.upsampling or "guided"
     facts = {"picture": [height, width], "upsampling": upsampling}
     return Layout("downsample", bands(info), inner, joints, facts, upsampling)
@@ -181,11 +189,11 @@ def bands(info: RasterInfo) -> PatchGrid:
     return PatchGrid(info.height, info.width, BAND_ROWS)
 
 
-def plans_for(layout: Layout, footprint: Footprint, setting: Setting, wishes: Wishes) -> list[Plan]:
+def plans_for(layout: Layout, footprint: Footprint, setting: PlanInputs, wishes: PlanOverrides) -> list[Plan]:
     """Every way to run the layout, best first; the setting's rows are those of the layout's outer grid."""
     outer, inner = layout.outer, layout.inner
     if layout.kind == "global":
-        return ladder(footprint, outer, setting, wishes)
+        return candidate_plans(footprint, outer, setting, wishes)
     # In one pass, features wait where they were made.
     kept = replace(wishes, skips="device" if setting.on_gpu else "host")
     tile = outer.patch if layout.kind == "tile" else None
@@ -198,7 +206,7 @@ def plans_for(layout: Layout, footprint: Footprint, setting: Setting, wishes: Wi
         need = max(getattr(plan, where) + passing, finishing) + 2 * 3 * 4 * outer.patch * outer.width
         return replace(plan, tile=tile, flow_bytes=need, mixing_bytes=need, **{where: need})
 
-    return [grown(plan) for plan in ladder(footprint, inner, setting, kept)]
+    return [grown(plan) for plan in candidate_plans(footprint, inner, setting, kept)]
 
 
 def row_bytes(info: RasterInfo) -> int:
@@ -206,7 +214,7 @@ def row_bytes(info: RasterInfo) -> int:
     return info.width * info.count * np.dtype(info.dtype).itemsize
 
 
-def settle(layout: Layout, info: RasterInfo, setting: Setting, wanted: Box) -> Setting:
+def settle(layout: Layout, info: RasterInfo, setting: PlanInputs, wanted: Box) -> PlanInputs:
     """A setting for a layout's rows and survey, and for its patches that reach into what is written."""
     outer, inner = layout.outer, layout.inner
     reached = outer.reaching(wanted) if layout.kind == "global" else None

@@ -25,7 +25,7 @@ from dehazexl_cli.engine.stream import Lane, lay, rewritten
 from dehazexl_cli.engine.team import MIXED, Brief, Step, fetch, keep, name_of, packed
 from dehazexl_cli.engine.transfer import choose_device
 from dehazexl_cli.models.base import DehazeModel
-from dehazexl_cli.plan import Plan, Wishes, choose, ladder
+from dehazexl_cli.plan import Plan, PlanOverrides, candidate_plans, choose
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
@@ -117,8 +117,10 @@ def plan_here(brief: Brief, scene: Scene, model: DehazeModel, options: Options) 
         band_bytes=(grid.patch + 2 * grid.halo) * row_bytes(info),
         wanted=(-(-grid.rows // brief.size), grid.cols),
     )
-    wishes = Wishes(options.wishes.skips, plan.batch, plan.seed is None, plan.seed or 0)
+    wishes = PlanOverrides(options.wishes.skips, plan.batch, plan.seed is None, plan.seed or 0)
     # The leader mixes.
     footprint = model.footprint(brief.dtype).times(len(scene.groups)).without_mixing()
-    plans = [each for each in ladder(footprint, grid, setting, wishes) if each.queries == plan.queries]
+    plans = [
+        each for each in candidate_plans(footprint, grid, setting, wishes) if each.queries == plan.queries
+    ]
     return plans[choose(plans, budget)]

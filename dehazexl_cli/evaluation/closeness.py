@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.evaluation.seams import SeamMeter, Seams
-from dehazexl_cli.grid import Box, Joints
+from dehazexl_cli.grid import Box, SeamLines
 from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader
 
 WINDOW = 11  # pixels a side, for SSIM
@@ -70,7 +70,7 @@ class ScoringWriter:
         reference: RasterReader,
         bands: Sequence[int] | None = None,
         limits: tuple[float, float] | None = None,
-        joints: Joints | None = None,
+        joints: SeamLines | None = None,
     ) -> None:
         self._source, self._reference = source, reference
         self._comparison = Comparison(source.info, reference.info, bands, limits)

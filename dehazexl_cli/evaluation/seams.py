@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dehazexl_cli.grid import Box, Joints
+from dehazexl_cli.grid import Box, SeamLines
 from dehazexl_cli.raster.base import Pixels
 
 FINE, BROAD = 1, 16  # pixels from the middle of a second difference to its ends
@@ -68,7 +68,7 @@ class Sums:
 class SeamMeter:
     """Measures seams of a scene whose rows come from top to bottom."""
 
-    def __init__(self, height: int, width: int, bands: int, joints: Joints) -> None:
+    def __init__(self, height: int, width: int, bands: int, joints: SeamLines) -> None:
         self._fine, self._broad, self._error = Sums(), Sums(), Sums()
         self._across = Lines(joints, (width, joints.left), height, bands)  # vertical lines
         self._down = Lines(joints, (height, joints.top), width, bands)
@@ -123,7 +123,7 @@ class SeamMeter:
 class Lines:
     """The lines along one axis, and mean colours beside each stretch of them."""
 
-    def __init__(self, joints: Joints, axis: tuple[int, int], length: int, bands: int) -> None:
+    def __init__(self, joints: SeamLines, axis: tuple[int, int], length: int, bands: int) -> None:
         starts = np.array(joints.starts(*axis), np.int64)
         self._edges = np.unique(np.concatenate([starts, starts + joints.shared]))
         off = elsewhere(joints, *axis)
@@ -178,7 +178,7 @@ class Lines:
         return heights
 
 
-def elsewhere(joints: Joints, size: int, begin: int) -> Pixels:
+def elsewhere(joints: SeamLines, size: int, begin: int) -> Pixels:
     """Places that lie whole tokens away from a line, and out of the reach of any; sorted, each once."""
     steps = np.arange(1, int(joints.stride / joints.pitch) + 1) * joints.pitch
     starts = np.array(joints.starts(size, begin))
