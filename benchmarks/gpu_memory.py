@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from helpers.simulated_cuda import simulated_cuda
 
 from dehazexl_cli.engine import Options, PlanOverrides, run
-from dehazexl_cli.engine.attempts import in_words
+from dehazexl_cli.engine.fallback import in_words
+from dehazexl_cli.engine.layout import patches
 from dehazexl_cli.engine.memory import FREE_SHARE
-from dehazexl_cli.engine.modes import patches
 from dehazexl_cli.models import build
 from dehazexl_cli.plan import MemoryBudget, Plan, PlanInputs, candidate_plans
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter

@@ -41,7 +41,7 @@ from quality_table import BEST, INPUT, Row, document, write_csv
 
 import dehazexl_cli
 from dehazexl_cli.engine import Options, precision_for
-from dehazexl_cli.engine.transfer import choose_devices, precision_name
+from dehazexl_cli.engine.device import choose_devices, precision_name
 from dehazexl_cli.errors import DehazeError
 from dehazexl_cli.evaluation import compare
 from dehazexl_cli.models.checkpoint import Loaded

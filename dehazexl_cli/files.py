@@ -28,7 +28,7 @@ from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine.team import Team
+    from dehazexl_cli.engine.team import WorkerPool
     from dehazexl_cli.models.checkpoint import Loaded
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
@@ -177,7 +177,7 @@ def compute(
     overwrite: bool = False,
     watch: Watch | None = None,
     pending: list[DeferredCommitWriter] | None = None,
-    team: Team | None = None,
+    team: WorkerPool | None = None,
 ) -> UncommittedResult:
     """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 

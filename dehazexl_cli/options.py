@@ -69,7 +69,7 @@ class Options:
 
     def recipe(self, resume: bool = False) -> RunConfig:
         """The same as the engine has it; UsageError for what does not go together."""
-        from dehazexl_cli.engine import Mode, PlanOverrides
+        from dehazexl_cli.engine import InferenceMode, PlanOverrides
         from dehazexl_cli.engine import Options as EngineOptions
         from dehazexl_cli.files import RunConfig
         from dehazexl_cli.raster.formats import Storage
@@ -91,7 +91,7 @@ class Options:
                 max_vram=parse_size("max_vram", None if self.max_vram is None else str(self.max_vram)),
                 overlap=self.overlap,
                 wishes=PlanOverrides(seed=self.seed),
-                mode=Mode(
+                mode=InferenceMode(
                     self.mode,
                     self.tile,
                     self.tile_overlap,

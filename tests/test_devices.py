@@ -10,9 +10,9 @@ import torch
 from conftest import Toy
 from test_stream import scene, streamed
 
-from dehazexl_cli.engine import Mode, Options, PlanOverrides
-from dehazexl_cli.engine.crew import Crew
-from dehazexl_cli.engine.transfer import choose_devices
+from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides
+from dehazexl_cli.engine.device import choose_devices
+from dehazexl_cli.engine.executor import LocalExecutor
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.models import build_accompanied
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -59,7 +59,7 @@ def test_replicas_share_the_batches_and_give_the_same(gather: str, skips: str, d
 
 
 def test_tiles_are_shared_too() -> None:
-    for mode in (Mode("tile", 40), Mode("whole")):
+    for mode in (InferenceMode("tile", 40), InferenceMode("whole")):
         expected, _ = streamed(ARRAY, Toy(), Options(device="cpu", precision="fp32", mode=mode))
         output, _ = streamed(ARRAY, Toy(), Options(device="cpu,cpu", precision="fp32", mode=mode))
         assert np.array_equal(output, expected)
@@ -114,7 +114,7 @@ def test_results_come_in_order_and_pieces_are_taken_as_workers_become_free() -> 
         done.append(piece)
         return worker, piece * piece
 
-    results = Crew([10, 20]).over(work, pieces())  # type: ignore[arg-type]
+    results = LocalExecutor([10, 20]).over(work, pieces())  # type: ignore[arg-type]
     assert next(results) == (10, 0)
     assert len(taken) <= 3
     assert list(results) == [(20, 1), (10, 4), (20, 9), (10, 16), (20, 25), (10, 36)]
@@ -128,5 +128,5 @@ def test_an_error_of_a_worker_is_raised_and_no_thread_stays() -> None:
 
     before = threading.active_count()
     with pytest.raises(ValueError, match="planned"):
-        list(Crew([0, 1]).over(work, range(9)))
+        list(LocalExecutor([0, 1]).over(work, range(9)))
     assert threading.active_count() == before

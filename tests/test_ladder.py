@@ -12,7 +12,7 @@ from conftest import Toy
 from test_stream import FP32, scene, streamed
 
 from dehazexl_cli import engine
-from dehazexl_cli.engine import Options, PlanOverrides, modes, shelves
+from dehazexl_cli.engine import Options, PlanOverrides, layout, skip_cache
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -75,7 +75,7 @@ def test_while_patches_run_batches_shrink_and_then_features_are_let_go(phase: st
 def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tiles(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(modes, "LAST_TILES", (64, 32))
+    monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
     expected, _ = streamed(ARRAY, Toy(), Options(**FP32))
     seen = []
     for times in range(4):
@@ -91,15 +91,15 @@ def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tile
     ]
     output, report = streamed(ARRAY, Failing("mix", 4), Options(**FP32))
     assert (report.mode, report.plan["tile"], report.joints["stride"]) == ("tile", 64, 56)
-    direct, _ = streamed(ARRAY, Toy(), Options(**FP32, mode=engine.Mode("tile", 64)))
+    direct, _ = streamed(ARRAY, Toy(), Options(**FP32, mode=engine.InferenceMode("tile", 64)))
     assert np.array_equal(output, direct)
     assert "went on with tiles of 64 pixels" in report.fallbacks[-1]
 
 
 def test_a_mode_that_was_chosen_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modes, "LAST_TILES", (64, 32))
+    monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
     with pytest.raises(DeviceError, match="smallest plan"):
-        streamed(ARRAY, Failing("mix", 99), Options(**FP32, mode=engine.Mode("global")))
+        streamed(ARRAY, Failing("mix", 99), Options(**FP32, mode=engine.InferenceMode("global")))
     with pytest.raises(DeviceError, match="smallest plan"):
         streamed(ARRAY, Failing("encode", 99), Options(**FP32))
 
@@ -126,9 +126,9 @@ def test_features_go_from_the_device_to_the_host_to_the_disk_and_away(
     options = Options(**FP32, tmp_dir=str(tmp_path), wishes=PlanOverrides(batch=4))
     found = []
     for place, shelf, failure in (
-        ("device", shelves.DeviceShelf, short),
-        ("host", shelves.HostShelf, short),
-        ("disk", shelves.DiskShelf, None),
+        ("device", skip_cache.DeviceCache, short),
+        ("host", skip_cache.PinnedHostCache, short),
+        ("disk", skip_cache.DiskCache, None),
         ("recompute", None, None),
     ):
         model = Toy()
@@ -140,7 +140,7 @@ def test_features_go_from_the_device_to_the_host_to_the_disk_and_away(
         if failure is not None:
             monkeypatch.setattr(shelf, "put", failure)
         elif place == "disk":
-            monkeypatch.setattr(shelves, "write_tensor", full)
+            monkeypatch.setattr(skip_cache, "write_tensor", full)
     exact = ", exact attention, 4 patches at a time"
     rest = [
         f"{exact}; went on with features {where}{exact}"
@@ -156,7 +156,7 @@ def test_features_go_from_the_device_to_the_host_to_the_disk_and_away(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_file_gives_back_every_bit_and_leaves_nothing(tmp_path: Path, dtype: torch.dtype) -> None:
-    shelf = shelves.DiskShelf(tmp_path)
+    shelf = skip_cache.DiskCache(tmp_path)
     batches = {
         (n,): tuple(
             torch.randn(2, side, side, 3, generator=torch.Generator().manual_seed(n)).to(dtype)
@@ -197,15 +197,17 @@ def test_some_features_are_kept_where_not_all_find_room() -> None:
 def test_a_scene_that_finds_no_room_as_one_is_cut_into_tiles_and_said_to_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(modes, "LAST_TILES", (64, 32))
+    monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
     room = engine.process_bytes(Heavy()) + 40 * MB  # 52 patches keep 52 MB
     output, report = streamed(ARRAY, Heavy(), Options(**FP32, max_ram=room))
-    direct, _ = streamed(ARRAY, Toy(), Options(**FP32, mode=engine.Mode("tile", report.plan["tile"])))
+    direct, _ = streamed(
+        ARRAY, Toy(), Options(**FP32, mode=engine.InferenceMode("tile", report.plan["tile"]))
+    )
     assert np.array_equal(output, direct)
     assert (report.mode, report.plan["tile"]) == ("tile", 32)
     assert "the scene as one needs" in report.fallbacks[0]
     with pytest.raises(DeviceError) as caught:
-        streamed(ARRAY, Heavy(), Options(**FP32, max_ram=room, mode=engine.Mode("global")))
+        streamed(ARRAY, Heavy(), Options(**FP32, max_ram=room, mode=engine.InferenceMode("global")))
     assert "--max-ram" in caught.value.hint
 
 

@@ -13,7 +13,7 @@ from test_stream import FP32, scene, streamed, whole
 from torch import Tensor, nn
 
 import dehazexl_cli
-from dehazexl_cli.engine import Mode, Options
+from dehazexl_cli.engine import InferenceMode, Options
 from dehazexl_cli.errors import DeviceError, UsageError, WeightsError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -30,12 +30,12 @@ class Brighter(Identity):
 
 
 MODES = [
-    Mode("tile", tile=48),
-    Mode("tile", tile=48, tile_overlap=0),
-    Mode("tile", tile=50, tile_overlap=9, blend="hard"),
-    Mode("whole"),
-    Mode("downsample", long_side=40),
-    Mode("downsample", long_side=4000),
+    InferenceMode("tile", tile=48),
+    InferenceMode("tile", tile=48, tile_overlap=0),
+    InferenceMode("tile", tile=50, tile_overlap=9, blend="hard"),
+    InferenceMode("whole"),
+    InferenceMode("downsample", long_side=40),
+    InferenceMode("downsample", long_side=4000),
 ]
 
 
@@ -43,7 +43,7 @@ MODES = [
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 130), (96, 96), (300, 41)])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_no_change_gives_back_every_bit_in_every_mode(
-    mode: Mode, height: int, width: int, dtype: str
+    mode: InferenceMode, height: int, width: int, dtype: str
 ) -> None:
     array = scene(height, width).astype(dtype)
     output, report = streamed(array, Identity(), Options(**FP32, mode=mode))
@@ -56,14 +56,16 @@ def test_whole_equals_global() -> None:
     for overlap in (0, 4):
         options = Options(**FP32, overlap=overlap)
         streaming, _ = streamed(array, Toy(), options)
-        once, report = streamed(array, Toy(), Options(**FP32, overlap=overlap, mode=Mode("whole")))
+        once, report = streamed(array, Toy(), Options(**FP32, overlap=overlap, mode=InferenceMode("whole")))
         assert abs(once.astype(int) - streaming.astype(int)).max() <= 1
         assert report.overlap == overlap
 
 
 def test_tiles_that_meet_edge_to_edge_are_scenes_of_their_own() -> None:
     array = scene(100, 130)
-    output, report = streamed(array, Toy(), Options(**FP32, mode=Mode("tile", tile=64, tile_overlap=0)))
+    output, report = streamed(
+        array, Toy(), Options(**FP32, mode=InferenceMode("tile", tile=64, tile_overlap=0))
+    )
     assert report.plan["tiles"] == [2, 3]
     for top in (0, 64):
         for left in (0, 64, 128):
@@ -88,10 +90,10 @@ def test_tiles_step_where_they_meet_and_feathering_spreads_the_step() -> None:
     array = uneven()
     found = {}
     for name, mode in (
-        ("global", Mode("global")),
-        ("edge", Mode("tile", tile=96, tile_overlap=0)),
-        ("hard", Mode("tile", tile=96, tile_overlap=32, blend="hard")),
-        ("feather", Mode("tile", tile=96, tile_overlap=32)),
+        ("global", InferenceMode("global")),
+        ("edge", InferenceMode("tile", tile=96, tile_overlap=0)),
+        ("hard", InferenceMode("tile", tile=96, tile_overlap=32, blend="hard")),
+        ("feather", InferenceMode("tile", tile=96, tile_overlap=32)),
     ):
         found[name] = steps(streamed(array, Brighter(), Options(**FP32, mode=mode))[0], array)
     assert found["global"] <= 1
@@ -130,7 +132,7 @@ def test_guided_upsampling_keeps_detail_that_plain_upsampling_loses() -> None:
     wanted, _ = streamed(array, Clearer(), Options(**FP32))
     errors = {}
     for upsampling in ("guided", "plain"):
-        mode = Mode("downsample", long_side=96, upsampling=upsampling)  # type: ignore[arg-type]
+        mode = InferenceMode("downsample", long_side=96, upsampling=upsampling)  # type: ignore[arg-type]
         output, report = streamed(array, Clearer(), Options(**FP32, mode=mode))
         errors[upsampling] = float(np.sqrt(np.square(output.astype(float) - wanted).mean()))
         assert report.plan["picture"] == [64, 96]
@@ -139,7 +141,7 @@ def test_guided_upsampling_keeps_detail_that_plain_upsampling_loses() -> None:
 
 
 def test_the_smaller_picture_is_the_mean_by_area() -> None:
-    from dehazexl_cli.engine.picture import add_rows
+    from dehazexl_cli.engine.downsampling import add_rows
 
     pixels = torch.rand(3, 90, 70)
     total = torch.zeros(3, 30, 20)
@@ -150,7 +152,7 @@ def test_the_smaller_picture_is_the_mean_by_area() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nodata_stays_and_does_not_bleed(mode: Mode) -> None:
+def test_nodata_stays_and_does_not_bleed(mode: InferenceMode) -> None:
     array = np.full((96, 150, 3), 120, np.uint8)
     array[30:60, 40:90] = 0
     output, report = streamed(array, Brighter(), Options(**FP32, mode=mode), nodata=0)
@@ -172,18 +174,20 @@ def test_grey_scenes_run_in_every_mode() -> None:
 def test_a_whole_scene_that_does_not_fit_is_refused_by_arithmetic() -> None:
     array = np.zeros((2000, 3000, 3), np.uint8)
     with pytest.raises(DeviceError, match="needs"):
-        streamed(array, Identity(), Options(**FP32, mode=Mode("whole"), max_ram=600 << 20))
+        streamed(array, Identity(), Options(**FP32, mode=InferenceMode("whole"), max_ram=600 << 20))
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Mode("sideways"),  # type: ignore[arg-type]
-        lambda: Mode("tile", blend="soft"),  # type: ignore[arg-type]
-        lambda: Mode("tile", tile=8),
-        lambda: Mode("global", tile=64).settled(Identity()),
-        lambda: Mode(None, long_side=64).settled(Identity()),
-        lambda: streamed(scene(9, 9), Identity(), Options(mode=Mode("tile", tile=64, tile_overlap=40))),
+        lambda: InferenceMode("sideways"),  # type: ignore[arg-type]
+        lambda: InferenceMode("tile", blend="soft"),  # type: ignore[arg-type]
+        lambda: InferenceMode("tile", tile=8),
+        lambda: InferenceMode("global", tile=64).settled(Identity()),
+        lambda: InferenceMode(None, long_side=64).settled(Identity()),
+        lambda: streamed(
+            scene(9, 9), Identity(), Options(mode=InferenceMode("tile", tile=64, tile_overlap=40))
+        ),
     ],
 )
 def test_options_that_mean_nothing_are_refused(wrong: object) -> None:
@@ -230,7 +234,11 @@ def test_foreign_networks_run_over_scenes_of_any_size(kind: str, tmp_path: Path)
     loaded = dehazexl_cli.load_model("generic", path)
     assert loaded.name == "plus"
     array = scene(75, 131) // 2
-    for mode in (Mode(), Mode("tile", tile=64), *([] if kind == "fixed" else [Mode("whole")])):
+    for mode in (
+        InferenceMode(),
+        InferenceMode("tile", tile=64),
+        *([] if kind == "fixed" else [InferenceMode("whole")]),
+    ):
         output, report = streamed(array, loaded.model, Options(device="cpu", mode=mode))
         assert report.mode == (mode.kind or "tile")
         assert abs(output.astype(float) - array - 25.5).max() <= 0.51
@@ -243,9 +251,9 @@ def test_what_a_foreign_network_cannot_do_is_said(tmp_path: Path) -> None:
     assert model.tile == 64
     array = scene(75, 131)
     with pytest.raises(UsageError, match="--mode global"):
-        streamed(array, model, Options(mode=Mode("global")))
+        streamed(array, model, Options(mode=InferenceMode("global")))
     with pytest.raises(UsageError, match="64 x 64 pixels only"):
-        streamed(array, model, Options(device="cpu", mode=Mode("whole")))
+        streamed(array, model, Options(device="cpu", mode=InferenceMode("whole")))
     with pytest.raises(UsageError, match="--precision bf16"):
         streamed(array, model, Options(device="cpu", precision="bf16"))
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from test_stream import FP32, streamed
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Mode, Options, PlanOverrides, run
-from dehazexl_cli.engine.fill import fill_invalid
-from dehazexl_cli.engine.ground import absent_patches, find_ground, gaps
+from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, run
+from dehazexl_cli.engine.nodata import empty_patches, gaps, valid_bounds
+from dehazexl_cli.engine.nodata_filling import fill_nodata
 from dehazexl_cli.grid import Box, PatchGrid, SeamLines
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 from dehazexl_cli.raster.views import WindowedReader
@@ -40,8 +40,10 @@ def test_a_border_of_nodata_changes_not_a_bit(
     assert not np.array_equal(alone, array)
 
 
-@pytest.mark.parametrize("mode", [Mode("tile", 64), Mode("downsample", long_side=40), Mode("whole")])
-def test_other_modes_know_borders_groups_and_parts_too(mode: Mode) -> None:
+@pytest.mark.parametrize(
+    "mode", [InferenceMode("tile", 64), InferenceMode("downsample", long_side=40), InferenceMode("whole")]
+)
+def test_other_modes_know_borders_groups_and_parts_too(mode: InferenceMode) -> None:
     array = np.concatenate([scene(90, 130), scene(90, 130, 1)], axis=2)
     array[30:50, 60:70] = 0
     options = Options(**FP32, mode=mode, all_bands=True)
@@ -118,7 +120,7 @@ def test_ground_is_found_whatever_its_shape(seed: int) -> None:
     array = np.zeros((height, width), np.uint8)
     for _ in range(rng.integers(0, 4)):
         array[rng.integers(height), rng.integers(width)] = 1
-    found = find_ground(ArrayReader(array, nodata=0), [1])
+    found = valid_bounds(ArrayReader(array, nodata=0), [1])
     rows, cols = np.nonzero(array)
     if not rows.size:
         assert found is None
@@ -137,7 +139,7 @@ def test_only_the_ends_of_a_raster_valid_to_its_edges_are_looked_at() -> None:
     array = np.ones((5000, 30), np.uint8)
     array[2000:2100, 4] = 0
     reader = Counting(array, nodata=0)
-    assert find_ground(reader, [1]) == Box(0, 0, 5000, 30)
+    assert valid_bounds(reader, [1]) == Box(0, 0, 5000, 30)
     assert reader.rows <= 512
 
 
@@ -145,7 +147,7 @@ def test_patches_without_ground_and_runs_to_fill_are_found_by_columns() -> None:
     grid = PatchGrid(16, 160, 16)
     valid = np.zeros((16, 160), bool)
     valid[:, 40:110] = True
-    absent = absent_patches(grid, 0, valid)
+    absent = empty_patches(grid, 0, valid)
     assert absent == {0, 1, 7, 8, 9}
     assert gaps(grid, 0, valid, absent) == [slice(16, 128)] or gaps(grid, 0, valid, absent) == [
         slice(16, 64),
@@ -157,7 +159,7 @@ def test_gaps_show_the_ground_beside_them_mirrored_and_not_smoothed() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint16)
     valid = np.ones((64, 64), bool)
     valid[:, 32:] = False
-    filled = fill_invalid(np.where(valid, pixels, 9999), valid, lambda: np.zeros(3))
+    filled = fill_nodata(np.where(valid, pixels, 9999), valid, lambda: np.zeros(3))
     assert filled.max() < 255
     assert np.array_equal(filled[:, :, :32], pixels[:, :, :32])
     texture = [filled[:, :, part].astype(float).std() for part in (slice(0, 32), slice(32, 60))]
@@ -168,7 +170,7 @@ def test_fills_of_wide_integers_stay_within_their_type() -> None:
     pixels = np.full((1, 9, 9), 2**32 - 1, np.uint32)
     valid = np.zeros((9, 9), bool)
     valid[4, 4] = True
-    assert (fill_invalid(pixels, valid, lambda: np.zeros(1)) >= 2**32 - 256).all()
+    assert (fill_nodata(pixels, valid, lambda: np.zeros(1)) >= 2**32 - 256).all()
 
 
 def test_a_part_is_a_raster_of_its_own() -> None:

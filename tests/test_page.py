@@ -15,7 +15,7 @@ from dehazexl_cli import load_model
 from dehazexl_cli.cli.compare import Candidate, input_row
 from dehazexl_cli.cli.measuring import View, measure
 from dehazexl_cli.cli.page import comparison_page, worst_places
-from dehazexl_cli.engine import Mode, Options
+from dehazexl_cli.engine import InferenceMode, Options
 from dehazexl_cli.evaluation import Seam
 from dehazexl_cli.grid import Box
 
@@ -26,7 +26,10 @@ def candidates(source: Path, reference: Path, folder: Path, weights: Path) -> li
     """Two ways, run in this process, as that is quicker."""
     model = load_model(weights=weights)
     found = []
-    for label, mode in (("global", Mode("global")), ("tile", Mode("tile", tile=256, tile_overlap=0))):
+    for label, mode in (
+        ("global", InferenceMode("global")),
+        ("tile", InferenceMode("tile", tile=256, tile_overlap=0)),
+    ):
         target = folder / f"{label}.tif"
         options = Options(device="cpu", precision="fp32", overlap=0, mode=mode)
         report = dehaze_file(source, target, model=model, options=options).to_dict()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dehazexl_cli.engine.pipes import Behind, ahead
+from dehazexl_cli.engine.threads import BackgroundWriter, prefetch
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.memory import ArrayWriter
 
@@ -27,7 +27,7 @@ def test_items_come_in_order_and_one_is_made_while_another_is_used() -> None:
             yield i
 
     seen = []
-    for item in ahead(items()):
+    for item in prefetch(items()):
         time.sleep(0.02)
         seen.append((item, len(made)))
     assert [item for item, _ in seen] == list(range(5))
@@ -41,7 +41,7 @@ def test_an_error_while_reading_ahead_is_raised_where_the_item_would_come() -> N
 
     got = []
     with pytest.raises(OSError, match="disk gone"):
-        for item in ahead(items()):
+        for item in prefetch(items()):
             got.append(item)
     assert got == [1]
 
@@ -51,7 +51,7 @@ def test_leaving_the_loop_early_ends_the_thread() -> None:
         while True:
             yield 1
 
-    for _ in ahead(endless()):
+    for _ in prefetch(endless()):
         break
     assert "read-ahead" not in threads()
 
@@ -62,7 +62,7 @@ def rows(value: int) -> Pixels:
 
 def test_rows_are_written_behind_in_order() -> None:
     writer = ArrayWriter(RasterInfo("x", "MEM", 4, 2, 1, "uint8"))
-    with Behind(writer) as behind:
+    with BackgroundWriter(writer) as behind:
         for value in range(4):
             behind.save(rows(value))
     writer.commit()  # raises if a row is missing
@@ -82,7 +82,7 @@ class Failing(ArrayWriter):
 @pytest.mark.parametrize("count", [2, 50])
 def test_an_error_while_writing_is_raised_and_nothing_waits_for_ever(count: int) -> None:
     writer = Failing(RasterInfo("x", "MEM", count, 2, 1, "uint8"))
-    with pytest.raises(OSError, match="no space left"), Behind(writer) as behind:
+    with pytest.raises(OSError, match="no space left"), BackgroundWriter(writer) as behind:
         for value in range(count):
             behind.save(rows(value))
     assert "write-behind" not in threads()
@@ -90,7 +90,7 @@ def test_an_error_while_writing_is_raised_and_nothing_waits_for_ever(count: int)
 
 def test_an_error_of_the_caller_stops_the_writing() -> None:
     writer = ArrayWriter(RasterInfo("x", "MEM", 4, 2, 1, "uint8"))
-    with pytest.raises(KeyError), Behind(writer) as behind:
+    with pytest.raises(KeyError), BackgroundWriter(writer) as behind:
         behind.save(rows(0))
         raise KeyError
     assert "write-behind" not in threads()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dehazexl_cli.engine import precision
-from dehazexl_cli.engine.transfer import choose_precision
+from dehazexl_cli.engine.device import choose_precision
 from dehazexl_cli.models import build
 
 CPU = torch.device("cpu")

@@ -18,8 +18,8 @@ import torch
 from conftest import Identity, Result, Toy, save_tiny_weights
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import Mode, Options, PlanOverrides, Resume, journal, run
-from dehazexl_cli.engine.journal import FolderJournal
+from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run, run_checkpoint
+from dehazexl_cli.engine.run_checkpoint import FolderCheckpoint
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.raster.base import Pixels
@@ -85,13 +85,16 @@ def attempt(
 
 
 OVERLAP, GREY = {"overlap": 4}, {"bands": (2,), "all_bands": True}
-SURVEY = {"mode": Mode(survey=(64, 32))}
+SURVEY = {"mode": InferenceMode(survey=(64, 32))}
 KILLS = [
     *[(phase, calls, "stack", OVERLAP) for phase in ("encode", "decode") for calls in (0, 1, 5, 11)],
     *[(phase, calls, "sum", {}) for phase in ("encode", "decode") for calls in (0, 3, 9)],
     *[("mix", calls, "stack", GREY) for calls in (0, 1)],
     *[("encode", 9, "stack", GREY), ("decode", 13, "stack", GREY)],
-    *[("decode", 4, "stack", {"mode": Mode("tile", 40)}), ("decode", 0, "stack", {"mode": Mode("whole")})],
+    *[
+        ("decode", 4, "stack", {"mode": InferenceMode("tile", 40)}),
+        ("decode", 0, "stack", {"mode": InferenceMode("whole")}),
+    ],
     *[("encode", calls, "stack", SURVEY) for calls in (0, 5, 8)],  # the first six are the survey's own
     *[("decode", calls, "stack", SURVEY) for calls in (3, 9)],
     *[("mix", 2, "stack", SURVEY), ("decode", 14, "stack", GREY | SURVEY)],
@@ -157,7 +160,7 @@ def test_whatever_makes_a_result_another_one_starts_anew_and_says_so(tmp_path: P
 def test_what_an_older_version_kept_is_not_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resume = Resume(str(tmp_path / "journal"), {})
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "FORM", journal.FORM - 1)
+        patch.setattr(run_checkpoint, "FORM", run_checkpoint.FORM - 1)
         attempt(Mortal("decode", 4), resume)
     _, report = attempt(Toy(), resume)
     assert report is not None and report.warnings[0].startswith("what is kept of a scene changed")
@@ -204,11 +207,11 @@ def test_what_came_to_harm_is_done_again(tmp_path: Path, name: str, harm: str) -
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    first = FolderJournal(folder, {}, {})
+    first = FolderCheckpoint(folder, {}, {})
     with pytest.raises(OutputError, match="another run is at work"):
-        FolderJournal(folder, {}, {})
+        FolderCheckpoint(folder, {}, {})
     first.close()
-    FolderJournal(folder, {}, {}).discard()
+    FolderCheckpoint(folder, {}, {}).discard()
 
 
 def test_a_run_that_did_nothing_leaves_nothing(tmp_path: Path) -> None:
@@ -242,7 +245,7 @@ def hazy(tmp_path: Path) -> Path:
 
 SLOWLY = """
 import sys, time
-import dehazexl_cli.engine.stream as stream
+import dehazexl_cli.engine.pipeline as stream
 phase, rows, marker = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 def wait(of, name):
@@ -304,7 +307,7 @@ def test_a_command_notices_that_its_input_changed(
         raise DehazeError("planned for a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dehazexl_cli.engine.stream.Lane.mix", stopped)
+        patch.setattr("dehazexl_cli.engine.pipeline.GroupState.mix", stopped)
         assert dehazexl("run", hazy, again, *options, "--resume").code == 1
     assert (tmp_path / ".again.tif.resume").is_dir()
     before = hazy.stat()

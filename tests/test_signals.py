@@ -18,7 +18,7 @@ import pytest
 import rasterio
 from conftest import Result, as_from_a_terminal, names
 
-from dehazexl_cli.engine.pipes import Behind
+from dehazexl_cli.engine.threads import BackgroundWriter
 from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.gdal import GdalReader
@@ -372,7 +372,7 @@ class Slow:
 
 def test_a_signal_does_not_part_a_writer_from_the_thread_that_writes() -> None:
     writer = Slow()
-    with alarm_after(60), pytest.raises(Alarm), Behind(writer) as behind:  # type: ignore[arg-type]
+    with alarm_after(60), pytest.raises(Alarm), BackgroundWriter(writer) as behind:  # type: ignore[arg-type]
         behind.save(np.zeros(1))
         writer.begun.wait()
         signal.setitimer(signal.ITIMER_REAL, 0.1)

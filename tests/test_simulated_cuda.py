@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dehazexl_cli.attribution import Blend, Detector, Network, Part, Sight, attribute
 from dehazexl_cli.engine import Options, PlanOverrides, run
-from dehazexl_cli.engine.modes import Mode
-from dehazexl_cli.engine.shelves import HostShelf
+from dehazexl_cli.engine.layout import InferenceMode
+from dehazexl_cli.engine.skip_cache import PinnedHostCache
 from dehazexl_cli.errors import DeviceError
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models.base import DehazeModel
@@ -185,7 +185,7 @@ def test_every_network_gives_what_the_processor_gives(name: str, precision: str)
 @pytest.mark.parametrize("mode", ["tile", "downsample", "whole"])
 @pytest.mark.parametrize("name", ["default", "fast"])
 def test_every_mode_does(name: str, mode: str) -> None:
-    assert on_both(picture(200, 260), MODELS[name], mode=Mode(mode)) <= 1
+    assert on_both(picture(200, 260), MODELS[name], mode=InferenceMode(mode)) <= 1
 
 
 def test_ground_without_data_does() -> None:
@@ -222,10 +222,10 @@ def test_wherever_features_wait_the_bits_are_the_same(skips: str, tmp_path: obje
 
 
 def test_features_that_nobody_waits_for_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def take(shelf: HostShelf, ids: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
+    def take(shelf: PinnedHostCache, ids: tuple[int, ...], device: torch.device) -> tuple[Tensor, ...]:
         return tuple(skip.to(device, non_blocking=True) for skip in shelf._skips.pop(ids))
 
-    monkeypatch.setattr(HostShelf, "take", take)
+    monkeypatch.setattr(PinnedHostCache, "take", take)
     with simulated_cuda(), pytest.raises(StreamError):
         dehazed(picture(200, 260), tiny_paper(), device="cuda", wishes=PlanOverrides("host", 2))
 

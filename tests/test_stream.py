@@ -9,7 +9,7 @@ from conftest import Identity, Toy
 from numpy.typing import NDArray
 
 from dehazexl_cli.engine import Options, PlanOverrides, run
-from dehazexl_cli.engine.careful import Careful
+from dehazexl_cli.engine.fp32_fallback import Fp32Fallback
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
@@ -241,7 +241,7 @@ class OverflowingMixer(Toy):
 def test_a_scene_that_overflows_is_mixed_again_from_what_its_tokens_were() -> None:
     report = Report()
     tokens = torch.rand(1, 4, 3).half()
-    careful = Careful(OverflowingMixer().half(), report)
+    careful = Fp32Fallback(OverflowingMixer().half(), report)
     assert torch.equal(careful.mix(tokens.clone(), PatchGrid(32, 32, 16), None), 2 * tokens)
     assert report.redone_batches == 1
 

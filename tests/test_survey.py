@@ -15,7 +15,7 @@ from test_team import Here, dehazed
 from torch import Tensor
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Mode, Options, PlanOverrides, joints_of
+from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, joints_of
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
@@ -42,9 +42,9 @@ def smooth(height: int, width: int) -> Pixels:
 
 
 def run(
-    array: Pixels, mode: Mode | None = None, model: DehazeModel | None = None, **options: object
+    array: Pixels, mode: InferenceMode | None = None, model: DehazeModel | None = None, **options: object
 ) -> Pixels:
-    chosen = Options(**(FP32 | {"mode": mode or Mode(), "input_range": (0.0, 1.0)} | options))  # type: ignore[arg-type]
+    chosen = Options(**(FP32 | {"mode": mode or InferenceMode(), "input_range": (0.0, 1.0)} | options))  # type: ignore[arg-type]
     return streamed(array, model or Surveying(), chosen)[0]
 
 
@@ -66,10 +66,10 @@ def own(*sizes: tuple[int, int]) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
 def test_the_result_is_the_mean_of_all_looks(options: dict[str, object]) -> None:
     array = smooth(70, 130)
-    full = run(array, Mode(survey=()), **options)
-    one, two = (run(array, Mode("downsample", long_side=side), **options) for side in (64, 32))
+    full = run(array, InferenceMode(survey=()), **options)
+    one, two = (run(array, InferenceMode("downsample", long_side=side), **options) for side in (64, 32))
     assert abs(full - one).max() > 0.01 and abs(one - two).max() > 0.001
-    assert run(array, Mode(survey=(64,)), **options) == pytest.approx((full + one) / 2, abs=1e-5)
+    assert run(array, InferenceMode(survey=(64,)), **options) == pytest.approx((full + one) / 2, abs=1e-5)
     # The smaller look's transforms pass through the larger picture on their way.
     assert run(array, **options) == pytest.approx((full + one + two) / 3, abs=2e-3)
 
@@ -88,7 +88,7 @@ def test_what_leaves_its_range_is_held_only_in_the_mean() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 90), (37, 130), (96, 96), (300, 41)])
 def test_no_change_gives_back_every_bit(height: int, width: int, dtype: str) -> None:
     array = scene(height, width).astype(dtype)
-    output, report = streamed(array, Identity(), Options(**FP32, mode=Mode(survey=(48, 32))))
+    output, report = streamed(array, Identity(), Options(**FP32, mode=InferenceMode(survey=(48, 32))))
     assert report.plan["survey"]
     assert np.array_equal(output, array)
 
@@ -106,14 +106,17 @@ def test_pictures_that_would_be_hardly_smaller_than_the_scene_are_not_taken() ->
 def test_a_companion_looks_too(options: dict[str, object]) -> None:
     array, model = smooth(70, 600), accompanied()
     assert model.companion is not None
-    alone = run(array, Mode(survey=(64, 32)), **options)
-    theirs = run(array, Mode("downsample", long_side=512), model.companion, **options)
+    alone = run(array, InferenceMode(survey=(64, 32)), **options)
+    theirs = run(array, InferenceMode("downsample", long_side=512), model.companion, **options)
     assert abs(alone - theirs).max() > 0.01
     # The smaller looks' transforms pass through the larger picture on their way.
     assert run(array, None, model, **options) == pytest.approx((3 * alone + theirs) / 4, abs=3e-3)
     # A scene that is no larger than its picture it sees as it is.
     small = smooth(30, 40)
-    full, theirs = run(small, Mode(survey=()), **options), run(small, None, model.companion, **options)
+    full, theirs = (
+        run(small, InferenceMode(survey=()), **options),
+        run(small, None, model.companion, **options),
+    )
     assert run(small, None, model, **options) == pytest.approx((full + theirs) / 2, abs=2e-3)
 
 
@@ -124,13 +127,21 @@ def test_where_haze_was_thick_the_survey_looks_again(value: float, share: float)
             return self.inner(batch.pixels) / 2
 
     array = np.full((90, 120, 3), value, np.float32)
-    output = run(array, Mode(survey=(64,)), Halving())
+    output = run(array, InferenceMode(survey=(64,)), Halving())
     looked_at = value * (0.5 * (1 - share) + 0.25 * share)
     assert output == pytest.approx((value / 2 + looked_at) / 2, abs=1e-5)
 
 
-@pytest.mark.parametrize("mode", [Mode(survey=()), Mode(survey=(64,)), Mode("tile"), Mode("downsample")])
-def test_a_companion_is_asked_only_where_the_survey_is_left_to_the_model(mode: Mode) -> None:
+@pytest.mark.parametrize(
+    "mode",
+    [
+        InferenceMode(survey=()),
+        InferenceMode(survey=(64,)),
+        InferenceMode("tile"),
+        InferenceMode("downsample"),
+    ],
+)
+def test_a_companion_is_asked_only_where_the_survey_is_left_to_the_model(mode: InferenceMode) -> None:
     array = smooth(70, 130)
     assert not mode.asks_companion
     assert np.array_equal(run(array, mode), run(array, mode, accompanied()))
@@ -173,14 +184,14 @@ def test_neither_batches_nor_windows_nor_the_mode_change_a_survey() -> None:
     window = Box(35, 20, 40, 70)
     part, _ = dehazed(None, Surveying(), array=array, overlap=4, window=window, wishes=PlanOverrides())
     assert np.array_equal(part, expected[35:75, 20:90])
-    once, _ = streamed(array, Surveying(), Options(**FP32, overlap=4, mode=Mode("whole")))
+    once, _ = streamed(array, Surveying(), Options(**FP32, overlap=4, mode=InferenceMode("whole")))
     assert abs(once.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("options", BANDS.values(), ids=BANDS)
 def test_a_team_gives_the_pixels_of_one(options: dict[str, object], tmp_path: Path) -> None:
     expected, alone = dehazed(None, Surveying(), **options)
-    without, _ = dehazed(None, Surveying(), **options, mode=Mode(survey=()))
+    without, _ = dehazed(None, Surveying(), **options, mode=InferenceMode(survey=()))
     output, report = dehazed(Here(tmp_path, [Surveying(), Surveying()]), Surveying(), **options)
     assert np.array_equal(output, expected) and not np.array_equal(output, without)
     assert report.counts() == alone.counts()
@@ -219,18 +230,18 @@ def test_a_plan_counts_what_a_survey_takes_and_keeps(on_gpu: bool) -> None:
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        (Mode("tile", survey=(64,)), "--survey has no meaning in mode tile"),
-        (Mode("downsample", survey=()), "--survey has no meaning in mode downsample"),
+        (InferenceMode("tile", survey=(64,)), "--survey has no meaning in mode tile"),
+        (InferenceMode("downsample", survey=()), "--survey has no meaning in mode downsample"),
     ],
 )
-def test_a_survey_belongs_to_modes_that_see_the_scene_at_full_size(mode: Mode, message: str) -> None:
+def test_a_survey_belongs_to_modes_that_see_the_scene_at_full_size(mode: InferenceMode, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         joints_of(ArrayReader(scene(40, 40)).info, Toy(), Options(mode=mode))
 
 
 def test_pictures_too_small_to_look_at_are_refused() -> None:
     with pytest.raises(UsageError, match="--survey 8 is too small"):
-        Mode(survey=(64, 8))
+        InferenceMode(survey=(64, 8))
 
 
 def test_the_command_line_says_which_pictures(dehazexl: Callable[..., Result], tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from conftest import Toy
 from test_resume import ARRAY, GREY, OVERLAP, WENT_ON, Killed, Mortal
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import Mode, Options, PlanOverrides, Resume, run, team
-from dehazexl_cli.engine.station import Station
-from dehazexl_cli.engine.team import Brief, Step, bands_of, fetch, keep
+from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run, team
+from dehazexl_cli.engine.scene_worker import SceneWorker
+from dehazexl_cli.engine.team import SceneSpec, Step, bands_of, fetch, keep
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
@@ -34,13 +34,15 @@ class Here:
     options: Options = field(default_factory=Options)
     lost: int = 0
     bands: list[tuple[Step, range]] = field(default_factory=list)
-    stations: dict[tuple[Path, int], Station] = field(default_factory=dict)
+    stations: dict[tuple[Path, int], SceneWorker] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         return len(self.workers)
 
-    def over(self, brief: Brief, step: Step, bands: Sequence[range]) -> Generator[Report | None, None, None]:
+    def over(
+        self, brief: SceneSpec, step: Step, bands: Sequence[range]
+    ) -> Generator[Report | None, None, None]:
         for turn, band in reversed(list(enumerate(bands))):  # they may end in any order
             self.bands.append((step, band))
             yield None
@@ -53,10 +55,10 @@ class Here:
                     self.workers[number] = Toy(gather=self.workers[number].gather)
                     del self.stations[brief.folder, number]
 
-    def station(self, brief: Brief, number: int) -> Station:
+    def station(self, brief: SceneSpec, number: int) -> SceneWorker:
         if (brief.folder, number) not in self.stations:
             reader, model = ArrayReader(self.array, nodata=0), self.workers[number]
-            self.stations[brief.folder, number] = Station(brief, reader, model, self.options)
+            self.stations[brief.folder, number] = SceneWorker(brief, reader, model, self.options)
         return self.stations[brief.folder, number]
 
 
@@ -134,7 +136,7 @@ def test_features_are_not_computed_again_where_they_are(tmp_path: Path) -> None:
 def test_a_shared_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     class Tired(Here):
         def over(
-            self, brief: Brief, step: Step, bands: Sequence[range]
+            self, brief: SceneSpec, step: Step, bands: Sequence[range]
         ) -> Generator[Report | None, None, None]:
             for number, told in enumerate(super().over(brief, step, bands)):
                 if step == "decode" and number > 5:
@@ -167,7 +169,7 @@ def test_lack_of_memory_on_a_worker_leads_to_the_next_plan(tmp_path: Path) -> No
 
 def test_what_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     for options, told in (
-        ({"mode": Mode("tile")}, "in mode tile"),
+        ({"mode": InferenceMode("tile")}, "in mode tile"),
         ({"device": "cpu,cpu"}, "several devices"),
     ):
         with pytest.raises(UsageError, match=told):

@@ -24,7 +24,7 @@ from test_stream import scene
 from dehazexl_cli.batch import team
 from dehazexl_cli.batch.conveyor import Setup
 from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
-from dehazexl_cli.engine.team import Brief
+from dehazexl_cli.engine.team import SceneSpec
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
 from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
@@ -244,7 +244,7 @@ def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
 
 def test_other_weights_on_a_worker_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
     task = Task(Setup(RunConfig(), weights=tiny_weights), "a.tif", "0" * 64)
-    brief = Brief(tmp_path, *[None] * 9)  # type: ignore[arg-type]
+    brief = SceneSpec(tmp_path, *[None] * 9)  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="other weights"):
         station(task, brief)
 

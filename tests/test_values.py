@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from test_stream import FP32, streamed
 
 from dehazexl_cli.engine import Options
-from dehazexl_cli.engine.fill import fill_invalid
-from dehazexl_cli.engine.transfer import (
+from dehazexl_cli.engine.device import (
     choose_device,
     choose_precision,
     to_source,
     to_unit,
 )
-from dehazexl_cli.engine.values import choose_range, range_of
+from dehazexl_cli.engine.nodata_filling import fill_nodata
+from dehazexl_cli.engine.scaling import choose_range, range_of
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, ValueRange
@@ -146,7 +146,7 @@ def test_gaps_take_the_values_around_them() -> None:
     valid = np.ones((32, 48), bool)
     valid[5:20, 3:15] = valid[5:20, 30:45] = False
     hidden = np.where(valid, pixels, -999)
-    filled = fill_invalid(hidden, valid, nothing)
+    filled = fill_nodata(hidden, valid, nothing)
     assert np.array_equal(filled[:, valid], pixels[:, valid])
     assert abs(filled[:, 5:20, 3:12] - 10).max() < 1
     assert abs(filled[:, 5:20, 33:45] - 20).max() < 1
@@ -155,14 +155,14 @@ def test_gaps_take_the_values_around_them() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 9)])
 def test_where_nothing_is_valid_the_default_is_taken(shape: tuple[int, int]) -> None:
     pixels, valid = np.full((3, *shape), np.nan, np.float32), np.zeros(shape, bool)
-    filled = fill_invalid(pixels, valid, lambda: np.array([7.0, 8.0, 9.0]))
+    filled = fill_nodata(pixels, valid, lambda: np.array([7.0, 8.0, 9.0]))
     assert (filled == np.array([7, 8, 9])[:, None, None]).all()
 
 
 def test_a_single_valid_pixel_fills_the_scene() -> None:
     valid = np.zeros((9, 14), bool)
     valid[4, 11] = True
-    filled = fill_invalid(np.where(valid, 5, np.nan)[None].astype(np.float32), valid, nothing)
+    filled = fill_nodata(np.where(valid, 5, np.nan)[None].astype(np.float32), valid, nothing)
     assert np.allclose(filled, 5)
 
 

@@ -36,7 +36,7 @@ class Setup:
         import torch
 
         from dehazexl_cli.engine import precision_for, require_overlap
-        from dehazexl_cli.engine.transfer import choose_devices
+        from dehazexl_cli.engine.device import choose_devices
         from dehazexl_cli.models.loading import load_model
 
         if self.share > 1:

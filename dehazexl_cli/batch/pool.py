@@ -189,7 +189,7 @@ def shared_out(setup: Setup, jobs: int, gpus: Sequence[int]) -> list[Setup]:
 
     Raises DeviceError for a GPU that is not there, UsageError for processes that would share one.
     """
-    from dehazexl_cli.engine.transfer import choose_device, choose_devices
+    from dehazexl_cli.engine.device import choose_device, choose_devices
 
     device = setup.recipe.options.device
     if gpus:

@@ -37,7 +37,7 @@ class Origin(NamedTuple):
         cls, model: str, weights_sha256: str, options: Mapping[str, Any], companion_sha256: str = ""
     ) -> Self:
         """Its options as JSON gives them back."""
-        from dehazexl_cli.engine.job import OF_THE_MACHINE
+        from dehazexl_cli.engine.prepared import OF_THE_MACHINE
 
         kept = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
         return cls(model, weights_sha256, json.loads(to_json(kept)), companion_sha256)

@@ -44,8 +44,8 @@ from dehazexl_cli.owner import Owner, tidy
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from dehazexl_cli.engine.station import Station
-    from dehazexl_cli.engine.team import Brief, Step
+    from dehazexl_cli.engine.scene_worker import SceneWorker
+    from dehazexl_cli.engine.team import SceneSpec, Step
     from dehazexl_cli.report import Report
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
@@ -120,7 +120,9 @@ class DaskTeam:
         self._resources = resources_for(setup.recipe.options.device, workers)
         self._home: dict[int, str] = {}  # row -> who has its features
 
-    def over(self, brief: Brief, step: Step, bands: Sequence[range]) -> Generator[Report | None, None, None]:
+    def over(
+        self, brief: SceneSpec, step: Step, bands: Sequence[range]
+    ) -> Generator[Report | None, None, None]:
         """See engine.team.Team."""
         task = replace(self._task, setup=decided(self._task.setup, brief), run=uuid4().hex)
         coming: SimpleQueue[Future] = SimpleQueue()
@@ -144,7 +146,7 @@ class DaskTeam:
             if given:
                 self._abandon(task.run, list(given))
 
-    def _submit(self, task: Task, brief: Brief, step: Step, band: range) -> Future:
+    def _submit(self, task: Task, brief: SceneSpec, step: Step, band: range) -> Future:
         home = self._home.get(band.start) if step == "decode" else None
         is_there = home in workers_of(self._client)
         return self._client.submit(
@@ -233,9 +235,9 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("dehazexl", "torch")}
 
 
-def decided(setup: Setup, brief: Brief) -> Setup:
+def decided(setup: Setup, brief: SceneSpec) -> Setup:
     """The setup with what was decided for all workers."""
-    from dehazexl_cli.engine.transfer import precision_name
+    from dehazexl_cli.engine.device import precision_name
 
     recipe = setup.recipe
     options = replace(recipe.options, device=brief.device, precision=precision_name(brief.dtype))
@@ -267,7 +269,7 @@ def sight(source: str, folder: Path) -> dict[str, str]:
     return versions()
 
 
-def do(task: Task, brief: Brief, step: Step, band: range) -> tuple[str, Report] | None:
+def do(task: Task, brief: SceneSpec, step: Step, band: range) -> tuple[str, Report] | None:
     """Do a step for a band of rows on a worker, and say which that is; None if the run has ended before.
 
     Raises the DehazeError that fits, with the name of the machine.
@@ -284,12 +286,12 @@ def do(task: Task, brief: Brief, step: Step, band: range) -> tuple[str, Report] 
             raise type(error)(f"{error.message} (on {socket.gethostname()})", error.hint) from error
 
 
-_STATIONS: dict[Path, Station] = {}
+_STATIONS: dict[Path, SceneWorker] = {}
 
 
-def station(task: Task, brief: Brief) -> Station:
+def station(task: Task, brief: SceneSpec) -> SceneWorker:
     """What this worker keeps of a scene while it is worked on; only of the last."""
-    from dehazexl_cli.engine.station import Station
+    from dehazexl_cli.engine.scene_worker import SceneWorker
 
     if brief.folder not in _STATIONS:
         leave()
@@ -297,7 +299,7 @@ def station(task: Task, brief: Brief) -> Station:
         if loaded.sha256 != task.weights_sha256:
             raise WeightsError(f"these are other weights of {loaded.name}", "give all machines the same file")
         opened = task.setup.open(task.source)
-        _STATIONS[brief.folder] = Station(brief, opened.reader, loaded.model, opened.options)
+        _STATIONS[brief.folder] = SceneWorker(brief, opened.reader, loaded.model, opened.options)
     return _STATIONS[brief.folder]
 
 

@@ -25,7 +25,7 @@ def check_device(wanted: str) -> Iterator[Finding]:
     """What a run would compute on, and whether a GPU that is there is used."""
     import torch
 
-    from dehazexl_cli.engine.transfer import choose_device
+    from dehazexl_cli.engine.device import choose_device
 
     chosen = choose_device(wanted)
     driver = nvidia_driver()
@@ -90,7 +90,7 @@ def check_gpu(device: torch.device, facts: dict[str, Any]) -> Iterator[Finding]:
 
 def check_precision(wanted: str) -> Iterator[Finding]:
     """Whether the device computes right in the precisions that networks may use."""
-    from dehazexl_cli.engine.transfer import PRECISIONS, choose_device, choose_precision, precision_name
+    from dehazexl_cli.engine.device import PRECISIONS, choose_device, choose_precision, precision_name
 
     device = choose_device(wanted)
     auto = precision_name(choose_precision("auto", device))

@@ -181,7 +181,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     """The model and how it is run; what no pair could be run with fails here, before the first."""
     from dehazexl_cli import __version__
     from dehazexl_cli.engine import precision_for
-    from dehazexl_cli.engine.transfer import choose_devices, precision_name
+    from dehazexl_cli.engine.device import choose_devices, precision_name
     from dehazexl_cli.evaluation import require_limits
     from dehazexl_cli.files import RunConfig
     from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing

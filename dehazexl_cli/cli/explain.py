@@ -213,7 +213,7 @@ def write_rows(writer: FileWriter, reader: RasterReader, explanation: Explanatio
     """All maps by strips; what is no ground is NaN."""
     import numpy as np
 
-    from dehazexl_cli.engine.ground import strips
+    from dehazexl_cli.engine.nodata import strips
 
     info, ground = reader.info, explanation.ground
     for strip in strips(info.height, info.width):

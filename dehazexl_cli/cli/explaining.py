@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dehazexl_cli.attribution import Attribution, Detector, Path, Spread
-    from dehazexl_cli.engine import Job, Mode, Options
-    from dehazexl_cli.engine.stream import Watch
+    from dehazexl_cli.engine import InferenceMode, Options, PreparedRun
+    from dehazexl_cli.engine.pipeline import Watch
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import RasterReader
 
@@ -62,14 +62,14 @@ class Question:
         windows = [named(window) for window in self.windows]
         return {key: plain[key] for key in plain if plain[key] != default[key]} | {"windows": windows}
 
-    def mode(self, name: str) -> Mode:
+    def mode(self, name: str) -> InferenceMode:
         """A mode as the engine runs it."""
-        from dehazexl_cli.engine import Mode
+        from dehazexl_cli.engine import InferenceMode
 
         if name == "tile":
-            return Mode("tile", self.tile)
+            return InferenceMode("tile", self.tile)
         # A survey sees all of the scene in any case: what is explained is the look at full size.
-        return Mode("global", survey=())
+        return InferenceMode("global", survey=())
 
 
 class Answer(NamedTuple):
@@ -134,7 +134,7 @@ def clear_scene(
     reader: RasterReader,
     model: DehazeModel,
     baseline: str,
-    job: Job,
+    job: PreparedRun,
     options: Options,
     watch: Watch,
     seconds: dict[str, float],
@@ -167,12 +167,12 @@ def clear_scene(
     return ArrayReader(writers[-1].array, True, info.nodata, info.alpha, f"{info.name}, dehazed")
 
 
-def path_of(name: str, job: Job) -> Path:
+def path_of(name: str, job: PreparedRun) -> Path:
     """The way from clear to hazy."""
     import torch
 
     from dehazexl_cli.attribution import Blend, Transmission, airlight_of
-    from dehazexl_cli.engine.transfer import to_unit
+    from dehazexl_cli.engine.device import to_unit
 
     if name == "blend":
         return Blend()
@@ -183,7 +183,7 @@ def path_of(name: str, job: Job) -> Path:
 
 
 def maps_of(
-    job: Job,
+    job: PreparedRun,
     clear: RasterReader | None,
     model: DehazeModel,
     question: Question,
@@ -214,7 +214,7 @@ def maps_of(
     ) from failure
 
 
-def detector_of(window: Box, kind: str, job: Job, valid: Tensor | None) -> Detector:
+def detector_of(window: Box, kind: str, job: PreparedRun, valid: Tensor | None) -> Detector:
     """What is asked of a window, on the ground; InputError if it has none."""
     from dehazexl_cli.attribution import Detector
 
@@ -234,7 +234,7 @@ def named(window: Box) -> str:
     return f"{window.left},{window.top},{window.width},{window.height}"
 
 
-def plans_for(job: Job, model: DehazeModel, question: Question, has_clear: bool) -> list[Plan]:
+def plans_for(job: PreparedRun, model: DehazeModel, question: Question, has_clear: bool) -> list[Plan]:
     """Every way to go there and back, best first, with the memory it is expected to need."""
     grid, on_gpu = job.layout.inner, job.scene.device.type == "cuda"
     info = job.scene.reader.info
@@ -262,7 +262,7 @@ def network_bytes(footprint: Footprint, grid: PatchGrid, batch: int, windows: in
 
 
 def answers(
-    job: Job,
+    job: PreparedRun,
     mode: str,
     model: DehazeModel,
     windows: Sequence[Box],
@@ -285,18 +285,18 @@ def answers(
     return made
 
 
-def restored_from(job: Job, model: DehazeModel, window: Box) -> Box:
+def restored_from(job: PreparedRun, model: DehazeModel, window: Box) -> Box:
     """The box around those patches that the global mode restores a window from; for other modes too."""
-    from dehazexl_cli.engine.ground import around
+    from dehazexl_cli.engine.nodata import around
 
     info = job.scene.reader.info
     grid = PatchGrid(info.height, info.width, model.patch, model.halo, job.layout.inner.overlap)
     return reduce(around, (box for box in map(grid.box, range(len(grid))) if box.within(window).pixels))
 
 
-def how(job: Job, question: Question, path: Path) -> dict[str, Any]:
+def how(job: PreparedRun, question: Question, path: Path) -> dict[str, Any]:
     """How the maps were made, as plain values."""
-    from dehazexl_cli.engine.transfer import precision_name
+    from dehazexl_cli.engine.device import precision_name
 
     shown = job.scene.groups[0]
     facts = {

@@ -15,7 +15,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.plan import parse_size
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine import Mode, Options
+    from dehazexl_cli.engine import InferenceMode, Options
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.selection import Selection
 
@@ -331,12 +331,12 @@ def read_mode(
     long_side: int | None = None,
     upsampling: str | None = None,
     survey: str = "auto",
-) -> Mode:
+) -> InferenceMode:
     """The mode of a run from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.engine import Mode
+    from dehazexl_cli.engine import InferenceMode
 
     sides = parse_survey(survey)
-    return Mode(kind, tile, tile_overlap, blend, long_side, upsampling, sides)  # type: ignore[arg-type]
+    return InferenceMode(kind, tile, tile_overlap, blend, long_side, upsampling, sides)  # type: ignore[arg-type]
 
 
 def parse_survey(text: str) -> tuple[int, ...] | None:

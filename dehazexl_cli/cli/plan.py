@@ -10,7 +10,7 @@ from dehazexl_cli.cli import console, options
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine import Job, Options
+    from dehazexl_cli.engine import Options, PreparedRun
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.plan import Plan
     from dehazexl_cli.raster.selection import Selection
@@ -106,10 +106,10 @@ def network_for(
         return name or DEFAULT_MODEL, build_accompanied(name or DEFAULT_MODEL)
 
 
-def describe(job: Job, model: str, network: DehazeModel) -> dict[str, Any]:
+def describe(job: PreparedRun, model: str, network: DehazeModel) -> dict[str, Any]:
     """What was decided, as plain values."""
     from dehazexl_cli.engine import describe_group
-    from dehazexl_cli.engine.transfer import precision_name
+    from dehazexl_cli.engine.device import precision_name
 
     info, shown = job.scene.reader.info, job.scene.groups[0]
     return {
@@ -137,7 +137,7 @@ def describe(job: Job, model: str, network: DehazeModel) -> dict[str, Any]:
     }
 
 
-def smallest(job: Job) -> Plan:
+def smallest(job: PreparedRun) -> Plan:
     """The plan that needs least of those that cut the scene no further than the chosen one."""
     alike = [plan for plan in job.plans if plan.tile == job.plan.tile]
     return min(alike, key=lambda plan: (plan.host_bytes + plan.device_bytes, job.plans.index(plan)))

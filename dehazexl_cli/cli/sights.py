@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dehazexl_cli.attribution import Detector, Part
-    from dehazexl_cli.engine import Job
-    from dehazexl_cli.engine.rows import Row
+    from dehazexl_cli.engine import PreparedRun
+    from dehazexl_cli.engine.rows import PatchRow
     from dehazexl_cli.engine.scene import Scene
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import Pixels, RasterReader
@@ -68,7 +68,7 @@ def require_alike(scene: RasterReader, clear: RasterReader, bands: Sequence[int]
         )
 
 
-def ground_of(job: Job) -> Box:
+def ground_of(job: PreparedRun) -> Box:
     """The part of the raster that has ground; patches lie over it."""
     info = job.scene.reader.info
     return job.frame.part if job.frame else Box(0, 0, info.height, info.width)
@@ -78,7 +78,7 @@ def valid_of(scene: Scene) -> Tensor | None:
     """Which pixels of a scene are ground, [height, width] bool; None if all are."""
     import torch
 
-    from dehazexl_cli.engine.ground import strips
+    from dehazexl_cli.engine.nodata import strips
 
     info, found = scene.reader.info, None
     for strip in strips(info.height, info.width):
@@ -90,7 +90,7 @@ def valid_of(scene: Scene) -> Tensor | None:
 
 
 def parts_of(
-    job: Job, clear: RasterReader | None, model: DehazeModel, detectors: Sequence[Detector]
+    job: PreparedRun, clear: RasterReader | None, model: DehazeModel, detectors: Sequence[Detector]
 ) -> list[Part]:
     """What the network sees, hazy and clear, and where the windows lie in it; `clear` None is black.
 
@@ -104,7 +104,7 @@ def parts_of(
     return [whole_of(scenes, model, detectors)]
 
 
-def over_ground(job: Job, clear: RasterReader) -> RasterReader:
+def over_ground(job: PreparedRun, clear: RasterReader) -> RasterReader:
     """The clear scene on the ground of the hazy one."""
     from dehazexl_cli.raster import views
 
@@ -133,7 +133,7 @@ def tiles_of(
     scenes: Sequence[Scene], overlap: int, model: DehazeModel, detectors: Sequence[Detector]
 ) -> list[Part]:
     """Those tiles that the windows are restored from; none knows of another."""
-    from dehazexl_cli.engine.ground import around
+    from dehazexl_cli.engine.nodata import around
     from dehazexl_cli.engine.rows import rows_to_decode
 
     wanted = reduce(around, (detector.box for detector in detectors))
@@ -148,7 +148,7 @@ def tiles_of(
     return [part for part in parts if part.detectors]
 
 
-def tile(grid: PatchGrid, id: int, row: Row, pixels: Tensor) -> Tensor:
+def tile(grid: PatchGrid, id: int, row: PatchRow, pixels: Tensor) -> Tensor:
     """The pixels of a tile [bands, height, width] without what overhangs the scene."""
     box = inside(grid, id)
     return pixels[:, box.top - row.view_top : box.bottom - row.view_top, box.left : box.right]
@@ -183,11 +183,11 @@ def inside(grid: PatchGrid, id: int) -> Box:
     return grid.box(id).within(Box(0, 0, grid.height, grid.width))
 
 
-def shown(scene: Scene, row: Row) -> Tensor:
+def shown(scene: Scene, row: PatchRow) -> Tensor:
     """A row of patches as the network is shown it: [3 or 1, rows, width] in [0, 1], on the host."""
     import torch
 
-    from dehazexl_cli.engine.transfer import to_unit
+    from dehazexl_cli.engine.device import to_unit
 
     return to_unit(torch.from_numpy(row.view), scene.groups[0].levels(torch.device("cpu")))
 

@@ -79,7 +79,7 @@ def train(
     """
     limit = float("inf") if time_limit is None else parse_duration(time_limit)
     sides = parse_sides(crop_sides)
-    from dehazexl_cli.engine.transfer import choose_device
+    from dehazexl_cli.engine.device import choose_device
     from dehazexl_cli.training import loop
     from dehazexl_cli.training.losses import Loss
 

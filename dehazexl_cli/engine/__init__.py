@@ -13,25 +13,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.attempts import (
+from dehazexl_cli.engine.context import RunContext, Watch
+from dehazexl_cli.engine.device import choose_devices, choose_precision, precision_name
+from dehazexl_cli.engine.doubts import doubts_of
+from dehazexl_cli.engine.fallback import (
     OutOfMemory,
     in_words,
     noticing_lack_of_memory,
     release,
-    run_by_plans,
+    run_with_fallback,
 )
-from dehazexl_cli.engine.doubts import doubts_of
-from dehazexl_cli.engine.errand import Errand, Watch
-from dehazexl_cli.engine.frame import Frame
-from dehazexl_cli.engine.ground import find_ground
-from dehazexl_cli.engine.job import Job, Options
+from dehazexl_cli.engine.layout import (
+    InferenceMode,
+    Layout,
+    fallback_tiles,
+    make_layout,
+    plan_inputs,
+    plans_for,
+)
 from dehazexl_cli.engine.memory import loading_bytes, measure_budget, process_bytes
-from dehazexl_cli.engine.modes import Layout, Mode, last_tiles, lay_out, plans_for, settle
+from dehazexl_cli.engine.nodata import valid_bounds
+from dehazexl_cli.engine.padding import Padding
+from dehazexl_cli.engine.prepared import Options, PreparedRun
 from dehazexl_cli.engine.resume import Resume, opened
+from dehazexl_cli.engine.scaling import choose_groups, is_stretched_unit
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.team import Team, for_team
-from dehazexl_cli.engine.transfer import choose_devices, choose_precision, precision_name
-from dehazexl_cli.engine.values import choose_groups, is_stretched_unit
+from dehazexl_cli.engine.team import WorkerPool, for_team
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, SeamLines
 from dehazexl_cli.models.base import DehazeModel
@@ -44,20 +51,20 @@ from dehazexl_cli.report import Report, peak_host_bytes
 DISK_SHARE = 0.8  # of what is free where temporary files go
 
 
-def prepare(reader: RasterReader, model: DehazeModel, options: Options) -> Job:
+def prepare(reader: RasterReader, model: DehazeModel, options: Options) -> PreparedRun:
     """Decide how to run; reads what is ground and a thinned sample of the scene at most."""
     devices = choose_devices(options.device)
     dtype = precision_for(model, options.precision, devices[0])
     whole = Box(0, 0, reader.info.height, reader.info.width)
     target = options.window or whole
     bands = choose_bands(reader.info, options.bands, options.all_bands)
-    ground = find_ground(reader, bands.dehazed) or whole
+    ground = valid_bounds(reader, bands.dehazed) or whole
     framed = ground != whole or target != whole
     reader = LockedReader(reader) if framed else reader
     # Patches lie over the ground, so that they lie alike whatever border is around it.
     part = reader if ground == whole else WindowedReader(reader, ground)
     require_overlap(model, options.overlap)
-    layout = lay_out(part.info, model, options.mode, options.overlap)
+    layout = make_layout(part.info, model, options.mode, options.overlap)
     scene = Scene(
         part,
         layout.outer,
@@ -71,18 +78,20 @@ def prepare(reader: RasterReader, model: DehazeModel, options: Options) -> Job:
     setting = setting_for(reader.info, model, options, devices, budget)
     setting = replace(setting, groups=len(scene.groups))
     footprint = model.footprint(dtype).times(len(scene.groups))
-    resorts = tuple(last_tiles(part.info, model, options.mode, options.overlap))
+    resorts = tuple(fallback_tiles(part.info, model, options.mode, options.overlap))
     plans = [
         plan
         for each in (layout, *resorts)
-        for plan in plans_for(each, footprint, settle(each, part.info, setting, scene.wanted), options.wishes)
+        for plan in plans_for(
+            each, footprint, plan_inputs(each, part.info, setting, scene.wanted), options.wishes
+        )
     ]
     first = choose(plans, budget)
     layout = next((each for each in resorts if each.outer.patch == plans[first].tile), layout)
     scene = replace(scene, grid=layout.outer)
-    frame = Frame(reader, target, ground.within(target)) if framed else None
+    frame = Padding(reader, target, ground.within(target)) if framed else None
     notes = (*reader.info.notes, *bands.notes, *doubts_of(scene))
-    return Job(scene, frame, layout, dtype, plans, first, budget, devices, resorts, notes)
+    return PreparedRun(scene, frame, layout, dtype, plans, first, budget, devices, resorts, notes)
 
 
 def free_disk_bytes(folder: str) -> int:
@@ -131,7 +140,7 @@ def precision_for(model: DehazeModel, wanted: str, device: torch.device) -> torc
 def joints_of(info: RasterInfo, model: DehazeModel, options: Options) -> SeamLines:
     """Where a run would leave seams, if it left any."""
     require_overlap(model, options.overlap)
-    return lay_out(info, model, options.mode, options.overlap).joints
+    return make_layout(info, model, options.mode, options.overlap).joints
 
 
 def require_overlap(model: DehazeModel, wanted: int | None) -> None:
@@ -150,7 +159,7 @@ def run(
     options: Options,
     watch: Watch | None = None,
     resume: Resume | None = None,
-    team: Team | None = None,
+    team: WorkerPool | None = None,
 ) -> Report:
     """Dehaze a raster into a new one and say how it went.
 
@@ -171,11 +180,11 @@ def run(
             report.fallbacks.append(told_of_tiles(job))
         journal, plan = opened(resume, job, options, report)
         folder = Path(options.tmp_dir) if options.tmp_dir else None
-        errand = Errand(
+        errand = RunContext(
             plan, models, report, watch or (lambda phase, done, total: None), journal, folder, team
         )
         try:
-            run_by_plans(job, errand, make_writer, lambda plan: describe_plan(report, job, plan, team))
+            run_with_fallback(job, errand, make_writer, lambda plan: describe_plan(report, job, plan, team))
         finally:
             journal.close()
         journal.discard()
@@ -197,7 +206,7 @@ def processors(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def replicas(model: DehazeModel, job: Job) -> list[DehazeModel]:
+def replicas(model: DehazeModel, job: PreparedRun) -> list[DehazeModel]:
     """The model on every device, in the job's precision; the first is the model itself.
 
     It alone mixes and takes the looks of a survey, so the others need no companion.
@@ -209,7 +218,7 @@ def replicas(model: DehazeModel, job: Job) -> list[DehazeModel]:
     return [each.to(device=device) for each, device in zip([model, *others], job.devices, strict=True)]
 
 
-def told_of_tiles(job: Job) -> str:
+def told_of_tiles(job: PreparedRun) -> str:
     """Why a scene is cut into tiles, in a sentence."""
     best = min(plan.host_bytes + plan.device_bytes for plan in job.plans if not plan.tile)
     return (
@@ -218,7 +227,7 @@ def told_of_tiles(job: Job) -> str:
     )
 
 
-def describe(report: Report, job: Job, options: Options) -> None:
+def describe(report: Report, job: PreparedRun, options: Options) -> None:
     """Write what was decided into the report."""
     info, first = job.scene.reader.info, job.scene.groups[0]
     target = job.frame.target if job.frame else Box(0, 0, info.height, info.width)
@@ -241,7 +250,7 @@ def describe(report: Report, job: Job, options: Options) -> None:
         )
 
 
-def describe_plan(report: Report, job: Job, plan: Plan, team: Team | None = None) -> None:
+def describe_plan(report: Report, job: PreparedRun, plan: Plan, team: WorkerPool | None = None) -> None:
     """Write into the report by which plan a scene is run."""
     layout = job.layout_of(plan)
     report.plan = plan.to_dict() | layout.facts | ({} if team is None else {"workers": team.size})
@@ -256,13 +265,13 @@ def describe_group(group: Group) -> dict[str, Any]:
 
 
 __all__ = [
-    "Job",
+    "InferenceMode",
     "Layout",
-    "Mode",
     "Options",
     "OutOfMemory",
     "Plan",
     "PlanOverrides",
+    "PreparedRun",
     "Resume",
     "joints_of",
     "noticing_lack_of_memory",

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dehazexl_cli.engine.scaling import GIVEN, TOP_PERCENTILE
 from dehazexl_cli.engine.scene import GROUND_SIDE, Scene
-from dehazexl_cli.engine.values import GIVEN, TOP_PERCENTILE
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from dehazexl_cli.engine.job import OF_THE_MACHINE, Job, Options
-from dehazexl_cli.engine.journal import FolderJournal, Journal
+from dehazexl_cli.engine.prepared import OF_THE_MACHINE, Options, PreparedRun
+from dehazexl_cli.engine.run_checkpoint import FolderCheckpoint, RunCheckpoint
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.report import Report
 
@@ -23,17 +23,19 @@ class Resume:
     identity: Mapping[str, Any]  # "the input", "the weights", … -> what tells one from another
 
 
-def opened(resume: Resume | None, job: Job, options: Options, report: Report) -> tuple[Journal, Plan]:
+def opened(
+    resume: Resume | None, job: PreparedRun, options: Options, report: Report
+) -> tuple[RunCheckpoint, Plan]:
     """The journal of a run, and the plan to begin with: that of the run before, if it is gone on with."""
     if resume is None:
-        return Journal(), job.plan
+        return RunCheckpoint(), job.plan
     folder, plan = Path(resume.folder), job.plan
     identity = identity_of(resume, job, options)
-    before = FolderJournal.plan_in(folder)
+    before = FolderCheckpoint.plan_in(folder)
     # Results are the same to the bit only if patches go through the network as they did before.
     if before is not None:
         plan = next((each for each in fitting(job) if way(each) == before), plan)
-    journal = FolderJournal(folder, identity, way(plan))
+    journal = FolderCheckpoint(folder, identity, way(plan))
     if journal.changed:
         report.warn(f"{' and '.join(journal.changed)} changed since the run that was stopped: started anew")
     elif not journal.is_new:
@@ -41,7 +43,7 @@ def opened(resume: Resume | None, job: Job, options: Options, report: Report) ->
     return journal, plan
 
 
-def identity_of(resume: Resume, job: Job, options: Options) -> dict[str, Any]:
+def identity_of(resume: Resume, job: PreparedRun, options: Options) -> dict[str, Any]:
     """Everything a result is made of, by names that a message can use."""
     chosen = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in OF_THE_MACHINE}
     return {
@@ -65,7 +67,7 @@ def kind_of(device: torch.device) -> str:
     )
 
 
-def fitting(job: Job) -> list[Plan]:
+def fitting(job: PreparedRun) -> list[Plan]:
     """The plans within the budget, best first."""
     return [plan for plan in job.plans if plan.fits(job.budget)]
 

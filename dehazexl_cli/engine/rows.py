@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dehazexl_cli.engine.fill import fill_invalid
-from dehazexl_cli.engine.ground import Bools, absent_patches, gaps
+from dehazexl_cli.engine.nodata import Bools, empty_patches, gaps
+from dehazexl_cli.engine.nodata_filling import fill_nodata
 from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels
@@ -16,7 +16,7 @@ from dehazexl_cli.raster.base import Pixels
 EVERY = slice(None)
 
 
-class Row(NamedTuple):
+class PatchRow(NamedTuple):
     """One row of patches as read."""
 
     number: int
@@ -25,7 +25,7 @@ class Row(NamedTuple):
     absent: frozenset[int]  # patches that see no ground
 
 
-class Finish(NamedTuple):
+class OutputStrip(NamedTuple):
     """What of a row of patches is written: the wanted part of the band that it finishes."""
 
     box: Box
@@ -33,7 +33,7 @@ class Finish(NamedTuple):
     valid: Bools | None  # [height, width]; None where all pixels are ground
 
 
-def rows_to_encode(scene: Scene, summed: bool, numbers: range | None = None) -> Iterator[Row]:
+def rows_to_encode(scene: Scene, summed: bool, numbers: range | None = None) -> Iterator[PatchRow]:
     """All rows of patches from top to bottom, or those of these numbers.
 
     Where a model sums up its patches, `summed`, one without ground must not leave a dark hole in the sum:
@@ -43,15 +43,15 @@ def rows_to_encode(scene: Scene, summed: bool, numbers: range | None = None) -> 
     for number in range(grid.rows) if numbers is None else numbers:
         box = seen_rows(scene, number)
         valid = reader.valid(box, scene.bands)
-        absent = frozenset() if summed else absent_patches(grid, number, valid)
+        absent = frozenset() if summed else empty_patches(grid, number, valid)
         view = reader.read(box, scene.bands)
         if valid is not None:
             runs = [slice(0, grid.width)] if summed else gaps(grid, number, valid, absent)
             view = without_gaps(scene, view, valid, runs)
-        yield Row(number, view, box.top, absent)
+        yield PatchRow(number, view, box.top, absent)
 
 
-def rows_to_decode(scene: Scene, turns: slice = EVERY) -> Iterator[tuple[Row, Finish]]:
+def rows_to_decode(scene: Scene, turns: slice = EVERY) -> Iterator[tuple[PatchRow, OutputStrip]]:
     """The rows of patches that reach into the wanted part, with what the output starts from.
 
     `turns` counts among these.
@@ -60,15 +60,15 @@ def rows_to_decode(scene: Scene, turns: slice = EVERY) -> Iterator[tuple[Row, Fi
     for number in scene.wanted_rows()[turns]:
         box = seen_rows(scene, number)
         valid = reader.valid(box, scene.bands)
-        absent = absent_patches(grid, number, valid)
+        absent = empty_patches(grid, number, valid)
         pixels = reader.read(box, range(1, reader.info.count + 1))
         view = pixels[span([band - 1 for band in scene.bands])]
         if valid is not None:
             view = without_gaps(scene, view, valid, gaps(grid, number, valid, absent))
         finished = grid.band(number).within(scene.wanted)
         rows, cols = slices(finished.moved(-box.top, 0))
-        finish = Finish(finished, pixels[:, rows, cols], None if valid is None else valid[rows, cols])
-        yield Row(number, view, box.top, absent), finish
+        finish = OutputStrip(finished, pixels[:, rows, cols], None if valid is None else valid[rows, cols])
+        yield PatchRow(number, view, box.top, absent), finish
 
 
 def seen_rows(scene: Scene, number: int) -> Box:
@@ -89,7 +89,7 @@ def without_gaps(scene: Scene, view: Pixels, valid: Bools, runs: Sequence[slice]
     """
     view = view.copy()
     for run in runs:
-        view[..., run] = fill_invalid(view[..., run], valid[:, run], lambda: scene.mean)
+        view[..., run] = fill_nodata(view[..., run], valid[:, run], lambda: scene.mean)
     return view
 
 
@@ -99,7 +99,7 @@ def span(indices: Sequence[int]) -> slice | Sequence[int]:
     return slice(run.start, run.stop) if list(indices) == list(run) else indices
 
 
-def cut(scene: Scene, row: Row, ids: Sequence[int], bands: slice) -> Pixels:
+def extract_patches(scene: Scene, row: PatchRow, ids: Sequence[int], bands: slice) -> Pixels:
     """Patches [b, bands, side, side] of a row, halo and mirrored overhang included."""
     grid = scene.grid
     strip = row.view[bands, span([y - row.view_top for y in grid.view_rows(row.number)])]

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.transfer import Levels
+from dehazexl_cli.engine.device import Scaling
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.raster.base import Pixels, RasterReader, ValueRange
 
@@ -23,16 +23,16 @@ class Group:
     bands: tuple[int, ...]  # 1-based
     ranges: tuple[ValueRange, ...]  # of each band
 
-    def levels(self, device: torch.device) -> Levels:
+    def levels(self, device: torch.device) -> Scaling:
         """The ranges as the transfer to the device takes them."""
         if len(set(self.ranges)) == 1:
             return self.ranges[0]
         lows, scales = ([getattr(range, name) for range in self.ranges] for name in ("low", "scale"))
         wide = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no wider one
-        return BandLevels(*(torch.tensor(x, dtype=wide, device=device) for x in (lows, scales)))
+        return BandScaling(*(torch.tensor(x, dtype=wide, device=device) for x in (lows, scales)))
 
 
-class BandLevels:
+class BandScaling:
     """Levels that differ between bands: tensors [bands, 1, 1] beside pixels [..., bands, height, width]."""
 
     def __init__(self, low: torch.Tensor, scale: torch.Tensor) -> None:

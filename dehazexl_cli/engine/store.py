@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.shelves import make_shelf
+from dehazexl_cli.engine.skip_cache import make_cache
 from dehazexl_cli.models.base import Skips
 from dehazexl_cli.plan import SkipPolicy
 
@@ -33,7 +33,7 @@ class TokenStore:
         self.gather = gather
         self.policy = skips
         self._room = patches if kept is None else kept
-        self._shelf = make_shelf(skips, folder)
+        self._shelf = make_cache(skips, folder)
         self._tokens: Tensor | None = None
         self._row: Tensor | None = None  # the sum of the row of patches in work
         self._present: list[int] = []

@@ -20,10 +20,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.errand import Errand
+from dehazexl_cli.engine.context import RunContext
+from dehazexl_cli.engine.downsampling import (
+    Lines,
+    SinglePass,
+    as_bands,
+    averaged,
+    downsample,
+    guided_filter,
+    upsample,
+    widened,
+)
+from dehazexl_cli.engine.layout import Look
 from dehazexl_cli.engine.memory import trim
-from dehazexl_cli.engine.modes import Look
-from dehazexl_cli.engine.picture import Lines, OnePass, as_bands, averaged, guide, lifted, reduced, widened
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.grid import Box
 
@@ -66,7 +75,9 @@ class Surveyed(NamedTuple):
         return change.lerp(self.change(hazy), self.looks / (self.looks + 1))
 
 
-def take_surveys(scene: Scene, looks: Sequence[Look], overlap: int, errand: Errand) -> list[Survey | None]:
+def take_surveys(
+    scene: Scene, looks: Sequence[Look], overlap: int, errand: RunContext
+) -> list[Survey | None]:
     """A survey of each group of bands by these looks, largest first; None if there are none."""
     journal, groups = errand.journal, scene.groups
     if not looks:
@@ -83,7 +94,7 @@ def take_surveys(scene: Scene, looks: Sequence[Look], overlap: int, errand: Erra
     with errand.report.timed("survey"):
         pictures: list[Tensor | None] = [None] * len(groups)
         if not all(map(journal.has_mixed, lanes)):
-            pictures[:] = reduced(scene, looks[0].height, looks[0].width, errand, "survey")
+            pictures[:] = downsample(scene, looks[0].height, looks[0].width, errand, "survey")
         found = [
             journal.mixed(lane, partial(transforms, picture, group), scene.device)
             for lane, picture, group in zip(lanes, pictures, groups, strict=True)
@@ -92,16 +103,18 @@ def take_surveys(scene: Scene, looks: Sequence[Look], overlap: int, errand: Erra
     return [Survey(each, len(looks), (scene.grid.height, scene.grid.width)) for each in found]
 
 
-def observers_of(looks: Sequence[Look], overlap: int, errand: Errand) -> list[OnePass]:
+def observers_of(looks: Sequence[Look], overlap: int, errand: RunContext) -> list[SinglePass]:
     """Who takes each look: the model or its companion."""
     model, plan, report = errand.models[0], errand.plan, errand.report
-    own = OnePass(model, overlap, plan, report)
+    own = SinglePass(model, overlap, plan, report)
     # Patches of networks that gather by sum, as a companion does, do not overlap.
-    other = own if model.companion is None else OnePass(model.companion, 0, plan, report)
+    other = own if model.companion is None else SinglePass(model.companion, 0, plan, report)
     return [other if look.companion else own for look in looks]
 
 
-def looked_at(picture: Tensor, looks: Sequence[Look], observers: Sequence[OnePass], group: Group) -> Tensor:
+def looked_at(
+    picture: Tensor, looks: Sequence[Look], observers: Sequence[SinglePass], group: Group
+) -> Tensor:
     """The mean [2 · bands, h, w] of what these looks at a picture [1, 3, h, w], the largest, change."""
     height, width = picture.shape[2:]
     total = torch.zeros(2 * len(group.bands), height, width, device=picture.device)
@@ -110,11 +123,11 @@ def looked_at(picture: Tensor, looks: Sequence[Look], observers: Sequence[OnePas
         if small.shape[2:] != (look.height, look.width):  # looks of one size follow each other
             small = averaged(picture, look.height, look.width)
         changes = colour_changes(small[0], dehazed(small, run)[0], group)
-        total += lifted(changes, Box(0, 0, height, width), height, width)
+        total += upsample(changes, Box(0, 0, height, width), height, width)
     return total.div_(len(looks))
 
 
-def dehazed(picture: Tensor, run: OnePass) -> Tensor:
+def dehazed(picture: Tensor, run: SinglePass) -> Tensor:
     """What a network makes of a picture [1, 3, h, w], and of what it left if the haze was thick."""
     once = run(picture)
     removed = (once - picture).abs().mean().item()
@@ -125,6 +138,8 @@ def dehazed(picture: Tensor, run: OnePass) -> Tensor:
 def colour_changes(picture: Tensor, output: Tensor, group: Group) -> Tensor:
     """Factors, then offsets, [2 · bands, h, w] that make a picture's [3, h, w] change to an output."""
     # Colour by colour, as fitting needs several times what it fits.
-    fits = [guide(one, other - one) for one, other in zip(picture.split(1), output.split(1), strict=True)]
+    fits = [
+        guided_filter(one, other - one) for one, other in zip(picture.split(1), output.split(1), strict=True)
+    ]
     factors, offsets = zip(*fits, strict=True)
     return torch.cat([as_bands(torch.cat(each), group) for each in (factors, offsets)])

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.job import Options
+from dehazexl_cli.engine.prepared import Options
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, PatchGrid
@@ -45,7 +45,7 @@ LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class Brief:
+class SceneSpec:
     """What a worker is told of a scene, so that its rows have the bits they would have anywhere."""
 
     folder: Path  # where rows go; the whole team sees it
@@ -64,13 +64,15 @@ class Brief:
         return Scene(reader, self.grid, self.groups, self.strength, device, self.wanted, self.ground)
 
 
-class Team(Protocol):
+class WorkerPool(Protocol):
     """Workers that may be lost; what one was lost with is done by another."""
 
     folder: Path
     size: int
 
-    def over(self, brief: Brief, step: Step, bands: Sequence[range]) -> Generator[Report | None, None, None]:
+    def over(
+        self, brief: SceneSpec, step: Step, bands: Sequence[range]
+    ) -> Generator[Report | None, None, None]:
         """Have a step done for bands of rows; ends when all are done, and raises what a worker raises.
 
         Gives how a band went when it is done, and None every now and then. Closed early, it has workers
@@ -104,14 +106,16 @@ class Encoded(NamedTuple):
     tokens: list[Tensor | None]  # what `Lane.encode` gives, for each lane
 
 
-class Parts:
+class SharedRows:
     """A scene whose rows a team encodes and decodes; raises what a worker raises."""
 
-    def __init__(self, team: Team, scene: Scene, plan: Plan, dtype: torch.dtype, report: Report) -> None:
+    def __init__(
+        self, team: WorkerPool, scene: Scene, plan: Plan, dtype: torch.dtype, report: Report
+    ) -> None:
         self._team, self._scene, self._report = team, scene, report
         self._folder = team.folder / uuid4().hex  # another attempt's rows may differ
         self._folder.mkdir()
-        self._brief = Brief(
+        self._brief = SceneSpec(
             self._folder,
             scene.grid,
             scene.groups,

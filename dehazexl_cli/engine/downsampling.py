@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dehazexl_cli.engine.careful import finite
-from dehazexl_cli.engine.errand import Errand
-from dehazexl_cli.engine.pipes import ahead
+from dehazexl_cli.engine.context import RunContext
+from dehazexl_cli.engine.device import Scaling, to_unit
+from dehazexl_cli.engine.fp32_fallback import finite
 from dehazexl_cli.engine.rows import rows_to_encode, slices
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.transfer import Levels, to_unit
+from dehazexl_cli.engine.threads import prefetch
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models.base import DehazeModel, forward_in_memory
 from dehazexl_cli.plan import Plan
@@ -27,7 +27,7 @@ GUIDE_EPSILON = 1e-5  # of squared pixels: where a picture varies less, it guide
 AVERAGED_AT_ONCE = 2**18  # pixels, as averaging needs several times what they take
 
 
-class OnePass:
+class SinglePass:
     """A network that is shown an image as a whole; checks what comes out."""
 
     def __init__(self, model: DehazeModel, overlap: int, plan: Plan, report: Report) -> None:
@@ -63,14 +63,14 @@ class OnePass:
         )
 
 
-def reduced(scene: Scene, height: int, width: int, errand: Errand, phase: str) -> list[Tensor]:
+def downsample(scene: Scene, height: int, width: int, errand: RunContext, phase: str) -> list[Tensor]:
     """Each group in [0, 1] on the device, averaged down to [1, 3, height, width]; its gaps are filled."""
     grid = scene.grid
     # Sums along rows take float64, which Apple's GPUs do not have.
     device = torch.device("cpu") if scene.device.type == "mps" else scene.device
     totals = [torch.zeros(len(group.bands), height, width, device=device) for group in scene.groups]
     errand.watch(phase, 0, grid.rows)
-    with closing(ahead(errand.report.each_working("read", rows_to_encode(scene, summed=True)))) as reading:
+    with closing(prefetch(errand.report.each_working("read", rows_to_encode(scene, summed=True)))) as reading:
         for row in reading:
             band = grid.band(row.number)
             rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
@@ -80,7 +80,7 @@ def reduced(scene: Scene, height: int, width: int, errand: Errand, phase: str) -
     return [total.to(scene.device).expand(3, -1, -1)[None] for total in totals]
 
 
-def add_band(total: Tensor, band: Pixels, levels: Levels, top: int, grid: PatchGrid) -> None:
+def add_band(total: Tensor, band: Pixels, levels: Scaling, top: int, grid: PatchGrid) -> None:
     """Add what a band of rows [bands, n, w] from `top` on makes up of a picture [bands, height, width]."""
     if total.shape[1:] == (grid.height, grid.width):
         total[:, top : top + band.shape[1]] = to_unit(torch.from_numpy(band).to(total.device), levels)
@@ -123,21 +123,21 @@ def as_bands(change: Tensor, group: Group) -> Tensor:
     return change.mean(0, keepdim=True) if len(group.bands) == 1 else change
 
 
-def guide(picture: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+def guided_filter(picture: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
     """Factors and offsets [bands, h, w] that make of each place of a picture its change, smooth in place.
 
     The guided filter (He, Sun, Tang 2013), guided colour by colour; the coefficients are applied at full
     size as He and Sun propose (Fast Guided Filter, 2015), so that edges of the ground stay sharp. Where the
     picture is even, factors tend to zero: then detail too fine for it is kept as it is.
     """
-    mean_in, mean_out = spread(picture), spread(change)
-    covariance = spread(picture * change) - mean_in * mean_out
-    variance = spread(picture * picture) - mean_in**2
+    mean_in, mean_out = box_filter(picture), box_filter(change)
+    covariance = box_filter(picture * change) - mean_in * mean_out
+    variance = box_filter(picture * picture) - mean_in**2
     factor = covariance / (variance + GUIDE_EPSILON)
-    return spread(factor), spread(mean_out - factor * mean_in)
+    return box_filter(factor), box_filter(mean_out - factor * mean_in)
 
 
-def spread(x: Tensor) -> Tensor:
+def box_filter(x: Tensor) -> Tensor:
     """Means over the squares around each place."""
     side = 2 * GUIDE_RADIUS + 1
     down = F.avg_pool2d(x, (side, 1), 1, (GUIDE_RADIUS, 0), count_include_pad=False)
@@ -173,7 +173,7 @@ def widened(small: Tensor, box: Box, height: int, width: int) -> Lines:
     return Lines(lines, above - start, below - start, depth)
 
 
-def lifted(small: Tensor, box: Box, height: int, width: int) -> Tensor:
+def upsample(small: Tensor, box: Box, height: int, width: int) -> Tensor:
     """A box [bands, h, w] of a small picture enlarged, by lines, to height x width."""
     return widened(small, box, height, width).pixels()
 

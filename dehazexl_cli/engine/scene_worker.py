@@ -11,19 +11,19 @@ from pathlib import Path
 import torch
 
 from dehazexl_cli.engine import Options, processors, setting_for
-from dehazexl_cli.engine.canvas import Canvas
-from dehazexl_cli.engine.careful import Careful
-from dehazexl_cli.engine.crew import Crew
-from dehazexl_cli.engine.errand import Errand
-from dehazexl_cli.engine.journal import Journal
+from dehazexl_cli.engine.blending import BlendBuffer
+from dehazexl_cli.engine.context import RunContext
+from dehazexl_cli.engine.device import choose_device
+from dehazexl_cli.engine.executor import LocalExecutor
+from dehazexl_cli.engine.fp32_fallback import Fp32Fallback
+from dehazexl_cli.engine.layout import row_bytes
 from dehazexl_cli.engine.memory import measure_budget
-from dehazexl_cli.engine.modes import row_bytes
-from dehazexl_cli.engine.pipes import ahead
+from dehazexl_cli.engine.pipeline import GroupState, decode_row, output_strips
 from dehazexl_cli.engine.rows import rows_to_encode
+from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
 from dehazexl_cli.engine.scene import Scene
-from dehazexl_cli.engine.stream import Lane, lay, rewritten
-from dehazexl_cli.engine.team import MIXED, Brief, Step, fetch, keep, name_of, packed
-from dehazexl_cli.engine.transfer import choose_device
+from dehazexl_cli.engine.team import MIXED, SceneSpec, Step, fetch, keep, name_of, packed
+from dehazexl_cli.engine.threads import prefetch
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan, PlanOverrides, candidate_plans, choose
 from dehazexl_cli.raster.base import RasterReader
@@ -31,7 +31,7 @@ from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
 
-class Station:
+class SceneWorker:
     """What a worker keeps of a scene between its bands: source, model, and the features of rows it encoded.
 
     Raises DeviceError where the device is not there, or memory too small for what was decided for all.
@@ -39,7 +39,7 @@ class Station:
 
     def __init__(
         self,
-        brief: Brief,
+        brief: SceneSpec,
         reader: RasterReader,
         model: DehazeModel,
         options: Options,
@@ -53,12 +53,14 @@ class Station:
         self._report, self._threads = Report(), options.threads
         plan = plan_here(brief, self._scene, model, options)
         folder = Path(options.tmp_dir) if options.tmp_dir else None
-        errand = Errand(plan, [model], self._report, lambda phase, done, total: None, Journal(), folder)
+        errand = RunContext(
+            plan, [model], self._report, lambda phase, done, total: None, RunCheckpoint(), folder
+        )
         self._summed = model.gather == "sum"
         self._lanes = [
-            Lane(self._scene, group, number, errand) for number, group in enumerate(self._scene.groups)
+            GroupState(self._scene, group, number, errand) for number, group in enumerate(self._scene.groups)
         ]
-        self._crew = Crew([Careful(model, self._report)])
+        self._crew = LocalExecutor([Fp32Fallback(model, self._report)])
         self._watch: Callable[[], None] = lambda: None
         self._knows_mixed = False
 
@@ -82,7 +84,7 @@ class Station:
 
     def _encode(self, rows: range) -> None:
         source = rows_to_encode(self._scene, self._summed, rows)
-        with closing(ahead(self._report.each_working("read", source))) as reading:
+        with closing(prefetch(self._report.each_working("read", source))) as reading:
             for row in reading:
                 tokens = [lane.encode(row, self._crew, self._tick) for lane in self._lanes]
                 on_host = [None if each is None else each.cpu() for each in tokens]
@@ -94,9 +96,11 @@ class Station:
                 lane.told = told
             self._knows_mixed = True
         for lane in self._lanes:
-            lane.canvas = Canvas(self._scene, lane.group)
-        laying = partial(lay, self._lanes, self._crew, self._tick)
-        with closing(rewritten(self._scene, self._report, laying, slice(rows.start, rows.stop))) as making:
+            lane.canvas = BlendBuffer(self._scene, lane.group)
+        laying = partial(decode_row, self._lanes, self._crew, self._tick)
+        with closing(
+            output_strips(self._scene, self._report, laying, slice(rows.start, rows.stop))
+        ) as making:
             for number, made in zip(rows, making, strict=True):
                 self._keep("decode", number, packed(made))
 
@@ -108,7 +112,7 @@ class Station:
         self._watch()
 
 
-def plan_here(brief: Brief, scene: Scene, model: DehazeModel, options: Options) -> Plan:
+def plan_here(brief: SceneSpec, scene: Scene, model: DehazeModel, options: Options) -> Plan:
     """The plan of the team, with as many features kept here as there is room for: that changes no bit."""
     plan, grid, info = brief.plan, scene.grid, scene.reader.info
     budget = measure_budget([scene.device], options.max_ram, options.max_vram)

@@ -41,7 +41,7 @@ PITCH = 32  # pixels from token to token in the networks of this family
 
 
 @dataclass(frozen=True)
-class Mode:
+class InferenceMode:
     """How the user wants a scene run; None is left to the defaults."""
 
     kind: Kind | None = None  # global where the model can, else tile
@@ -113,7 +113,7 @@ class Layout(NamedTuple):
     looks: tuple[Look, ...] = ()  # of the survey, largest first
 
 
-def lay_out(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> Layout:
+def make_layout(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None) -> Layout:
     """The grids of a scene; patches share `overlap`, None what suits both. UsageError for what cannot be."""
     kind = mode.settled(model)
     if kind == "tile":
@@ -127,7 +127,7 @@ def lay_out(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | Non
     return Layout(kind, grid if kind == "global" else bands(info), grid, joints, facts, looks=looks)
 
 
-def looks_at(info: RasterInfo, model: DehazeModel, mode: Mode) -> tuple[Look, ...]:
+def looks_at(info: RasterInfo, model: DehazeModel, mode: InferenceMode) -> tuple[Look, ...]:
     """The looks that a survey takes at a scene, largest first.
 
     A picture hardly smaller than the scene would show a patch hardly more than it sees anyway. A companion
@@ -158,7 +158,7 @@ def patches(height: int, width: int, model: DehazeModel, overlap: int | None) ->
     return PatchGrid(height, width, model.patch, model.halo, overlap)
 
 
-def tiles(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> Layout:
+def tiles(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None) -> Layout:
     """Tiles that know nothing of each other."""
     side = mode.tile or model.tile or TILE
     shared = side // SHARED_PART if mode.tile_overlap is None else mode.tile_overlap
@@ -173,7 +173,7 @@ def tiles(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None)
     return Layout("tile", outer, inner, SeamLines(outer.stride, shared, PITCH, outer.hard), facts)
 
 
-def smaller(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> Layout:
+def smaller(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None) -> Layout:
     """A smaller picture of the scene, and back."""
     scale = max(1.0, max(info.height, info.width) / (mode.long_side or LONG_SIDE))
     height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
@@ -214,7 +214,7 @@ def row_bytes(info: RasterInfo) -> int:
     return info.width * info.count * np.dtype(info.dtype).itemsize
 
 
-def settle(layout: Layout, info: RasterInfo, setting: PlanInputs, wanted: Box) -> PlanInputs:
+def plan_inputs(layout: Layout, info: RasterInfo, setting: PlanInputs, wanted: Box) -> PlanInputs:
     """A setting for a layout's rows and survey, and for its patches that reach into what is written."""
     outer, inner = layout.outer, layout.inner
     reached = outer.reaching(wanted) if layout.kind == "global" else None
@@ -230,7 +230,9 @@ def settle(layout: Layout, info: RasterInfo, setting: PlanInputs, wanted: Box) -
     )
 
 
-def last_tiles(info: RasterInfo, model: DehazeModel, mode: Mode, overlap: int | None) -> list[Layout]:
+def fallback_tiles(
+    info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None
+) -> list[Layout]:
     """Tiles for a scene that finds no room as one, the largest first; none where the mode was chosen."""
     if mode.kind is not None or not model.streams:
         return []

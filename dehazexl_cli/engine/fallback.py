@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import torch
 
-from dehazexl_cli.engine.errand import Errand
-from dehazexl_cli.engine.frame import Framed
-from dehazexl_cli.engine.job import Job
-from dehazexl_cli.engine.once import strategy_for
+from dehazexl_cli.engine.context import RunContext
+from dehazexl_cli.engine.padding import PaddingWriter
+from dehazexl_cli.engine.prepared import PreparedRun
 from dehazexl_cli.engine.resume import way
-from dehazexl_cli.engine.shelves import NoRoom
+from dehazexl_cli.engine.single_pass import strategy_for
+from dehazexl_cli.engine.skip_cache import DiskFull
 from dehazexl_cli.errors import DeviceError
 from dehazexl_cli.plan import Plan, next_smaller
 from dehazexl_cli.raster.base import RasterWriter
@@ -39,9 +39,9 @@ DOING = {
 WAITING = {"device": "on the device", "host": "in memory", "disk": "on disk"}
 
 
-def run_by_plans(
-    job: Job,
-    errand: Errand,
+def run_with_fallback(
+    job: PreparedRun,
+    errand: RunContext,
     make_writer: Callable[[], RasterWriter],
     describe: Callable[[Plan], None],
 ) -> None:
@@ -55,11 +55,11 @@ def run_by_plans(
         describe(plan)
         errand.journal.go_by(way(plan))
         start_counting(report, job)
-        phase = Phase(errand)
+        phase = PhaseTracker(errand)
         try:
             return attempt(job, replace(errand, plan=plan, watch=phase), make_writer)
         except OutOfMemory as error:
-            full = isinstance(error.__cause__, NoRoom)
+            full = isinstance(error.__cause__, DiskFull)
             later = next_smaller(job.plans, index, "disk" if full else phase.last)
             if later is None:
                 raise DeviceError(
@@ -75,10 +75,10 @@ def run_by_plans(
         release(job.scene.device)  # not before the error is gone: its frames hold the attempt's tensors
 
 
-class Phase:
+class PhaseTracker:
     """A watch that remembers the phase it was told of last."""
 
-    def __init__(self, errand: Errand) -> None:
+    def __init__(self, errand: RunContext) -> None:
         self._watch = errand.watch
         self.last = "encode"
 
@@ -87,17 +87,17 @@ class Phase:
         self._watch(phase, done, total)
 
 
-def attempt(job: Job, errand: Errand, make_writer: Callable[[], RasterWriter]) -> None:
+def attempt(job: PreparedRun, errand: RunContext, make_writer: Callable[[], RasterWriter]) -> None:
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
     scene, layout = job.at(errand.plan)
     for model in errand.models:
         model.queries = errand.plan.queries
     with make_writer() as writer, noticing_lack_of_memory():
-        framed = Framed(writer, job.frame) if job.frame else writer
+        framed = PaddingWriter(writer, job.frame) if job.frame else writer
         strategy_for(layout)(scene, errand, framed)
 
 
-def start_counting(report: Report, job: Job) -> None:
+def start_counting(report: Report, job: PreparedRun) -> None:
     """Set counts to where they stand before an attempt: there may have been one before."""
     report.clipped_values = report.outside_range = 0
     # What is written around the ground is none.
@@ -109,7 +109,7 @@ def noticing_lack_of_memory() -> Iterator[None]:
     """Turn every library's way to say that memory ran out into OutOfMemory."""
     try:
         yield
-    except (MemoryError, NoRoom, torch.OutOfMemoryError) as error:
+    except (MemoryError, DiskFull, torch.OutOfMemoryError) as error:
         raise OutOfMemory(str(error).splitlines()[0] if str(error) else "no memory") from error
     except RuntimeError as error:
         if not ALLOCATION.search(str(error)):

@@ -22,7 +22,7 @@ CELL = 4  # pixels; the edge is found to within a cell, which is also what netwo
 REACH = 128  # cells within which the edge is looked for first: more than a patch of 256 pixels
 
 
-def fill_invalid(pixels: Pixels, valid: Bools, default: Callable[[], Floats]) -> Pixels:
+def fill_nodata(pixels: Pixels, valid: Bools, default: Callable[[], Floats]) -> Pixels:
     """Pixels [bands, height, width], invalid ones filled from valid neighbours, near ones first.
 
     `default` gives one number per band [bands], for where nothing at all is valid.

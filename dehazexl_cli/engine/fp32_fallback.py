@@ -15,7 +15,7 @@ from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.report import Report
 
 
-class Careful:
+class Fp32Fallback:
     """Runs the three steps of a model, checks what comes out, and counts what had to be done again."""
 
     def __init__(self, model: DehazeModel, report: Report) -> None:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from dehazexl_cli.engine.frame import Frame
-from dehazexl_cli.engine.modes import Layout, Mode
+from dehazexl_cli.engine.layout import InferenceMode, Layout
+from dehazexl_cli.engine.padding import Padding
 from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, SeamLines
@@ -35,7 +35,7 @@ class Options:
     max_vram: int | None = None  # bytes, on each device
     overlap: int | None = None  # pixels; None is the model's own choice
     wishes: PlanOverrides = field(default_factory=PlanOverrides)
-    mode: Mode = field(default_factory=Mode)
+    mode: InferenceMode = field(default_factory=InferenceMode)
     tmp_dir: str | None = None  # where features may wait if they find no room in memory
     threads: int | None = None  # of the processor; None is what torch takes
 
@@ -46,11 +46,11 @@ class Options:
             raise UsageError(f"--threads {self.threads} is out of range", "give 1 or more")
 
 
-class Job(NamedTuple):
+class PreparedRun(NamedTuple):
     """A scene with everything decided."""
 
     scene: Scene
-    frame: Frame | None  # of what is written around the scene, if anything is
+    frame: Padding | None  # of what is written around the scene, if anything is
     layout: Layout  # of the plan to begin with
     dtype: torch.dtype
     plans: list[Plan]

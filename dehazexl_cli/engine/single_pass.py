@@ -8,20 +8,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.canvas import Canvas, Change
-from dehazexl_cli.engine.crew import Crew
-from dehazexl_cli.engine.errand import Errand, counting
-from dehazexl_cli.engine.modes import Layout
-from dehazexl_cli.engine.picture import OnePass, as_bands, lifted, reduced
-from dehazexl_cli.engine.rows import Finish, Row, slices
+from dehazexl_cli.engine.blending import BlendBuffer, Residual
+from dehazexl_cli.engine.context import RunContext, counting
+from dehazexl_cli.engine.device import to_unit
+from dehazexl_cli.engine.downsampling import SinglePass, as_bands, downsample, upsample
+from dehazexl_cli.engine.executor import LocalExecutor
+from dehazexl_cli.engine.layout import Layout
+from dehazexl_cli.engine.pipeline import HostBatch, decode_rows, dehaze_scene, pieces, to_device
+from dehazexl_cli.engine.rows import OutputStrip, PatchRow, slices
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.stream import Piece, decode_rows, dehaze_scene, pieces, shown
 from dehazexl_cli.engine.survey import Survey, colour_changes, take_surveys
-from dehazexl_cli.engine.transfer import to_unit
 from dehazexl_cli.models.base import PatchBatch
 from dehazexl_cli.raster.base import RasterWriter
 
-Strategy = Callable[[Scene, Errand, RasterWriter], None]
+Strategy = Callable[[Scene, RunContext, RasterWriter], None]
 
 
 def strategy_for(layout: Layout) -> Strategy:
@@ -29,9 +29,9 @@ def strategy_for(layout: Layout) -> Strategy:
     if layout.kind == "global":
         return partial(dehaze_scene, layout=layout)
 
-    def once(scene: Scene, errand: Errand, writer: RasterWriter) -> None:
+    def once(scene: Scene, errand: RunContext, writer: RasterWriter) -> None:
         overlap, plan, report = layout.inner.overlap, errand.plan, errand.report
-        crew = Crew([OnePass(model, overlap, plan, report) for model in errand.models])
+        crew = LocalExecutor([SinglePass(model, overlap, plan, report) for model in errand.models])
         with torch.inference_mode():
             if layout.kind == "tile":
                 dehaze_tiles(scene, crew, errand, writer)
@@ -45,35 +45,37 @@ def strategy_for(layout: Layout) -> Strategy:
     return once
 
 
-def dehaze_tiles(scene: Scene, crew: Crew[OnePass], errand: Errand, writer: RasterWriter) -> None:
+def dehaze_tiles(
+    scene: Scene, crew: LocalExecutor[SinglePass], errand: RunContext, writer: RasterWriter
+) -> None:
     """Each tile by itself, as if it were all there is."""
     tick = counting("decode", len(scene.groups) * len(scene.wanted_rows()) * scene.grid.cols, errand.watch)
-    canvases = [Canvas(scene, group) for group in scene.groups]
+    canvases = [BlendBuffer(scene, group) for group in scene.groups]
 
-    def dehazed(run: OnePass, piece: Piece, group: Group) -> tuple[PatchBatch, Tensor]:
-        batch = shown(scene, group, piece, run.device or scene.device)
+    def dehazed(run: SinglePass, piece: HostBatch, group: Group) -> tuple[PatchBatch, Tensor]:
+        batch = to_device(scene, group, piece, run.device or scene.device)
         with errand.report.working("decode"):
             return batch, dehazed_tile(batch, run)
 
-    def wanted(row: Row, group: Group) -> Iterator[Piece]:
+    def wanted(row: PatchRow, group: Group) -> Iterator[HostBatch]:
         for piece in pieces(scene, group, row, 1):
             tick(1)
             if scene.wants(piece.ids):
                 yield piece
 
-    def lay(row: Row, finish: Finish) -> list[Change]:
+    def lay(row: PatchRow, finish: OutputStrip) -> list[Residual]:
         for canvas in canvases:
             tick(len(row.absent))
             for laid in crew.over(partial(dehazed, group=canvas.group), wanted(row, canvas.group)):
                 canvas.lay(*laid)
                 del laid  # else it is kept while the next tile is dehazed
-        return [Change(canvas.group, canvas.finish(row.number, finish.box)) for canvas in canvases]
+        return [Residual(canvas.group, canvas.finish(row.number, finish.box)) for canvas in canvases]
 
     with errand.report.timed("decode"):
         decode_rows(scene, errand, writer, lay)
 
 
-def dehazed_tile(batch: PatchBatch, run: OnePass) -> Tensor:
+def dehazed_tile(batch: PatchBatch, run: SinglePass) -> Tensor:
     """One tile [1, 3, tile, tile]; what overhangs the scene is not shown to the network and left as it is."""
     box = batch.grid.box(batch.ids[0])
     height, width = min(box.height, batch.grid.height - box.top), min(box.width, batch.grid.width - box.left)
@@ -82,12 +84,14 @@ def dehazed_tile(batch: PatchBatch, run: OnePass) -> Tensor:
     return output
 
 
-def dehaze_picture(scene: Scene, layout: Layout, run: OnePass, errand: Errand, writer: RasterWriter) -> None:
+def dehaze_picture(
+    scene: Scene, layout: Layout, run: SinglePass, errand: RunContext, writer: RasterWriter
+) -> None:
     """The scene, or a smaller picture of it, in one pass; what that changed is brought back by rows."""
     report, watch = errand.report, errand.watch
     surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
     with report.timed("encode"):
-        pictures = reduced(scene, layout.inner.height, layout.inner.width, errand, "encode")
+        pictures = downsample(scene, layout.inner.height, layout.inner.width, errand, "encode")
     raising = []
     with report.timed("mix"):
         for number, (group, picture) in enumerate(zip(scene.groups, pictures, strict=True)):
@@ -98,10 +102,12 @@ def dehaze_picture(scene: Scene, layout: Layout, run: OnePass, errand: Errand, w
         watch("mix", len(pictures), len(pictures))
     tick = counting("decode", len(scene.wanted_rows()), watch)
 
-    def lay(row: Row, finish: Finish) -> list[Change]:
+    def lay(row: PatchRow, finish: OutputStrip) -> list[Residual]:
         tick(1)
         ways = zip(scene.groups, raising, surveys, strict=True)
-        return [Change(group, way(finish), survey and survey.over(finish.box)) for group, way, survey in ways]
+        return [
+            Residual(group, way(finish), survey and survey.over(finish.box)) for group, way, survey in ways
+        ]
 
     with report.timed("decode"):
         decode_rows(scene, errand, writer, lay)
@@ -109,7 +115,7 @@ def dehaze_picture(scene: Scene, layout: Layout, run: OnePass, errand: Errand, w
 
 def way_back(
     picture: Tensor, output: Tensor, layout: Layout, scene: Scene, group: Group
-) -> Callable[[Finish], Tensor]:
+) -> Callable[[OutputStrip], Tensor]:
     """From rows of the scene to their change [3 or 1, h, w], by what a group's picture [3, h, w] became."""
     grid = scene.grid
     if layout.kind == "whole":
@@ -117,11 +123,11 @@ def way_back(
         return lambda finish: change[:, *slices(finish.box)]
     only = Survey(colour_changes(picture, output, group), 1, (grid.height, grid.width))
 
-    def raised(finish: Finish) -> Tensor:
+    def raised(finish: OutputStrip) -> Tensor:
         source = torch.from_numpy(finish.source[[b - 1 for b in group.bands]]).to(scene.device)
         hazy = to_unit(source, group.levels(scene.device))
         if layout.upsampling == "guided":
             return only.over(finish.box).change(hazy)
-        return as_bands(lifted(output, finish.box, grid.height, grid.width), group) - hazy
+        return as_bands(upsample(output, finish.box, grid.height, grid.width), group) - hazy
 
     return raised

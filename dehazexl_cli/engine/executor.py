@@ -15,7 +15,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Crew(Generic[W]):
+class LocalExecutor(Generic[W]):
     """Workers, of which each does one piece at a time; with a single one, no thread is started."""
 
     def __init__(self, workers: Sequence[W]) -> None:

@@ -17,7 +17,7 @@ STRIP_ROWS = 256  # read at a time
 Bools = NDArray[np.bool_]
 
 
-def find_ground(reader: RasterReader, bands: Sequence[int]) -> Box | None:
+def valid_bounds(reader: RasterReader, bands: Sequence[int]) -> Box | None:
     """The smallest box that holds all pixels that are ground by these bands; None if there are none.
 
     Where a raster is valid up to its edges, only its first and its last rows are looked at.
@@ -75,7 +75,7 @@ def strips(height: int, width: int, top: int = 0) -> Iterator[Box]:
         yield Box(start, 0, min(STRIP_ROWS, top + height - start), width)
 
 
-def absent_patches(grid: PatchGrid, row: int, valid: Bools | None) -> frozenset[int]:
+def empty_patches(grid: PatchGrid, row: int, valid: Bools | None) -> frozenset[int]:
     """Patches of a row that see no ground; `valid` [rows, width] is of the rows that they see."""
     if valid is None:
         return frozenset()

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.ground import Bools
-from dehazexl_cli.engine.rows import Finish
+from dehazexl_cli.engine.device import as_units, to_source
+from dehazexl_cli.engine.nodata import Bools
+from dehazexl_cli.engine.rows import OutputStrip
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.survey import Surveyed
-from dehazexl_cli.engine.transfer import as_units, to_source
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import PatchBatch, blend_weights
 from dehazexl_cli.plan import FINISHED_ON_GPU
@@ -23,23 +23,23 @@ from dehazexl_cli.report import Report
 PIXELS_AT_ONCE = 2**16  # finished at a time on a CPU, so that what that needs stays in its cache
 
 
-class Change(NamedTuple):
+class Residual(NamedTuple):
     """What a group's bands become more or less."""
 
     group: Group
     pixels: Tensor  # [3 or 1, height, width] of the rows in work
     survey: Surveyed | None = None  # of which the result takes its share
 
-    def rows(self, part: slice) -> Change:
+    def rows(self, part: slice) -> Residual:
         """The change of some of these rows."""
-        return Change(self.group, self.pixels[:, part], self.survey and self.survey.rows(part))
+        return Residual(self.group, self.pixels[:, part], self.survey and self.survey.rows(part))
 
     def joined(self, hazy: Tensor) -> Tensor:
         """The change [3 or 1, height, width] with the survey's share, of what was shown to the model."""
         return self.pixels if self.survey is None else self.survey.joined(self.pixels, hazy)
 
 
-class Canvas:
+class BlendBuffer:
     """The change that patches make to one row of patches, and what of it reaches into the next."""
 
     def __init__(self, scene: Scene, group: Group) -> None:
@@ -81,7 +81,7 @@ class Canvas:
         return self._change
 
 
-def finished_rows(scene: Scene, finish: Finish, changes: Sequence[Change], report: Report) -> Pixels:
+def finished_rows(scene: Scene, finish: OutputStrip, changes: Sequence[Residual], report: Report) -> Pixels:
     """Output rows [count, height, width]: the source's, with each group's change added to its bands.
 
     The model's result is held within its range only here, so that overlapping patches blend as they are.
@@ -102,7 +102,7 @@ def finished_rows(scene: Scene, finish: Finish, changes: Sequence[Change], repor
 
 def dehaze(
     scene: Scene,
-    change: Change,
+    change: Residual,
     source: Pixels,
     valid: Bools | None,
     out: Pixels,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from dehazexl_cli.engine.ground import strips
+from dehazexl_cli.engine.nodata import strips
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterReader, RasterWriter
 
 
-class Frame(NamedTuple):
+class Padding(NamedTuple):
     """What is written around the part of a raster that is worked on; `part` is inside `target`, or empty."""
 
     reader: RasterReader  # of the whole raster; used from the thread that writes too
@@ -18,10 +18,10 @@ class Frame(NamedTuple):
     part: Box
 
 
-class Framed:
+class PaddingWriter:
     """A RasterWriter for rows of a part that writes rows of the target."""
 
-    def __init__(self, writer: RasterWriter, frame: Frame) -> None:
+    def __init__(self, writer: RasterWriter, frame: Padding) -> None:
         self._writer = writer
         self._reader, self._target, self._part = frame
         self._next = frame.target.top  # row of the raster that is to be written next

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dehazexl_cli.engine.journal import Journal
-from dehazexl_cli.engine.team import Team, Tick
+from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
+from dehazexl_cli.engine.team import Tick, WorkerPool
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.report import Report
@@ -16,19 +16,19 @@ Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 
 
 @dataclass(frozen=True)
-class Errand:
+class RunContext:
     """One attempt at a scene."""
 
     plan: Plan
     models: Sequence[DehazeModel]  # replicas, each on its device; the first mixes
     report: Report
     watch: Watch
-    journal: Journal
+    journal: RunCheckpoint
     folder: Path | None = None  # where what finds no room in memory may be put
-    team: Team | None = None  # who encodes and decodes, if not this process
+    team: WorkerPool | None = None  # who encodes and decodes, if not this process
 
 
-__all__ = ["Errand", "Tick", "Watch", "counting"]
+__all__ = ["RunContext", "Tick", "Watch", "counting"]
 
 
 def counting(phase: str, total: int, watch: Watch) -> Tick:

@@ -11,32 +11,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.canvas import Canvas, Change, finished_rows
-from dehazexl_cli.engine.careful import Careful
-from dehazexl_cli.engine.crew import Crew
-from dehazexl_cli.engine.errand import Errand, Tick, Watch, counting
-from dehazexl_cli.engine.journal import Journal
+from dehazexl_cli.engine.blending import BlendBuffer, Residual, finished_rows
+from dehazexl_cli.engine.context import RunContext, Tick, Watch, counting
+from dehazexl_cli.engine.device import to_unit
+from dehazexl_cli.engine.executor import LocalExecutor
+from dehazexl_cli.engine.fp32_fallback import Fp32Fallback
+from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.memory import trim
-from dehazexl_cli.engine.modes import Layout
-from dehazexl_cli.engine.pipes import Behind, ahead
-from dehazexl_cli.engine.rows import Finish, Row, cut, rows_to_decode, rows_to_encode
+from dehazexl_cli.engine.rows import OutputStrip, PatchRow, extract_patches, rows_to_decode, rows_to_encode
+from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
 from dehazexl_cli.engine.survey import Size, Survey, take_surveys
-from dehazexl_cli.engine.team import Parts
-from dehazexl_cli.engine.transfer import to_unit
+from dehazexl_cli.engine.team import SharedRows
+from dehazexl_cli.engine.threads import BackgroundWriter, prefetch
 from dehazexl_cli.models.base import PatchBatch, Skips
 from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
 
-def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter, layout: Layout) -> None:
+def dehaze_scene(scene: Scene, errand: RunContext, writer: RasterWriter, layout: Layout) -> None:
     """Dehaze the wanted part of a scene into the writer; raises what reading, computing or writing raises."""
     report, watch = errand.report, errand.watch
     dtype = next(errand.models[0].parameters()).dtype
-    team = None if errand.team is None else Parts(errand.team, scene, errand.plan, dtype, report)
-    crew = Crew([Careful(model, report) for model in errand.models])
-    lanes = [Lane(scene, group, number, errand) for number, group in enumerate(scene.groups)]
+    team = None if errand.team is None else SharedRows(errand.team, scene, errand.plan, dtype, report)
+    crew = LocalExecutor([Fp32Fallback(model, report) for model in errand.models])
+    lanes = [GroupState(scene, group, number, errand) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
         surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
         for lane, survey in zip(lanes, surveys, strict=True):
@@ -54,7 +54,7 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter, layout: Lay
 
         with report.timed("decode"):
             if team is None:
-                decode_rows(scene, errand, writer, partial(lay, lanes, crew, tick))
+                decode_rows(scene, errand, writer, partial(decode_row, lanes, crew, tick))
             else:
                 team.tell([lane.told for lane in lanes])
                 write_rows(errand, writer, lambda done: team.decoded(done, tick))
@@ -64,7 +64,13 @@ def dehaze_scene(scene: Scene, errand: Errand, writer: RasterWriter, layout: Lay
         watch("finish", 1, 1)
 
 
-def lay(lanes: Sequence[Lane], crew: Crew[Careful], tick: Tick, row: Row, finish: Finish) -> list[Change]:
+def decode_row(
+    lanes: Sequence[GroupState],
+    crew: LocalExecutor[Fp32Fallback],
+    tick: Tick,
+    row: PatchRow,
+    finish: OutputStrip,
+) -> list[Residual]:
     """Rewrite a row of patches, all lanes of it."""
     for lane in lanes:
         lane.decode(row, crew, tick)
@@ -74,7 +80,7 @@ def lay(lanes: Sequence[Lane], crew: Crew[Careful], tick: Tick, row: Row, finish
 Told = tuple[Tensor | None, tuple[Tensor, int, Size] | None]  # mixed tokens, survey
 
 
-class Piece(NamedTuple):
+class HostBatch(NamedTuple):
     """A batch before it crosses to a device."""
 
     ids: tuple[int, ...]
@@ -82,20 +88,20 @@ class Piece(NamedTuple):
     skips: Skips | None = None
 
 
-class Lane:
+class GroupState:
     """One group of bands on its way: tokens and features, the mixed scene, the change."""
 
-    def __init__(self, scene: Scene, group: Group, number: int, errand: Errand) -> None:
+    def __init__(self, scene: Scene, group: Group, number: int, errand: RunContext) -> None:
         plan, self._gather = errand.plan, errand.models[0].gather
         self.scene, self.group, self.number = scene, group, number
         self.store = TokenStore(len(scene.grid), self._gather, plan.skips, plan.kept, errand.folder)
-        self.canvas = Canvas(scene, group)
+        self.canvas = BlendBuffer(scene, group)
         self.survey: Survey | None = None
         self._plan, self._journal, self._report = plan, errand.journal, errand.report
         self._absent: frozenset[int] = frozenset()
         self._mixed: dict[torch.device, Tensor] = {}
 
-    def encode(self, row: Row, crew: Crew[Careful], tick: Tick) -> Tensor | None:
+    def encode(self, row: PatchRow, crew: LocalExecutor[Fp32Fallback], tick: Tick) -> Tensor | None:
         """Let every patch of a row that has ground say what it sees: their tokens, or the sum of these."""
         for ids, tokens, skips in crew.over(self._encoded, self._pieces(row)):
             wanted = skips if self.scene.wants(ids) else None
@@ -116,7 +122,7 @@ class Lane:
     def _present(self, row: int, absent: frozenset[int]) -> list[int]:
         return [id for id in self.scene.grid.ids_of_row(row) if id not in absent]
 
-    def mix(self, careful: Careful) -> None:
+    def mix(self, careful: Fp32Fallback) -> None:
         """Let all patches that have ground see each other; none may have."""
         tokens = self.store.tokens()
         if tokens is None and not self._journal.has_mixed(self.number):
@@ -150,34 +156,34 @@ class Lane:
         self._mixed = {} if mixed is None else {device: mixed.to(device)}
         self.survey = None if survey is None else Survey(survey[0].to(device), *survey[1:])
 
-    def decode(self, row: Row, crew: Crew[Careful], tick: Tick) -> None:
+    def decode(self, row: PatchRow, crew: LocalExecutor[Fp32Fallback], tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
         tick(len(row.absent))
         for batch, pixels in crew.over(self._decoded, self._wanted(row, tick)):
             self.canvas.lay(batch, pixels)
             del batch, pixels  # else they are kept while the next batch is decoded
 
-    def change(self, row: Row, finish: Finish) -> Change:
+    def change(self, row: PatchRow, finish: OutputStrip) -> Residual:
         """What is to be changed in the rows that a decoded row of patches finishes."""
         survey = self.survey and self.survey.over(finish.box)
-        return Change(self.group, self.canvas.finish(row.number, finish.box), survey)
+        return Residual(self.group, self.canvas.finish(row.number, finish.box), survey)
 
-    def _wanted(self, row: Row, tick: Tick) -> Iterator[Piece]:
+    def _wanted(self, row: PatchRow, tick: Tick) -> Iterator[HostBatch]:
         for piece in self._pieces(row):
             tick(len(piece.ids))
             if self.scene.wants(piece.ids):
                 yield piece._replace(skips=self.store.take(piece.ids, self.scene.device))
 
-    def _pieces(self, row: Row) -> Iterator[Piece]:
+    def _pieces(self, row: PatchRow) -> Iterator[HostBatch]:
         return pieces(self.scene, self.group, row, self._plan.batch)
 
-    def _encoded(self, careful: Careful, piece: Piece) -> tuple[tuple[int, ...], Tensor, Skips]:
-        batch = shown(self.scene, self.group, piece, careful.device)
+    def _encoded(self, careful: Fp32Fallback, piece: HostBatch) -> tuple[tuple[int, ...], Tensor, Skips]:
+        batch = to_device(self.scene, self.group, piece, careful.device)
         with self._report.working("encode"):
             return piece.ids, *careful.encode(batch)
 
-    def _decoded(self, careful: Careful, piece: Piece) -> tuple[PatchBatch, Tensor]:
-        batch = shown(self.scene, self.group, piece, careful.device)
+    def _decoded(self, careful: Fp32Fallback, piece: HostBatch) -> tuple[PatchBatch, Tensor]:
+        batch = to_device(self.scene, self.group, piece, careful.device)
         with self._report.working("decode"):
             if piece.skips is None:
                 skips = careful.encode(batch)[1]
@@ -192,20 +198,22 @@ class Lane:
         return self._mixed[device]
 
 
-def pieces(scene: Scene, group: Group, row: Row, size: int) -> Iterator[Piece]:
+def pieces(scene: Scene, group: Group, row: PatchRow, size: int) -> Iterator[HostBatch]:
     """The patches of a row that have ground, a group's bands, at most `size` at a time."""
     for ids in scene.grid.batches_of_row(row.number, size, row.absent):
-        yield Piece(ids, cut(scene, row, ids, scene.place(group)))
+        yield HostBatch(ids, extract_patches(scene, row, ids, scene.place(group)))
 
 
-def shown(scene: Scene, group: Group, piece: Piece, device: torch.device) -> PatchBatch:
+def to_device(scene: Scene, group: Group, piece: HostBatch, device: torch.device) -> PatchBatch:
     """What a model is shown: pixels in [0, 1] on its device, which they reach as they are stored."""
     source = torch.from_numpy(piece.source).to(device, non_blocking=True)
     pixels = to_unit(source, group.levels(device))
     return PatchBatch(piece.ids, scene.grid, pixels.expand(-1, 3, -1, -1))
 
 
-def encode_all(lanes: list[Lane], crew: Crew[Careful], errand: Errand, team: Parts | None) -> None:
+def encode_all(
+    lanes: list[GroupState], crew: LocalExecutor[Fp32Fallback], errand: RunContext, team: SharedRows | None
+) -> None:
     """First reading: every patch says what it sees, unless an earlier run has kept it."""
     scene, journal, report = lanes[0].scene, errand.journal, errand.report
     tick = counting("encode", len(lanes) * len(scene.grid), errand.watch)
@@ -227,26 +235,28 @@ def encode_all(lanes: list[Lane], crew: Crew[Careful], errand: Errand, team: Par
                     journal.keep_tokens(lane.number, number, each, absent)
         return
     summed = errand.models[0].gather == "sum"
-    with closing(ahead(report.each_working("read", rows_to_encode(scene, summed, rest)))) as reading:
+    with closing(prefetch(report.each_working("read", rows_to_encode(scene, summed, rest)))) as reading:
         for row in reading:
             for lane in lanes:
                 journal.keep_tokens(lane.number, row.number, lane.encode(row, crew, tick), row.absent)
 
 
-Lay = Callable[[Row, Finish], list[Change]]
+Lay = Callable[[PatchRow, OutputStrip], list[Residual]]
 Made = Generator[Pixels, None, None]  # rows of the result
 
 
-def decode_rows(scene: Scene, errand: Errand, writer: RasterWriter, lay: Lay) -> None:
-    """Second reading: every row is rewritten by `lay`, unless an earlier run has kept it."""
-    write_rows(errand, writer, lambda done: rewritten(scene, errand.report, lay, slice(done, None)))
+def decode_rows(scene: Scene, errand: RunContext, writer: RasterWriter, decode_row: Lay) -> None:
+    """Second reading: every row is rewritten by `decode_row`, unless an earlier run has kept it."""
+    write_rows(
+        errand, writer, lambda done: output_strips(scene, errand.report, decode_row, slice(done, None))
+    )
 
 
-def write_rows(errand: Errand, writer: RasterWriter, made: Callable[[int], Made]) -> None:
+def write_rows(errand: RunContext, writer: RasterWriter, made: Callable[[int], Made]) -> None:
     """Write what an earlier run has kept of the result, and the rows that are `made` after so many."""
     report, journal = errand.report, errand.journal
-    with Behind(writer, report) as behind:
-        replay(journal, behind, report)
+    with BackgroundWriter(writer, report) as behind:
+        saved_strips(journal, behind, report)
         with closing(made(len(journal.finished()))) as making:
             for rows in making:
                 journal.keep_rows(rows, report.counts())
@@ -254,20 +264,20 @@ def write_rows(errand: Errand, writer: RasterWriter, made: Callable[[int], Made]
                     behind.save(rows)
 
 
-def rewritten(scene: Scene, report: Report, lay: Lay, turns: slice) -> Made:
+def output_strips(scene: Scene, report: Report, decode_row: Lay, turns: slice) -> Made:
     """The result's rows, for each of some rows of patches; `turns` counts among those that are wanted."""
     # What the row before leaves to the first is not known: it is laid once more.
     first = max(0, turns.start - 1) if scene.grid.overlap else turns.start
-    reading = ahead(report.each_working("read", rows_to_decode(scene, slice(first, turns.stop))))
+    reading = prefetch(report.each_working("read", rows_to_decode(scene, slice(first, turns.stop))))
     with closing(reading):
         for number, (row, finish) in enumerate(reading, start=first):
-            changes = lay(row, finish)
+            changes = decode_row(row, finish)
             if number >= turns.start:
-                yield finished(scene, finish, changes, report)
+                yield apply_residual(scene, finish, changes, report)
             del changes  # else the next row is laid while this one is still kept
 
 
-def replay(journal: Journal, behind: Behind, report: Report) -> None:
+def saved_strips(journal: RunCheckpoint, behind: BackgroundWriter, report: Report) -> None:
     """Write the rows that an earlier run has finished, and count what it has counted."""
     for record in journal.finished():
         rows = journal.rows(record)
@@ -276,7 +286,7 @@ def replay(journal: Journal, behind: Behind, report: Report) -> None:
         report.set_counts(record["counts"])
 
 
-def finished(scene: Scene, finish: Finish, changes: Sequence[Change], report: Report) -> Pixels:
+def apply_residual(scene: Scene, finish: OutputStrip, changes: Sequence[Residual], report: Report) -> Pixels:
     """The rows, changed, if any are wanted; counts what is no ground."""
     rows = finish.source[:, :0]
     if finish.source.size:
@@ -287,4 +297,4 @@ def finished(scene: Scene, finish: Finish, changes: Sequence[Change], report: Re
     return rows
 
 
-__all__ = ["Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "shown"]
+__all__ = ["Watch", "counting", "decode_rows", "dehaze_scene", "pieces", "to_device"]

@@ -74,7 +74,7 @@ def precision_name(dtype: torch.dtype) -> str:
     return next(name for name, value in PRECISIONS.items() if value == dtype)
 
 
-class Levels(Protocol):
+class Scaling(Protocol):
     """Which source number is shown to the model as 0, and how many make up the way to 1.
 
     Numbers for all bands, or tensors [bands, 1, 1] that differ between them.
@@ -87,23 +87,23 @@ class Levels(Protocol):
     def scale(self) -> float | Tensor: ...
 
 
-def to_unit(source: Tensor, levels: Levels) -> Tensor:
+def to_unit(source: Tensor, levels: Scaling) -> Tensor:
     """Source numbers -> float32 in [0, 1]; what lies outside the range is held at its ends."""
     return as_units(source, levels).clamp(0, 1).float()
 
 
-def as_units(source: Tensor, levels: Levels) -> Tensor:
+def as_units(source: Tensor, levels: Scaling) -> Tensor:
     """Source numbers in units of the range; what lies outside it is below 0 or above 1."""
     return (source.to(arithmetic(source.dtype, levels)) - levels.low) / levels.scale
 
 
-def arithmetic(dtype: torch.dtype, levels: Levels) -> torch.dtype:
+def arithmetic(dtype: torch.dtype, levels: Scaling) -> torch.dtype:
     """The type in which numbers of a range are computed with: float32 unless they would not fit."""
     far = isinstance(levels.scale, float) and levels.scale > FARTHEST_FLOAT32
     return torch.float64 if far or dtype in WIDE else torch.float32
 
 
-def to_source(source: Tensor, change: Tensor, levels: Levels, bits: int | None = None) -> Tensor:
+def to_source(source: Tensor, change: Tensor, levels: Scaling, bits: int | None = None) -> Tensor:
     """Source numbers with a change, in units of [0, 1], added; rounded and held within the source's type.
 
     The change is added to the original number, so no change gives back every bit, and what lay outside

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.shelves import raw, read_tensor
+from dehazexl_cli.engine.skip_cache import raw, read_tensor
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster.base import Pixels
 
@@ -31,7 +31,7 @@ CHECKED_AT_ONCE = 1 << 24  # bytes
 Record = dict[str, Any]
 
 
-class Journal:
+class RunCheckpoint:
     """Keeps nothing: a run that is not to be resumed."""
 
     keeps = False
@@ -76,7 +76,7 @@ class Journal:
         """The run is done: nothing is left."""
 
 
-class FolderJournal(Journal):
+class FolderCheckpoint(RunCheckpoint):
     """Keeps everything in a folder; OutputError where that cannot be written.
 
     `identity` says in words what a result is made of: the input, the weights, … ; `plan` is the way it is

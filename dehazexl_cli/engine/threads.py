@@ -19,7 +19,7 @@ DEPTH = 1  # rows of patches that may wait in a pipe
 POLL_SECONDS = 0.1
 
 
-def ahead(items: Iterable[T]) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
     """Yield the items while a thread already makes the next; its exception is raised here.
 
     Leaving the loop early stops the thread before control returns.
@@ -101,7 +101,7 @@ class Worker:
             self._ended.set()
 
 
-class Behind:
+class BackgroundWriter:
     """Writes rows on a thread of its own; an error there is raised at the next `save` or at the end."""
 
     def __init__(self, writer: RasterWriter, report: Report | None = None) -> None:

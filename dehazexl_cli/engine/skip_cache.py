@@ -17,11 +17,11 @@ from dehazexl_cli.plan import SkipPolicy
 Ids = tuple[int, ...]
 
 
-class NoRoom(Exception):
+class DiskFull(Exception):
     """A shelf is full before the plan thought it would be."""
 
 
-class Shelf(Protocol):
+class SkipCache(Protocol):
     """Keeps the features of batches of patches until they are taken, each once."""
 
     def put(self, ids: Ids, skips: Skips) -> None:
@@ -33,16 +33,16 @@ class Shelf(Protocol):
         ...
 
 
-def make_shelf(policy: SkipPolicy, folder: Path | None) -> Shelf | None:
+def make_cache(policy: SkipPolicy, folder: Path | None) -> SkipCache | None:
     """The shelf of a policy; `folder` is where a file may be. None where nothing is kept."""
     if policy == "disk":
-        return DiskShelf(folder)
+        return DiskCache(folder)
     if policy == "recompute":
         return None
-    return DeviceShelf() if policy == "device" else HostShelf()
+    return DeviceCache() if policy == "device" else PinnedHostCache()
 
 
-class DeviceShelf:
+class DeviceCache:
     """Keeps features where they were made."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class DeviceShelf:
         return None if skips is None else tuple(skip.to(device) for skip in skips)
 
 
-class HostShelf:
+class PinnedHostCache:
     """Keeps features in the host's memory; those of a GPU cross the bus beside its work, both ways.
 
     The way there is a stream of its own from memory that is not paged. It begins when what made the
@@ -98,7 +98,7 @@ class HostShelf:
         return tuple(kept)
 
 
-class DiskShelf:
+class DiskCache:
     """Keeps features in a file that has no name, so that nothing is left of it however the run ends.
 
     It is written and read piece by piece, not mapped: pages of a mapped file count as the process's memory,
@@ -121,7 +121,7 @@ class DiskShelf:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
-                raise NoRoom("the disk for temporary files is full") from error
+                raise DiskFull("the disk for temporary files is full") from error
             places.append((self._end, skip.shape, skip.dtype))
             self._end += skip.numel() * skip.element_size()
         self._places[ids] = places
