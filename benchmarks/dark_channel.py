@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dehazexl_cli import load_model
 from dehazexl_cli.training.data import load_scenes, split
-from dehazexl_cli.training.validation import make_trials, psnr
+from dehazexl_cli.training.validation import make_pairs, psnr
 
 WINDOW = 15  # pixels of the dark channel
 KEPT = 0.95  # share of the haze that is removed
@@ -65,7 +65,7 @@ def main() -> None:
     _, scenes = split(load_scenes(arguments.data), arguments.hold_out)
     rows = []
     with torch.inference_mode():
-        for hazy, clear in make_trials(scenes):
+        for hazy, clear in make_pairs(scenes):
             outputs = (hazy, dark_channel_prior(hazy), model(hazy))
             rows.append([psnr(image, clear) for image in outputs] + [psnr(model(clear), clear)])
     table = np.array(rows)

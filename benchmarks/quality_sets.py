@@ -20,7 +20,7 @@ from dehazexl_cli.dataset_pairs import find_pairs
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.training.data import COLOURS, SUFFIXES, open_picture, source_of
-from dehazexl_cli.training.skies import LEVELS, Origin, draw_sky
+from dehazexl_cli.training.haze_presets import LEVELS, Origin, draw_sky
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]

@@ -16,7 +16,7 @@ from make_scene import SAND, WATER, Ground, draw, soften
 
 import dehazexl_cli
 from dehazexl_cli.grid import Box
-from dehazexl_cli.training.skies import Origin, draw_sky
+from dehazexl_cli.training.haze_presets import Origin, draw_sky
 
 SIDE, SHOWN = 768, 256  # pixels of a scene, and of its middle in the sheet
 GAP = 4  # pixels of white between pictures

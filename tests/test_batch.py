@@ -16,7 +16,7 @@ from conftest import Result, dehaze_file
 
 import dehazexl_cli
 import dehazexl_cli.files
-from dehazexl_cli.batch.locks import Holder, Locks
+from dehazexl_cli.batch.locks import LockOwner, Locks
 from dehazexl_cli.owner import this_host
 
 Command = Callable[..., Result]
@@ -184,7 +184,7 @@ def test_a_scene_whose_batch_was_killed_is_done(batch: Command, tmp_path: Path) 
     with Locks(locks) as other:
         other.take("sub/b.tif")
         (lock,) = locks.iterdir()
-        lock.write_text(json.dumps(Holder(this_host(), 2**22 + 1, 1, "x")._asdict()))
+        lock.write_text(json.dumps(LockOwner(this_host(), 2**22 + 1, 1, "x")._asdict()))
         assert batch().code == 0
     assert files(tmp_path / "out") == set(NAMES)
 
@@ -209,7 +209,7 @@ def test_a_result_that_another_batch_has_made_meanwhile_is_not_made_again(
         return compute(opened, target, loaded, recipe, *rest)
 
     monkeypatch.setattr(dehazexl_cli.files, "compute", also)
-    monkeypatch.setattr("dehazexl_cli.batch.conveyor.AHEAD", 1)
+    monkeypatch.setattr("dehazexl_cli.batch.in_process.AHEAD", 1)
     assert batch().code == 0
     assert sorted(states(tmp_path / "out")) == ["done", "done", "elsewhere"]
 

@@ -16,11 +16,11 @@ import torch
 from batches import NAMES, alike, cut_short, files, finish, log_of, make_image, start, states, wait_for
 from conftest import Result
 
-from dehazexl_cli.batch import cluster
-from dehazexl_cli.batch.cluster import Cluster, named_in_full
-from dehazexl_cli.batch.conveyor import Setup
-from dehazexl_cli.batch.outcomes import Job
-from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch import dask
+from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
+from dehazexl_cli.batch.in_process import WorkerConfig
+from dehazexl_cli.batch.results import Job
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.engine import Options
 from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
@@ -111,13 +111,13 @@ class Scheduler:
         ]
         return {"workers": dict(enumerate(hosts))}
 
-    def submit(self, function: object, setup: Setup, job: Job, batch: str, **how: Any) -> None:
+    def submit(self, function: object, setup: WorkerConfig, job: Job, batch: str, **how: Any) -> None:
         self.given.append({"setup": setup, "job": job, **how})
 
 
 def given(scheduler: Scheduler, device: str = "auto") -> dict[str, Any]:
-    setup = Setup(RunConfig(Options(device=device)))
-    Cluster(setup, "tcp://x:1")._submitter(scheduler)(Job(Scene("a.tif", Path("out/a.tif"), 1)))  # type: ignore[arg-type]
+    setup = WorkerConfig(RunConfig(Options(device=device)))
+    DaskBatchExecutor(setup, "tcp://x:1")._submitter(scheduler)(Job(Scene("a.tif", Path("out/a.tif"), 1)))  # type: ignore[arg-type]
     (one,) = scheduler.given
     return one
 
@@ -132,7 +132,7 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
     one = given(Scheduler({}, {}, {}))
     assert one["setup"].share == 2
     assert one["job"].scene == Scene(os.path.abspath("a.tif"), Path("out/a.tif").absolute(), 1)
-    setup = Setup(RunConfig(selection=Selection(mask="m.tif")), weights=Path("w.safetensors"))
+    setup = WorkerConfig(RunConfig(selection=Selection(mask="m.tif")), weights=Path("w.safetensors"))
     full = named_in_full(setup)
     assert full.recipe.selection.mask == os.path.abspath("m.tif")
     assert full.weights == Path("w.safetensors").absolute()
@@ -141,16 +141,16 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
 def test_a_worker_loads_its_model_once(
     folder: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "processors", torch.get_num_threads)
-    setup = Setup(RunConfig(), weights=tiny_weights)
-    loaded = cluster.kept(setup, cluster.modified(tiny_weights))
-    monkeypatch.setattr(Setup, "load", lambda setup: pytest.fail("it is loaded again"))
+    monkeypatch.setattr(dask, "processors", torch.get_num_threads)
+    setup = WorkerConfig(RunConfig(), weights=tiny_weights)
+    loaded = dask.kept(setup, dask.modified(tiny_weights))
+    monkeypatch.setattr(WorkerConfig, "load", lambda setup: pytest.fail("it is loaded again"))
     for number in range(2):
         job = Job(Scene(str(folder / "a.tif"), tmp_path / f"{number}.tif", 1))
-        outcome = cluster.dehaze(setup, job, "batch")
+        outcome = dask.dehaze(setup, job, "batch")
         assert outcome is not None and outcome.report["weights_sha256"] == loaded.sha256
-    cluster.abandon("ended")
-    assert cluster.dehaze(setup, Job(Scene(str(folder / "a.tif"), tmp_path / "x.tif", 1)), "ended") is None
+    dask.cancel("ended")
+    assert dask.dehaze(setup, Job(Scene(str(folder / "a.tif"), tmp_path / "x.tif", 1)), "ended") is None
     assert not (tmp_path / "x.tif").exists()
 
 
@@ -159,15 +159,15 @@ def test_a_worker_that_is_alone_on_its_machine_computes_on_all_processors(
 ) -> None:
     """Dask starts its workers with OMP_NUM_THREADS=1."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(cluster, "processors", lambda: 6)
-    monkeypatch.setattr(Setup, "load", lambda setup: setup)
+    monkeypatch.setattr(dask, "processors", lambda: 6)
+    monkeypatch.setattr(WorkerConfig, "load", lambda setup: setup)
     try:
         for share, threads in ((1, 6), (2, 3), (7, 1)):
-            cluster.kept(Setup(RunConfig(), share=share), 0)
+            dask.kept(WorkerConfig(RunConfig(), share=share), 0)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-        cluster._KEPT.clear()
+        dask._KEPT.clear()
 
 
 def test_without_dask_it_is_said_how_to_get_it(
@@ -181,7 +181,7 @@ def test_without_dask_it_is_said_how_to_get_it(
 def test_a_scheduler_that_does_not_answer_is_exit_6(
     batch: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 1)
     result = batch("--dask", "tcp://127.0.0.1:1", "-q")
     assert result.code == 6 and "no Dask scheduler answers" in result.err
 

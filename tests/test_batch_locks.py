@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dehazexl_cli.batch import locks
-from dehazexl_cli.batch.locks import Holder, Locks
+from dehazexl_cli.batch.locks import LockOwner, Locks
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.owner import born, this_host
 
@@ -26,7 +26,7 @@ def only_lock(folder: Path) -> Path:
     return path
 
 
-def write_lock(folder: Path, holder: Holder) -> Path:
+def write_lock(folder: Path, holder: LockOwner) -> Path:
     with Locks(folder) as mine:
         mine.take("a.tif")
         path = only_lock(folder)
@@ -58,7 +58,7 @@ def test_a_lock_is_held_by_one_and_says_by_whom(tmp_path: Path) -> None:
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
     pid, started = dead_process()
-    write_lock(tmp_path, Holder(this_host(), pid, started, "x"))
+    write_lock(tmp_path, LockOwner(this_host(), pid, started, "x"))
     with Locks(tmp_path) as mine:
         assert mine.take("a.tif") is None
         assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
@@ -66,13 +66,13 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not born(os.getpid()), reason="the system does not tell when a process began")
 def test_a_process_that_has_the_number_of_a_dead_one_is_another(tmp_path: Path) -> None:
-    write_lock(tmp_path, Holder(this_host(), os.getpid(), 1, "x"))
+    write_lock(tmp_path, LockOwner(this_host(), os.getpid(), 1, "x"))
     with Locks(tmp_path) as mine:
         assert mine.take("a.tif") is None
 
 
 def test_the_lock_of_another_host_is_taken_over_only_when_it_was_forgotten(tmp_path: Path) -> None:
-    path = write_lock(tmp_path, Holder("elsewhere-0", 1, 0, "x"))
+    path = write_lock(tmp_path, LockOwner("elsewhere-0", 1, 0, "x"))
     with Locks(tmp_path) as mine:
         holder = mine.take("a.tif")
         assert holder is not None and str(holder) == "process 1 on elsewhere"
@@ -81,7 +81,7 @@ def test_the_lock_of_another_host_is_taken_over_only_when_it_was_forgotten(tmp_p
 
 
 def test_a_lock_that_nobody_can_read_is_held_until_it_was_forgotten(tmp_path: Path) -> None:
-    path = write_lock(tmp_path, Holder())
+    path = write_lock(tmp_path, LockOwner())
     path.write_text("{")
     with Locks(tmp_path) as mine:
         assert str(mine.take("a.tif")) == "another process"
@@ -122,7 +122,7 @@ def test_a_folder_where_no_lock_can_be_made_is_named(tmp_path: Path) -> None:
 def test_of_many_who_find_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
     pid, started = dead_process()
     for round_ in range(60):
-        write_lock(tmp_path, Holder(this_host(), pid, started, str(round_)))
+        write_lock(tmp_path, LockOwner(this_host(), pid, started, str(round_)))
         everybody = [Locks(tmp_path) for _ in range(8)]
         gate, got = threading.Barrier(len(everybody)), Counter[bool]()
 

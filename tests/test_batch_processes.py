@@ -13,11 +13,11 @@ import torch
 from batch import COMMAND, SETTLED, resident_sizes
 from batches import alike, files, finish, log_of, make_image, start, states, wait_for
 
-from dehazexl_cli.batch import pool
-from dehazexl_cli.batch.conveyor import Setup
-from dehazexl_cli.batch.outcomes import Job, Outcome, State
-from dehazexl_cli.batch.pool import Pool, shared_out
-from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch import processes
+from dehazexl_cli.batch.in_process import WorkerConfig
+from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
+from dehazexl_cli.batch.results import Job, JobResult, State
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError, WeightsError
 from dehazexl_cli.files import RunConfig
@@ -32,7 +32,7 @@ def fragile(pipe: Connection, setup: object) -> None:
         if source.name.startswith("poison") or (source.name.startswith("fragile") and not source.exists()):
             source.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        pipe.send(Outcome(job.scene, State.done, {"seconds": {"all": float(os.getpid())}}))
+        pipe.send(JobResult(job.scene, State.done, {"seconds": {"all": float(os.getpid())}}))
 
 
 def hopeless(pipe: Connection, setup: object) -> None:
@@ -40,17 +40,17 @@ def hopeless(pipe: Connection, setup: object) -> None:
     pipe.send(WeightsError("no weights", "get some"))
 
 
-def run_pool(names: list[str], folder: Path, workers: int = 2) -> list[Outcome]:
-    told: list[Outcome] = []
+def run_pool(names: list[str], folder: Path, workers: int = 2) -> list[JobResult]:
+    told: list[JobResult] = []
     waiting = iter([Job(Scene(str(folder / name), folder / "out" / name, 1)) for name in names])
-    Pool([Setup(None)] * workers)(lambda wait: next(waiting, None), told.append)  # type: ignore[arg-type]
+    ProcessExecutor([WorkerConfig(None)] * workers)(lambda wait: next(waiting, None), told.append)  # type: ignore[arg-type]
     return told
 
 
 def test_a_scene_that_kills_its_process_fails_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "work", fragile)
+    monkeypatch.setattr(processes, "work", fragile)
     names = ["fragile0", "1", "2", "poison3", "4", "5", "poison6", "7"]
     told = run_pool(names, tmp_path)
     assert sorted(Path(outcome.scene.source).name for outcome in told) == sorted(names)
@@ -60,14 +60,14 @@ def test_a_scene_that_kills_its_process_fails_and_no_other(
 
 
 def test_all_processes_get_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "work", fragile)
+    monkeypatch.setattr(processes, "work", fragile)
     told = run_pool([str(number) for number in range(12)], tmp_path, workers=3)
     assert len(told) == 12
     assert len({outcome.seconds for outcome in told}) == 3
 
 
 def test_what_no_process_can_do_is_raised_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "work", hopeless)
+    monkeypatch.setattr(processes, "work", hopeless)
     with pytest.raises(WeightsError, match="no weights") as caught:
         run_pool(["0", "1"], tmp_path)
     assert caught.value.hint == "get some"
@@ -77,16 +77,16 @@ def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="for the CPU"):
-        shared_out(Setup(RunConfig()), 2, ())
-    assert len(shared_out(Setup(RunConfig(Options(device="cpu"))), 2, ())) == 2
-    assert len(shared_out(Setup(RunConfig()), 1, ())) == 1
+        shared_out(WorkerConfig(RunConfig()), 2, ())
+    assert len(shared_out(WorkerConfig(RunConfig(Options(device="cpu"))), 2, ())) == 2
+    assert len(shared_out(WorkerConfig(RunConfig()), 1, ())) == 1
 
 
 def test_processes_share_processors(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dehazexl_cli.batch.conveyor.processors", lambda: 10)
+    monkeypatch.setattr("dehazexl_cli.batch.in_process.processors", lambda: 10)
     before = torch.get_num_threads()
     try:
-        (setup, *others) = shared_out(Setup(RunConfig(), weights=tiny_weights), 4, ())
+        (setup, *others) = shared_out(WorkerConfig(RunConfig(), weights=tiny_weights), 4, ())
         setup.load()
         assert (len(others), torch.get_num_threads()) == (3, 2)
     finally:

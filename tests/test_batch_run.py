@@ -14,9 +14,9 @@ from conftest import Result
 
 import dehazexl_cli
 import dehazexl_cli.files
-from dehazexl_cli.batch.conveyor import Conveyor, Setup
-from dehazexl_cli.batch.outcomes import Job, Outcome
-from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch.in_process import InProcessExecutor, WorkerConfig
+from dehazexl_cli.batch.results import Job, JobResult
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.engine import Options, memory
 from dehazexl_cli.files import RunConfig
 from dehazexl_cli.models import loading
@@ -115,19 +115,19 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
         ("publish", watched_publish),
     ):
         monkeypatch.setattr(files_module, name, function)
-    setup = Setup(RunConfig(), weights=tiny_weights)
-    waiting, told = iter(jobs_for(tmp_path / "in", tmp_path / "out", 3)), list[Outcome]()
-    Conveyor(setup, setup.load())(lambda wait: next(waiting, None), told.append)
+    setup = WorkerConfig(RunConfig(), weights=tiny_weights)
+    waiting, told = iter(jobs_for(tmp_path / "in", tmp_path / "out", 3)), list[JobResult]()
+    InProcessExecutor(setup, setup.load())(lambda wait: next(waiting, None), told.append)
     assert [outcome.why for outcome in told] == ["", "", ""]
     assert files(tmp_path / "out") == {"0.tif", "1.tif", "2.tif"}
 
 
 def test_processes_share_the_memory(tmp_path: Path, tiny_weights: Path) -> None:
     image = str(make_image(tmp_path / "a.tif"))
-    given = Setup(RunConfig(Options(max_ram=8 << 30)), weights=tiny_weights, share=4).open(image)
+    given = WorkerConfig(RunConfig(Options(max_ram=8 << 30)), weights=tiny_weights, share=4).open(image)
     assert given.options.max_ram == 2 << 30
-    free = Setup(RunConfig(), weights=tiny_weights, share=4).open(image)
-    alone = Setup(RunConfig(), weights=tiny_weights).open(image)
+    free = WorkerConfig(RunConfig(), weights=tiny_weights, share=4).open(image)
+    alone = WorkerConfig(RunConfig(), weights=tiny_weights).open(image)
     assert free.options.max_ram and alone.options.max_ram is None
     for opened in (given, free, alone):
         opened.reader.close()

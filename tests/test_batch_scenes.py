@@ -8,8 +8,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from dehazexl_cli.batch.scenes import Found, Naming, Scene, collect, read_list
 from dehazexl_cli.batch.shards import Shard, choose_shard
+from dehazexl_cli.batch.sources import Found, Naming, Scene, collect, read_list
 from dehazexl_cli.errors import DehazeError, InputError, OutputError, UsageError
 
 

@@ -17,7 +17,7 @@ from rasterio.transform import from_origin
 from dehazexl_cli.dataset_pairs import find_pairs
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader
-from dehazexl_cli.training.skies import LEVELS
+from dehazexl_cli.training.haze_presets import LEVELS
 from dehazexl_cli.training.synthesis import Hazing
 
 Command = Callable[..., Result]

@@ -22,7 +22,7 @@ from metadata_table import POINTS, RPCS, XMP
 from rasterio.errors import NotGeoreferencedWarning
 from test_signals import in_few, run_words, staying
 
-from dehazexl_cli.batch.scenes import Naming, collect
+from dehazexl_cli.batch.sources import Naming, collect
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import mosaic, open_reader, open_writer

@@ -13,7 +13,7 @@ import rasterio
 from conftest import Result
 
 from dehazexl_cli import __version__, load_model
-from dehazexl_cli.batch.records import Origin, origin_in_tags
+from dehazexl_cli.batch.log import Origin, origin_in_tags
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

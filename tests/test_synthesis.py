@@ -14,7 +14,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import ValueRange
 from dehazexl_cli.raster.jpeg import rows_around, through_jpeg
 from dehazexl_cli.raster.memory import ArrayReader
-from dehazexl_cli.training.skies import CLOSED, LEVELS, Origin, draw_sky
+from dehazexl_cli.training.haze_presets import CLOSED, LEVELS, Origin, draw_sky
 from dehazexl_cli.training.synthesis import Camera, Hazing, in_type, keep_off_nodata, require_usable
 
 EIGHT_BITS = ValueRange(0.0, 255.0, "dtype")

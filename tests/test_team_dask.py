@@ -22,7 +22,7 @@ from test_mosaic import check_equal
 from test_stream import scene
 
 from dehazexl_cli.batch import team
-from dehazexl_cli.batch.conveyor import Setup
+from dehazexl_cli.batch.in_process import WorkerConfig
 from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
 from dehazexl_cli.engine.team import SceneSpec
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
@@ -235,7 +235,7 @@ def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(team, "arrived", lambda client, address: {})
-    alone = DaskTeam(Client(), "tcp://x:1", Setup(RunConfig()), "a.tif", "0", tmp_path)  # type: ignore[arg-type]
+    alone = DaskTeam(Client(), "tcp://x:1", WorkerConfig(RunConfig()), "a.tif", "0", tmp_path)  # type: ignore[arg-type]
     since = alone._lonely(None)
     monkeypatch.setattr(team, "CONNECT_SECONDS", 0.0)
     with pytest.raises(DeviceError, match="are gone"):
@@ -243,7 +243,7 @@ def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
 
 
 def test_other_weights_on_a_worker_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
-    task = Task(Setup(RunConfig(), weights=tiny_weights), "a.tif", "0" * 64)
+    task = Task(WorkerConfig(RunConfig(), weights=tiny_weights), "a.tif", "0" * 64)
     brief = SceneSpec(tmp_path, *[None] * 9)  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="other weights"):
         station(task, brief)

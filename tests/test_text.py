@@ -16,7 +16,7 @@ import rasterio
 import tifffile
 from conftest import Result
 
-from dehazexl_cli.batch.scenes import Naming, collect, expand, read_list
+from dehazexl_cli.batch.sources import Naming, collect, expand, read_list
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.refusals import why_not_opened

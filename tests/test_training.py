@@ -27,7 +27,7 @@ from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.loop import TrainConfig, Trainer, config_text, train
 from dehazexl_cli.training.losses import Drafts, Loss
-from dehazexl_cli.training.validation import make_trials
+from dehazexl_cli.training.validation import make_pairs
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_validation_scenes_are_not_trained_on() -> None:
 
 
 def test_validation_pairs_are_the_same_each_time() -> None:
-    for one, other in zip(make_trials(scenes()), make_trials(scenes()), strict=True):
+    for one, other in zip(make_pairs(scenes()), make_pairs(scenes()), strict=True):
         assert torch.equal(one[0], other[0])
         assert not torch.equal(one[0], one[1])
 

@@ -26,7 +26,7 @@ STALE_SECONDS = 300.0
 TRIES = 3  # at a lock that others take and leave at the same time
 
 
-class Holder(NamedTuple):
+class LockOwner(NamedTuple):
     """Who holds a lock; empty if nobody knows."""
 
     host: str = ""
@@ -38,7 +38,7 @@ class Holder(NamedTuple):
         return f"process {self.pid} on {self.host.rpartition('-')[0]}" if self.host else "another process"
 
     @classmethod
-    def this(cls) -> Holder:
+    def this(cls) -> LockOwner:
         """This process."""
         return cls(*Owner.this(), secrets.token_hex(8))
 
@@ -52,18 +52,18 @@ class Locks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._me = Holder.this()
+        self._me = LockOwner.this()
         self._held: set[Path] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._touch, name="touch-locks", daemon=True)
 
-    def take(self, name: str) -> Holder | None:
+    def take(self, name: str) -> LockOwner | None:
         """Take the lock of a result; None if it is held now, else who holds it.
 
         Raises OutputError where no lock can be made.
         """
         path = self._path(name)
-        holder: Holder | None = None
+        holder: LockOwner | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for _ in range(TRIES):
@@ -78,7 +78,7 @@ class Locks:
                 f"{self._folder}: no lock can be made ({error.strerror})",
                 "choose another OUT_DIR or ask for the right to write there",
             ) from error
-        return holder or Holder()
+        return holder or LockOwner()
 
     def release(self, name: str) -> None:
         """Let go of the lock of a result; nothing happens if it is not held."""
@@ -126,16 +126,16 @@ class Locks:
             return False
         return True
 
-    def _who(self, path: Path) -> Holder | None:
+    def _who(self, path: Path) -> LockOwner | None:
         """Who holds a lock; None if it is gone."""
         try:
-            return Holder(**json.loads(path.read_text()))
+            return LockOwner(**json.loads(path.read_text()))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):
-            return Holder()
+            return LockOwner()
 
-    def _bury(self, path: Path, holder: Holder) -> bool:
+    def _bury(self, path: Path, holder: LockOwner) -> bool:
         """Take away a stale lock; False if it is not stale."""
         if not holder.is_dead() and not self._is_forgotten(path):
             return False

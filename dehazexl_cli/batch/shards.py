@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import UsageError
 
 WHOLE = "give --shard i/n, or --shard 1/1 for all scenes"

@@ -12,7 +12,7 @@ from dehazexl_cli.errors import stopping_signals
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Signals that would end the process wait until the end of the `with`; only the main thread gets any."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,25 +19,25 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from dehazexl_cli.batch.cluster import (
+from dehazexl_cli.batch.dask import (
     CONNECT_SECONDS,
     MEMORY_HINT,
     ONE_AT_A_TIME,
     PATIENCE_SECONDS,
     Abandoned,
-    abandon,
+    cancel,
     connected,
-    heed,
     kept,
     modified,
     most_on_a_host,
     named_in_full,
+    raise_if_cancelled,
     resources_for,
     workers_of,
 )
-from dehazexl_cli.batch.conveyor import Setup
-from dehazexl_cli.batch.scenes import is_gdal_name
-from dehazexl_cli.batch.signals import undisturbed
+from dehazexl_cli.batch.in_process import WorkerConfig
+from dehazexl_cli.batch.signals import defer_signals
+from dehazexl_cli.batch.sources import is_gdal_name
 from dehazexl_cli.errors import DehazeError, DeviceError, InputError, OutputError, WeightsError, reason
 from dehazexl_cli.owner import Owner, tidy
 
@@ -53,7 +53,12 @@ LOOK_SECONDS = 0.5  # between looks at what workers have done
 
 
 def dehaze_shared(
-    source: str, target: str, setup: Setup, address: str, overwrite: bool = False, watch: Watch | None = None
+    source: str,
+    target: str,
+    setup: WorkerConfig,
+    address: str,
+    overwrite: bool = False,
+    watch: Watch | None = None,
 ) -> Report:
     """Dehaze a file into a new one with the workers of a scheduler, "tcp://HOST:8786", or here, "local:4".
 
@@ -97,7 +102,7 @@ def shared_folder(target: str, tmp_dir: str | None) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with undisturbed():
+        with defer_signals():
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -109,7 +114,13 @@ class DaskTeam:
     """
 
     def __init__(
-        self, client: Client, address: str, setup: Setup, source: str, weights_sha256: str, folder: Path
+        self,
+        client: Client,
+        address: str,
+        setup: WorkerConfig,
+        source: str,
+        weights_sha256: str,
+        folder: Path,
     ) -> None:
         self._client, self._address, self.folder = client, address, folder
         workers = arrived(client, address)
@@ -190,8 +201,8 @@ class DaskTeam:
 
         if self._client.status != "running":
             return
-        with undisturbed(), suppress(TimeoutError):
-            self._client.run(abandon, run)
+        with defer_signals(), suppress(TimeoutError):
+            self._client.run(cancel, run)
             wait(given, timeout=PATIENCE_SECONDS)
 
     def __enter__(self) -> Self:
@@ -235,7 +246,7 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("dehazexl", "torch")}
 
 
-def decided(setup: Setup, brief: SceneSpec) -> Setup:
+def decided(setup: WorkerConfig, brief: SceneSpec) -> WorkerConfig:
     """The setup with what was decided for all workers."""
     from dehazexl_cli.engine.device import precision_name
 
@@ -251,7 +262,7 @@ def decided(setup: Setup, brief: SceneSpec) -> Setup:
 class Task:
     """What all tasks of a scene have in common."""
 
-    setup: Setup
+    setup: WorkerConfig
     source: str
     weights_sha256: str
     run: str = ""  # a name for the tasks that are given, and left, together
@@ -278,8 +289,10 @@ def do(task: Task, brief: SceneSpec, step: Step, band: range) -> tuple[str, Repo
 
     with ONE_AT_A_TIME:
         try:
-            heed(task.run)
-            return get_worker().address, station(task, brief).do(step, band, partial(heed, task.run))
+            raise_if_cancelled(task.run)
+            return get_worker().address, station(task, brief).do(
+                step, band, partial(raise_if_cancelled, task.run)
+            )
         except Abandoned:
             return None
         except DehazeError as error:

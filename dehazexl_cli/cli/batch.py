@@ -18,11 +18,11 @@ from dehazexl_cli.errors import UsageError
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.batch.conveyor import Setup
-    from dehazexl_cli.batch.course import Course, Policy
-    from dehazexl_cli.batch.outcomes import Execute
-    from dehazexl_cli.batch.records import Ledger
-    from dehazexl_cli.batch.scenes import Scene
+    from dehazexl_cli.batch.in_process import WorkerConfig
+    from dehazexl_cli.batch.log import BatchLog
+    from dehazexl_cli.batch.results import Execute
+    from dehazexl_cli.batch.runner import BatchRunner, ExistingOutputs
+    from dehazexl_cli.batch.sources import Scene
 
 FINISHED_WITH_FAILURES = 7
 
@@ -144,9 +144,9 @@ def batch(
     Example: dehazexl batch flights/2026 clear --skip-existing --jobs 2
     """
     console.configure_logging(verbose, quiet)
-    from dehazexl_cli.batch.conveyor import Setup
-    from dehazexl_cli.batch.course import Policy
-    from dehazexl_cli.batch.scenes import Naming
+    from dehazexl_cli.batch.in_process import WorkerConfig
+    from dehazexl_cli.batch.runner import ExistingOutputs
+    from dehazexl_cli.batch.sources import Naming
     from dehazexl_cli.files import RunConfig
 
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
@@ -165,8 +165,10 @@ def batch(
         spare_classes=True,
     )
     wanted = Wanted(sources or (), Naming(target, suffix, format, base), from_file, nul, shard, exclude or ())
-    policy = Policy(overwrite, skip_existing, redo_changed, on_error is OnError.stop)
-    work = Work(Setup(recipe, model, weights, multiple), policy, jobs, parse_gpus(gpus), dask, log, reports)
+    policy = ExistingOutputs(overwrite, skip_existing, redo_changed, on_error is OnError.stop)
+    work = Work(
+        WorkerConfig(recipe, model, weights, multiple), policy, jobs, parse_gpus(gpus), dask, log, reports
+    )
     display = Display(progress, quiet, as_json, print_paths, nul)
     if dry_run:
         return print_what_would_be(wanted, display)
@@ -191,8 +193,8 @@ class Wanted:
 
     def collect(self, narrator: Narrator) -> list[Scene]:
         """All of them, or the part of them that is to be done here; raises the DehazeError that fits."""
-        from dehazexl_cli.batch.scenes import collect, is_named, read_list
         from dehazexl_cli.batch.shards import choose_shard
+        from dehazexl_cli.batch.sources import collect, is_named, read_list
 
         listed = [] if self.from_file is None else read_list(self.from_file, self.nul)
         scenes = collect(self.sources, listed, self.naming, self.exclude)
@@ -210,8 +212,8 @@ class Wanted:
 class Work:
     """How the scenes of a batch are done."""
 
-    setup: Setup
-    policy: Policy
+    setup: WorkerConfig
+    policy: ExistingOutputs
     jobs: int | None = None
     gpus: tuple[int, ...] = ()
     dask: str | None = None  # the address of a scheduler
@@ -224,11 +226,11 @@ class Work:
         if len(given) > 1 and not (given == ["--jobs", "--dask"] and self.dask == "local"):
             raise UsageError(f"{' and '.join(given)} do not go together", "leave out one of them")
 
-    def ledger(self, out: Path) -> Ledger:
+    def ledger(self, out: Path) -> BatchLog:
         """What is written down of them."""
-        from dehazexl_cli.batch.records import Ledger
+        from dehazexl_cli.batch.log import BatchLog
 
-        return Ledger(out, self.log, self.reports)
+        return BatchLog(out, self.log, self.reports)
 
 
 def dehaze_all(wanted: Wanted, work: Work, display: Display) -> None:
@@ -253,44 +255,51 @@ def dehaze_all(wanted: Wanted, work: Work, display: Display) -> None:
 
 
 def dehaze_some(
-    sources: Sequence[str], folder: Path, setup: Setup, overwrite: bool, display: Display, dry_run: bool
+    sources: Sequence[str],
+    folder: Path,
+    setup: WorkerConfig,
+    overwrite: bool,
+    display: Display,
+    dry_run: bool,
 ) -> None:
     """A batch as `dehazexl run` knows it; UsageError for a name that is to be an image."""
-    from dehazexl_cli.batch.scenes import endings_of
+    from dehazexl_cli.batch.sources import endings_of
     from dehazexl_cli.raster.formats import VRT
 
     if not folder.is_dir() and folder.suffix.lower() in (*endings_of(None), *VRT.suffixes):
         raise UsageError(f"{len(sources)} images cannot all become {folder}", "name a folder as OUT")
-    from dehazexl_cli.batch.course import Policy
-    from dehazexl_cli.batch.scenes import Naming
+    from dehazexl_cli.batch.runner import ExistingOutputs
+    from dehazexl_cli.batch.sources import Naming
 
     # A shard would surprise who runs one command per task of an array.
     wanted = Wanted(sources, Naming(folder, format=setup.recipe.storage.format), shard="1/1")
-    work = Work(setup, Policy(overwrite))
+    work = Work(setup, ExistingOutputs(overwrite))
     if dry_run:
         return print_what_would_be(wanted, display)
     dehaze_all(wanted, work, display)
 
 
-def set_out(scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator) -> tuple[Course, Execute]:
+def set_out(
+    scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator
+) -> tuple[BatchRunner, Execute]:
     """The course of a batch and who does it; what no scene could be run with fails here."""
-    from dehazexl_cli.batch.cluster import Cluster, named_in_full
-    from dehazexl_cli.batch.conveyor import Conveyor
-    from dehazexl_cli.batch.course import Course
-    from dehazexl_cli.batch.pool import Pool, shared_out
-    from dehazexl_cli.batch.records import Origin
+    from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
+    from dehazexl_cli.batch.in_process import InProcessExecutor
+    from dehazexl_cli.batch.log import Origin
+    from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
+    from dehazexl_cli.batch.runner import BatchRunner
 
     setup = work.setup if work.dask is None else named_in_full(work.setup)
     setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)
     loaded = setups[0].load()
     recipe = setup.recipe
     origin = Origin.of(loaded.name, loaded.sha256, recipe.settings(), recipe.companion_sha256(loaded))
-    course = Course(scenes, work.policy, origin, work.ledger(out), narrator.tell)
+    course = BatchRunner(scenes, work.policy, origin, work.ledger(out), narrator.tell)
     if work.dask is not None:
-        return course, Cluster(setup, work.dask, work.jobs)
+        return course, DaskBatchExecutor(setup, work.dask, work.jobs)
     if len(setups) == 1:
-        return course, Conveyor(setups[0], loaded, narrator.watch)
-    return course, Pool(setups)
+        return course, InProcessExecutor(setups[0], loaded, narrator.watch)
+    return course, ProcessExecutor(setups)
 
 
 def print_what_would_be(wanted: Wanted, display: Display) -> None:

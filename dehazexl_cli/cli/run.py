@@ -18,7 +18,7 @@ from dehazexl_cli.paths import STDOUT, descriptor_of, is_same, require_apart, re
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.batch.conveyor import Setup
+    from dehazexl_cli.batch.in_process import WorkerConfig
     from dehazexl_cli.paths import AnyPath
     from dehazexl_cli.report import Report
 
@@ -97,7 +97,7 @@ def run(
     Example: dehazexl run hazy.tif clear.tif
     """
     console.configure_logging(verbose, quiet)
-    from dehazexl_cli.batch.conveyor import Setup
+    from dehazexl_cli.batch.in_process import WorkerConfig
     from dehazexl_cli.files import RunConfig
 
     display = Display(progress, quiet, as_json, print_paths)
@@ -113,7 +113,7 @@ def run(
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
     storage = options.read_storage(format, creation, overviews, tmp_dir)
     recipe = RunConfig(chosen, selection, storage, not no_provenance, resume, in_place)
-    setup = Setup(recipe, model, weights, multiple)
+    setup = WorkerConfig(recipe, model, weights, multiple)
     if is_folder(target) or len(sources) > 1:
         from dehazexl_cli.cli.batch import dehaze_some
 
@@ -159,7 +159,9 @@ def run(
         summarise(report)
 
 
-def dehaze_here(source: str, target: str, setup: Setup, overwrite: bool, shown: console.Progress) -> Report:
+def dehaze_here(
+    source: str, target: str, setup: WorkerConfig, overwrite: bool, shown: console.Progress
+) -> Report:
     """Dehaze one image in this process."""
     from dehazexl_cli.files import dehaze_file
     from dehazexl_cli.models.loading import load_model

@@ -246,7 +246,7 @@ def make_pairs(scene: Scene, target: Path, wishes: Wishes) -> Iterator[tuple[Pat
 def hazing(reader: RasterReader, scene: Scene, level: int, wishes: Wishes) -> Hazing:
     """What the hazy image of a level is made with."""
     from dehazexl_cli.engine.scaling import choose_range
-    from dehazexl_cli.training.skies import Origin
+    from dehazexl_cli.training.haze_presets import Origin
     from dehazexl_cli.training.synthesis import Hazing
 
     origin = Origin(wishes.seed, PurePath(scene.name).stem, level)

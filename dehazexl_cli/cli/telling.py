@@ -16,8 +16,8 @@ from dehazexl_cli.text import masked, to_json
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
-    from dehazexl_cli.batch.outcomes import Job, Outcome, Tally
-    from dehazexl_cli.batch.records import Ledger
+    from dehazexl_cli.batch.log import BatchLog
+    from dehazexl_cli.batch.results import BatchSummary, Job, JobResult
     from dehazexl_cli.batch.shards import Shard
 
 PIPE_WIDTH = 250  # characters; in a file or a pipe no line is to be broken
@@ -100,7 +100,7 @@ class Narrator:
             event = {"event": "progress", "input": job.scene.source, "phase": phase}
             console.say(to_json(event | {"done": done, "total": total}))
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: JobResult) -> None:
         """Something has become of a scene."""
         self._done += 1
         if self._bar is not None:
@@ -119,7 +119,7 @@ class Narrator:
             for note in (*outcome.report.get("fallbacks", ()), *outcome.report.get("warnings", ())):
                 self._say(f"warning: {console.in_one_line(outcome.scene.source)}: {note}")
 
-    def summarise(self, tally: Tally, seconds: float, ledger: Ledger) -> None:
+    def summarise(self, tally: BatchSummary, seconds: float, ledger: BatchLog) -> None:
         """The end: a table for a person, an object for a program."""
         facts = as_plain(tally, seconds, ledger) | {"part": self._part}
         if self._display.as_json:
@@ -138,10 +138,10 @@ class Narrator:
                 masked(message), markup=False, emoji=False, highlight=False, soft_wrap=True
             )
 
-    def _where(self, outcome: Outcome) -> str:
+    def _where(self, outcome: JobResult) -> str:
         return f"{self._done} of {self._total}, {console.in_one_line(outcome.scene.source)}"
 
-    def _event(self, outcome: Outcome) -> dict[str, Any]:
+    def _event(self, outcome: JobResult) -> dict[str, Any]:
         event: dict[str, Any] = {"event": "scene", "done": self._done, "total": self._total}
         event |= {"state": outcome.state.value, **names(outcome)}
         if outcome.report:
@@ -163,12 +163,12 @@ def make_bar() -> Bars:
     )
 
 
-def names(outcome: Outcome) -> dict[str, str]:
+def names(outcome: JobResult) -> dict[str, str]:
     """Where a scene comes from and goes to."""
     return {"input": outcome.scene.source, "output": str(outcome.scene.target)}
 
 
-def described(outcome: Outcome) -> str:
+def described(outcome: JobResult) -> str:
     """The end of a line about a scene."""
     if not outcome.report:
         return f"{outcome.state.value}, {outcome.why}"
@@ -176,9 +176,9 @@ def described(outcome: Outcome) -> str:
     return f"{size} in {outcome.seconds:.1f} s"
 
 
-def as_plain(tally: Tally, seconds: float, ledger: Ledger) -> dict[str, Any]:
+def as_plain(tally: BatchSummary, seconds: float, ledger: BatchLog) -> dict[str, Any]:
     """What became of a batch, as plain values."""
-    from dehazexl_cli.batch.outcomes import State
+    from dehazexl_cli.batch.results import State
 
     counts = {state.value: tally.counts[state] for state in State}
     return {
@@ -192,7 +192,7 @@ def as_plain(tally: Tally, seconds: float, ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def print_table(tally: Tally, facts: dict[str, Any]) -> None:
+def print_table(tally: BatchSummary, facts: dict[str, Any]) -> None:
     """A summary on stderr, names of scenes that failed last."""
     from rich.box import SIMPLE
     from rich.console import Console

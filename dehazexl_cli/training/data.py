@@ -25,7 +25,7 @@ from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.training.mixture import DEFAULT_SHARES, Shares, draw_by_ratio, draw_haze
-from dehazexl_cli.training.surfaces import with_even_ground
+from dehazexl_cli.training.uniform_ground import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLOURS = (1, 2, 3)

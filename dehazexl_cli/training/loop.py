@@ -26,11 +26,11 @@ from dehazexl_cli.models.base import cut_batches, forward_in_memory, forward_som
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.paths import make_folder, require_writable
-from dehazexl_cli.training import ranks
+from dehazexl_cli.training import ddp
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.losses import Drafts, Loss
 from dehazexl_cli.training.optimizer import make_optimizer, set_rate
-from dehazexl_cli.training.validation import Trial, make_trials, mean_psnr
+from dehazexl_cli.training.validation import ValidationPair, make_pairs, mean_psnr
 
 CHECKPOINT, LOG = "checkpoint.pth", "log.csv"
 COLUMNS = ("step", "seconds", "rate", "loss", "hazy", "output", "clear")  # of the log
@@ -94,7 +94,7 @@ class Progress(NamedTuple):
 
 def train(config: TrainConfig, show: Callable[[Progress], None]) -> Path:
     """Train, or go on training, and return the weight file `config.out`/NAME.safetensors."""
-    with ranks.joined(config.device):  # torchrun
+    with ddp.joined(config.device):  # torchrun
         return Trainer(config).run(show)
 
 
@@ -107,12 +107,12 @@ class Trainer:
         self._require_room()
         if config.threads:
             torch.set_num_threads(config.threads)
-        self.device = ranks.device(config.device)  # torchrun
+        self.device = ddp.device(config.device)  # torchrun
         training, validation = split(load_scenes([Path(d) for d in config.data]), config.held_out)
         if not training:
             raise InputError("every image is held out for validation", "hold out fewer name prefixes")
         self.sampler = Sampler(training, config.recipe, config.seed)
-        self.trials: list[Trial] = make_trials(validation)
+        self.trials: list[ValidationPair] = make_pairs(validation)
         torch.manual_seed(config.seed)
         # Convolutions are a third faster in this order of numbers, which changes rounding only.
         self.model = build(config.model).to(self.device).train()
@@ -133,7 +133,7 @@ class Trainer:
         waiting = 0.0
         with ThreadPoolExecutor(1) as ahead:
             samples = ahead.submit(self._samples, self.step)
-            while self.step < config.steps and not ranks.any_of(time.monotonic() - began > config.time_limit):
+            while self.step < config.steps and not ddp.any_of(time.monotonic() - began > config.time_limit):
                 started = time.monotonic()
                 hazy, clear = samples.result()
                 samples = ahead.submit(self._samples, self.step + 1)
@@ -141,13 +141,13 @@ class Trainer:
                 loss = self._learn(hazy.to(self.device), clear.to(self.device))
                 self.seconds += time.monotonic() - started
                 self.step += 1
-                if ranks.is_first():  # torchrun
+                if ddp.is_first():  # torchrun
                     self._tell(show, loss, waiting / (time.monotonic() - began))
         return self._finish()
 
     def _samples(self, step: int) -> tuple[Tensor, Tensor]:
         crops, side = self.config.crops(step)
-        first = ranks.number() * crops  # torchrun
+        first = ddp.number() * crops  # torchrun
         return self.sampler.batch(step, crops, side * self.model.patch, first)
 
     def _learn(self, hazy: Tensor, clear: Tensor) -> float:
@@ -164,7 +164,7 @@ class Trainer:
         if self.drafts is not None:
             loss = loss + config.loss.drafts * self.drafts.error(hazy, clear, self.model.patch)
         self.scaler.scale(loss).backward()
-        ranks.average_gradients(self.model.parameters())  # torchrun
+        ddp.average_gradients(self.model.parameters())  # torchrun
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         if self.scaler.is_enabled() or torch.isfinite(norm):  # one bad batch is not to spoil the run
@@ -236,7 +236,7 @@ class Trainer:
 
     def _finish(self) -> Path:
         path = self.out / f"{self.config.model}.safetensors"
-        if ranks.is_first():  # torchrun
+        if ddp.is_first():  # torchrun
             self.checkpoint()
             self._export(path)
         return path

@@ -22,7 +22,7 @@ from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader, ValueRang
 from dehazexl_cli.raster.jpeg import require_jpeg_can_hold, require_quality, rows_around, through_jpeg
 from dehazexl_cli.raster.staging import Staging
 from dehazexl_cli.training.haze import Floats, Haze
-from dehazexl_cli.training.skies import LEVELS, Origin, draw_noise, draw_sky
+from dehazexl_cli.training.haze_presets import LEVELS, Origin, draw_noise, draw_sky
 
 log = logging.getLogger(__name__)
 

@@ -21,28 +21,28 @@ PER_SOURCE = 7  # scenes, so that each place counts alike
 BEST = 50.0  # decibels; some skies leave a crop untouched, and infinities would drown the mean
 
 
-class Trial(NamedTuple):
+class ValidationPair(NamedTuple):
     """A pair to be tried, [1, 3, ≤ SIDE, ≤ SIDE] in [0, 1]."""
 
     hazy: Tensor
     clear: Tensor
 
 
-def make_trials(scenes: Sequence[Scene]) -> list[Trial]:
+def make_pairs(scenes: Sequence[Scene]) -> list[ValidationPair]:
     """The middles of evenly chosen scenes: real pairs as they are, others each under a sky of its own."""
-    return [make_trial(scene, number) for number, scene in enumerate(thinned(scenes))]
+    return [make_pair(scene, number) for number, scene in enumerate(thinned(scenes))]
 
 
-def make_trial(scene: Scene, number: int) -> Trial:
+def make_pair(scene: Scene, number: int) -> ValidationPair:
     """The middle of one scene."""
     height, width = scene.clear.info.height, scene.clear.info.width
     box = Box(max(0, height - SIDE) // 2, max(0, width - SIDE) // 2, min(SIDE, height), min(SIDE, width))
     clear = cut(scene.clear, box)
     if scene.hazy:
-        return Trial(cut(scene.hazy[number % len(scene.hazy)], box), clear)
+        return ValidationPair(cut(scene.hazy[number % len(scene.hazy)], box), clear)
     haze = draw_haze(np.random.default_rng((1, number)), max(box.height, box.width))
     hazy = haze.apply(clear[0].numpy(), Box(0, 0, box.height, box.width))
-    return Trial((torch.from_numpy(hazy.clip(0, 1))[None] * 255).round() / 255, clear)
+    return ValidationPair((torch.from_numpy(hazy.clip(0, 1))[None] * 255).round() / 255, clear)
 
 
 def cut(picture: RasterReader, box: Box) -> Tensor:
@@ -60,7 +60,7 @@ def thinned(scenes: Sequence[Scene]) -> list[Scene]:
     return chosen
 
 
-def mean_psnr(model: DehazeModel, trials: Sequence[Trial], device: torch.device) -> dict[str, float]:
+def mean_psnr(model: DehazeModel, trials: Sequence[ValidationPair], device: torch.device) -> dict[str, float]:
     """Mean PSNR, dB: of hazy inputs, of outputs, and of outputs for haze-free input against that."""
     sums = dict.fromkeys(("hazy", "output", "clear"), 0.0)
     for trial in trials:

@@ -24,7 +24,7 @@ CLOSED = 0.1  # where less of the ground's light arrives, its colours are lost a
 
 
 @dataclass(frozen=True)
-class Weather:
+class HazePreset:
     """A family of skies; one number of each range is drawn, evenly."""
 
     name: str
@@ -36,7 +36,7 @@ class Weather:
     warmth: Range  # airlight of red above that of green, and of blue below it
 
 
-BLUISH_VEIL = Weather(
+BLUISH_VEIL = HazePreset(
     name="bluish veil",
     kind="veil",
     contrast=(0.05, 0.3),
@@ -45,7 +45,7 @@ BLUISH_VEIL = Weather(
     airlight=(0.68, 0.88),
     warmth=(-0.05, -0.01),
 )
-GREY_VEIL = Weather(
+GREY_VEIL = HazePreset(
     name="grey veil",
     kind="field",
     contrast=(0.0, 0.4),
@@ -54,7 +54,7 @@ GREY_VEIL = Weather(
     airlight=(0.7, 0.9),
     warmth=(-0.015, 0.01),
 )
-SMOKE = Weather(
+SMOKE = HazePreset(
     name="smoke",
     kind="field",
     contrast=(0.4, 0.8),
@@ -63,7 +63,7 @@ SMOKE = Weather(
     airlight=(0.5, 0.7),
     warmth=(0.015, 0.05),
 )
-CLOUD = Weather(
+CLOUD = HazePreset(
     name="cloud",
     kind="cloud",
     contrast=(0.0, 0.5),
@@ -72,7 +72,7 @@ CLOUD = Weather(
     airlight=(0.92, 0.98),
     warmth=(-0.01, 0.005),
 )
-WHITE_FIELD = Weather(
+WHITE_FIELD = HazePreset(
     name="white field",
     kind="field",
     contrast=(0.5, 0.9),
@@ -89,7 +89,7 @@ class Level:
 
     transmission: Range  # share of the ground's green light that arrives, on average over the scene
     limit: Range  # greatest optical depth in green
-    weathers: tuple[tuple[Weather, float], ...]  # with their probabilities
+    weathers: tuple[tuple[HazePreset, float], ...]  # with their probabilities
     closed: float = 0.0  # least share of the scene that is to lie below CLOSED
 
 
@@ -127,7 +127,7 @@ def draw_sky(origin: Origin, height: int, width: int) -> tuple[str, Haze]:
     level = LEVELS[origin.level]
     rng = origin.generator("sky")
     weathers, shares = zip(*level.weathers, strict=True)
-    weather: Weather = weathers[rng.choice(len(weathers), p=shares)]
+    weather: HazePreset = weathers[rng.choice(len(weathers), p=shares)]
     side = max(height, width)
     period = side * float(np.exp(rng.uniform(*np.log(weather.scale))))
     octaves = count_octaves(period)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, reason
 
 
@@ -30,7 +30,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What became of a scene."""
 
     scene: Scene
@@ -45,27 +45,27 @@ class Outcome:
         return float(sum(self.report.get("seconds", {}).values()))
 
 
-def failure(scene: Scene, error: Exception) -> Outcome:
+def failure(scene: Scene, error: Exception) -> JobResult:
     """The outcome of a scene that something went wrong with."""
     hint = error.hint if isinstance(error, DehazeError) else ""
-    return Outcome(scene, State.failed, why=reason(error), hint=hint)
+    return JobResult(scene, State.failed, why=reason(error), hint=hint)
 
 
-Tell = Callable[[Outcome], None]
+Tell = Callable[[JobResult], None]
 Take = Callable[[bool], Job | None]  # the next job; None if there is none: as yet, or, if one waits, for good
 Execute = Callable[[Take, Tell], None]  # dehazes all that it can take, and tells what became of each
 
 
 @dataclass
-class Tally:
+class BatchSummary:
     """What has become of a batch so far."""
 
     total: int
     counts: Counter[State] = field(default_factory=Counter)
-    failures: list[Outcome] = field(default_factory=list)
+    failures: list[JobResult] = field(default_factory=list)
     pixels: int = 0  # dehazed
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: JobResult) -> None:
         """Count one more."""
         self.counts[outcome.state] += 1
         if outcome.state is State.failed:

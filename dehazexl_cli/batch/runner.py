@@ -7,18 +7,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dehazexl_cli.batch.locks import Holder, Locks
-from dehazexl_cli.batch.outcomes import Execute, Job, Outcome, State, Tally, Tell, failure
-from dehazexl_cli.batch.records import Ledger, Origin
-from dehazexl_cli.batch.scenes import Scene
-from dehazexl_cli.batch.signals import undisturbed
+from dehazexl_cli.batch.locks import LockOwner, Locks
+from dehazexl_cli.batch.log import BatchLog, Origin
+from dehazexl_cli.batch.results import BatchSummary, Execute, Job, JobResult, State, Tell, failure
+from dehazexl_cli.batch.signals import defer_signals
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import make_folder
 
 
 @dataclass(frozen=True)
-class Policy:
+class ExistingOutputs:
     """What is done about results that are there, and about failures."""
 
     overwrite: bool = False
@@ -32,11 +32,11 @@ class Policy:
         return self.skip_existing or self.redo_changed
 
 
-class Course:
+class BatchRunner:
     """Deals out the scenes of a batch and writes down what becomes of them."""
 
     def __init__(
-        self, scenes: Sequence[Scene], policy: Policy, origin: Origin, ledger: Ledger, tell: Tell
+        self, scenes: Sequence[Scene], policy: ExistingOutputs, origin: Origin, ledger: BatchLog, tell: Tell
     ) -> None:
         self._scenes, self._policy, self._origin = scenes, policy, origin
         self._ledger, self._tell = ledger, tell
@@ -46,9 +46,9 @@ class Course:
         self._busy: list[Scene] = []  # under another's hands at the first look
         self._last_look = False
         self._begun: set[Path] = set()  # folders in which something was to be made
-        self.tally = Tally(len(scenes))
+        self.tally = BatchSummary(len(scenes))
 
-    def run(self, execute: Execute) -> Tally:
+    def run(self, execute: Execute) -> BatchSummary:
         """Have all scenes dehazed that are to be; one that fails does not stop the others.
 
         Raises OutputError, before any work, if a result is there and nothing was said about that.
@@ -80,9 +80,9 @@ class Course:
                 return job
         return None
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: JobResult) -> None:
         """Write down what became of a scene, and let go of it."""
-        with undisturbed():
+        with defer_signals():
             self._ledger.note(outcome)
             self._locks.release(self._key(outcome.scene))
             self.tally.add(outcome)
@@ -115,7 +115,7 @@ class Course:
         if difference is None:
             state = State.elsewhere if new else State.skipped
             why = "another batch has made it" if new else "it is there, made the same way"
-            self.finish(Outcome(scene, state, why=why))
+            self.finish(JobResult(scene, state, why=why))
             return True
         if self._policy.overwrite or self._policy.redo_changed:
             return False
@@ -124,12 +124,12 @@ class Course:
             "--redo-changed makes such results again" if self._policy.looks else "name another OUT_DIR",
         )
 
-    def _leave(self, scene: Scene, holder: Holder) -> None:
+    def _leave(self, scene: Scene, holder: LockOwner) -> None:
         """Leave a scene to who holds it, and look again at the end."""
         if not self._last_look:
             self._busy.append(scene)
         else:
-            self.finish(Outcome(scene, State.elsewhere, why=f"{holder} is at it"))
+            self.finish(JobResult(scene, State.elsewhere, why=f"{holder} is at it"))
 
     def _require_free(self) -> None:
         if self._policy.overwrite or self._policy.looks:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dehazexl_cli.batch.conveyor import Setup, processors
-from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell, failure
-from dehazexl_cli.batch.scenes import is_gdal_name
-from dehazexl_cli.batch.signals import undisturbed
+from dehazexl_cli.batch.in_process import WorkerConfig, processors
+from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell, failure
+from dehazexl_cli.batch.signals import defer_signals
+from dehazexl_cli.batch.sources import is_gdal_name
 from dehazexl_cli.errors import DehazeError, DeviceError, UsageError, reason
 from dehazexl_cli.text import name_of
 
@@ -36,13 +36,13 @@ PATIENCE_SECONDS = 60  # for workers to leave what they have begun, when a batch
 AHEAD = 2  # scenes for each worker that are given to the scheduler at a time
 
 
-class Cluster:
+class DaskBatchExecutor:
     """Dehazes scenes on the workers of a scheduler, "tcp://HOST:8786", or of one made here, "local:4".
 
     The setup must name files as workers find them; see `named_in_full`.
     """
 
-    def __init__(self, setup: Setup, address: str, jobs: int | None = None) -> None:
+    def __init__(self, setup: WorkerConfig, address: str, jobs: int | None = None) -> None:
         self._setup, self._address, self._jobs = setup, address, jobs
         self._batch = uuid4().hex
         self._given: dict[Future, Job] = {}
@@ -95,13 +95,13 @@ class Cluster:
 
     def _hear(self, future: Future, tell: Tell) -> None:
         """What became of a scene."""
-        with undisturbed():
+        with defer_signals():
             job = self._given.pop(future)
             outcome = self._outcome(future, job)
             if outcome is not None:
                 tell(outcome)
 
-    def _outcome(self, future: Future, job: Job) -> Outcome | None:
+    def _outcome(self, future: Future, job: Job) -> JobResult | None:
         from distributed.scheduler import KilledWorker
 
         if future.status in ("cancelled", "lost"):
@@ -111,12 +111,14 @@ class Cluster:
             )
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
-            return Outcome(job.scene, State.failed, why="every worker that had it was lost", hint=MEMORY_HINT)
+            return JobResult(
+                job.scene, State.failed, why="every worker that had it was lost", hint=MEMORY_HINT
+            )
         if isinstance(error, DehazeError):
             raise error
         if error is not None:
-            return Outcome(job.scene, State.failed, why=reason(error))
-        outcome: Outcome | None = future.result()
+            return JobResult(job.scene, State.failed, why=reason(error))
+        outcome: JobResult | None = future.result()
         return None if outcome is None else replace(outcome, scene=job.scene)
 
     def _abandon(self, client: Client, tell: Tell) -> None:
@@ -125,15 +127,15 @@ class Cluster:
 
         if not self._given:
             return
-        with undisturbed():
-            client.run(abandon, self._batch)
+        with defer_signals():
+            client.run(cancel, self._batch)
             wait(list(self._given), timeout=PATIENCE_SECONDS)
             for future in list(self._given):
                 if future.status == "finished":
                     self._hear(future, tell)
 
 
-def named_in_full(setup: Setup) -> Setup:
+def named_in_full(setup: WorkerConfig) -> WorkerConfig:
     """With files that workers find whatever folder they are in."""
     selection, storage = setup.recipe.selection, setup.recipe.storage
     recipe = replace(
@@ -222,20 +224,20 @@ class Abandoned(Exception):
     """The batch has ended."""
 
 
-def heed(batch: str) -> None:
+def raise_if_cancelled(batch: str) -> None:
     """Raise Abandoned if a batch is not to go on."""
     if batch in _ABANDONED:
         raise Abandoned
 
 
-def dehaze(setup: Setup, job: Job, batch: str) -> Outcome | None:
+def dehaze(setup: WorkerConfig, job: Job, batch: str) -> JobResult | None:
     """Dehaze a scene on a worker; None if its batch has ended before.
 
     Raises what no scene could be run with, as the DehazeError that fits.
     """
 
     def watch(phase: str, done: int, total: int) -> None:
-        heed(batch)
+        raise_if_cancelled(batch)
 
     with ONE_AT_A_TIME:
         loaded = kept(setup, modified(setup.weights))
@@ -248,7 +250,9 @@ def dehaze(setup: Setup, job: Job, batch: str) -> Outcome | None:
             return failure(job.scene, error)
 
 
-def dehazed(setup: Setup, loaded: Loaded, job: Job, watch: Callable[[str, int, int], None]) -> Outcome:
+def dehazed(
+    setup: WorkerConfig, loaded: Loaded, job: Job, watch: Callable[[str, int, int], None]
+) -> JobResult:
     """The outcome of a scene that is dehazed; raises what goes wrong."""
     from dehazexl_cli.files import compute, finished
 
@@ -257,13 +261,13 @@ def dehazed(setup: Setup, loaded: Loaded, job: Job, watch: Callable[[str, int, i
         computed = compute(opened, str(job.scene.target), loaded, setup.recipe, job.overwrite, watch)
     finally:
         opened.reader.close()
-    return Outcome(job.scene, State.done, finished(computed).to_dict())
+    return JobResult(job.scene, State.done, finished(computed).to_dict())
 
 
 _KEPT: dict[object, Loaded] = {}
 
 
-def kept(setup: Setup, when: int) -> Loaded:
+def kept(setup: WorkerConfig, when: int) -> Loaded:
     """The model of a setup, loaded once per worker; only the last is kept."""
     import torch
 
@@ -281,6 +285,6 @@ def modified(weights: Path | None) -> int:
     return 0 if weights is None or not weights.exists() else weights.stat().st_mtime_ns
 
 
-def abandon(batch: str) -> None:
+def cancel(batch: str) -> None:
     """Have this worker leave a batch."""
     _ABANDONED.add(batch)

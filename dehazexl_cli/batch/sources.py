@@ -139,7 +139,7 @@ def is_named(name: str) -> bool:
 
 def is_result(path: str, out: Path) -> bool:
     """Tell whether an image is what a batch has made before, by its tags or by its report."""
-    from dehazexl_cli.batch.records import FOLDER, is_report, origin_in_tags
+    from dehazexl_cli.batch.log import FOLDER, is_report, origin_in_tags
 
     inside = below(path, out)
     report = None if inside is None else out / FOLDER / "reports" / f"{inside}.json"

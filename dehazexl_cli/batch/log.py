@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from dehazexl_cli.batch.locks import hold
-from dehazexl_cli.batch.outcomes import Outcome, State
-from dehazexl_cli.batch.scenes import Scene
+from dehazexl_cli.batch.results import JobResult, State
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.documents import pour, write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.paths import AnyPath, file_of, is_stream, make_folder, require_writable
@@ -55,7 +55,7 @@ class Origin(NamedTuple):
         return f"it was made with other options ({', '.join(changed)})" if changed else None
 
 
-class Ledger:
+class BatchLog:
     """The records of a batch: a report per scene, and a log with a line for each thing that happened."""
 
     def __init__(self, out: Path, log: Path | None = None, reports: Path | None = None) -> None:
@@ -92,7 +92,7 @@ class Ledger:
         """Where the report of a scene is."""
         return self._reports / f"{scene.target.relative_to(self._out)}.json"
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: JobResult) -> None:
         """Write down what became of a scene; OutputError if that fails."""
         scene = outcome.scene
         if outcome.state is State.done:

@@ -17,7 +17,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.training.haze import Floats, Noise
 
 
-class Family(NamedTuple):
+class Material(NamedTuple):
     """Colours between two, red, green and blue in [0, 1], of one kind of ground."""
 
     dark: tuple[float, float, float]
@@ -26,11 +26,11 @@ class Family(NamedTuple):
 
 
 FAMILIES = (
-    Family((0.03, 0.06, 0.08), (0.22, 0.32, 0.36), 0.3),  # deep and open water
-    Family((0.20, 0.22, 0.16), (0.42, 0.44, 0.34), 0.1),  # muddy water, wetland
-    Family((0.45, 0.38, 0.27), (0.85, 0.78, 0.64), 0.15),  # sand, dry soil
-    Family((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.22),  # snow, salt, pale roofs
-    Family((0.10, 0.10, 0.10), (0.78, 0.78, 0.78), 0.23),  # asphalt, concrete, rock
+    Material((0.03, 0.06, 0.08), (0.22, 0.32, 0.36), 0.3),  # deep and open water
+    Material((0.20, 0.22, 0.16), (0.42, 0.44, 0.34), 0.1),  # muddy water, wetland
+    Material((0.45, 0.38, 0.27), (0.85, 0.78, 0.64), 0.15),  # sand, dry soil
+    Material((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.22),  # snow, salt, pale roofs
+    Material((0.10, 0.10, 0.10), (0.78, 0.78, 0.78), 0.23),  # asphalt, concrete, rock
 )
 PARCELLED = 0.5  # share of even ground that is of many colours
 WHOLE = 0.5  # share of crops with even ground that show nothing else

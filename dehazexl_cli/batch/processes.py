@@ -12,10 +12,10 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dehazexl_cli.batch.conveyor import Conveyor, Setup
-from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell
-from dehazexl_cli.batch.scenes import Scene
-from dehazexl_cli.batch.signals import undisturbed
+from dehazexl_cli.batch.in_process import InProcessExecutor, WorkerConfig
+from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell
+from dehazexl_cli.batch.signals import defer_signals
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ SPAWN = multiprocessing.get_context("spawn")
 class Worker:
     """A process that dehazes, and the scenes that it was given and has not told of."""
 
-    setup: Setup
+    setup: WorkerConfig
     process: SpawnProcess
     pipe: Connection
     given: dict[Scene, Job] = field(default_factory=dict)
     on_trial: bool = False  # with a scene that another process was lost with
 
 
-class Pool:
+class ProcessExecutor:
     """Dehazes scenes in as many processes as there are setups, one each."""
 
-    def __init__(self, setups: Sequence[Setup]) -> None:
+    def __init__(self, setups: Sequence[WorkerConfig]) -> None:
         self._setups = setups
         self._workers: list[Worker] = []
         self._again: deque[Job] = deque()  # lost with a process, for whatever reason
@@ -83,7 +83,7 @@ class Pool:
 
     def _listen(self, worker: Worker, tell: Tell) -> None:
         """Hear what a process has to say, or that it is no more."""
-        with undisturbed():  # what was heard is to be told
+        with defer_signals():  # what was heard is to be told
             try:
                 said = worker.pipe.recv()
             except (EOFError, OSError):
@@ -99,7 +99,7 @@ class Pool:
         worker.process.join()
         for job in worker.given.values():
             if worker.on_trial:
-                tell(Outcome(job.scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
+                tell(JobResult(job.scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
             else:
                 # It may have got its name before the process was lost; nobody else could make it meanwhile.
                 self._again.append(replace(job, overwrite=True))
@@ -120,7 +120,7 @@ class Pool:
         try:
             while worker.pipe.poll(PATIENCE_SECONDS):
                 said = worker.pipe.recv()  # what was finished on the way
-                if isinstance(said, Outcome):
+                if isinstance(said, JobResult):
                     tell(said)
         except (EOFError, OSError):
             pass
@@ -141,7 +141,7 @@ def how_it_ended(worker: Worker) -> str:
     return f"its process ended with exit code {code}"
 
 
-def start(setup: Setup) -> Worker:
+def start(setup: WorkerConfig) -> Worker:
     """A process that dehazes what it is given."""
     ours, theirs = SPAWN.Pipe()
     process = SPAWN.Process(target=work, args=(theirs, setup), daemon=True)
@@ -150,7 +150,7 @@ def start(setup: Setup) -> Worker:
     return Worker(setup, process, ours)
 
 
-def work(pipe: Connection, setup: Setup) -> None:
+def work(pipe: Connection, setup: WorkerConfig) -> None:
     """What such a process does: dehaze until it is told that there is no more, or nobody is left to tell."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -161,7 +161,7 @@ def work(pipe: Connection, setup: Setup) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
     try:
-        Conveyor(setup, setup.load())(Inbox(pipe), pipe.send)
+        InProcessExecutor(setup, setup.load())(Inbox(pipe), pipe.send)
     except Interrupted:
         pass
     except DehazeError as error:
@@ -184,7 +184,7 @@ class Inbox:
         return job
 
 
-def shared_out(setup: Setup, jobs: int, gpus: Sequence[int]) -> list[Setup]:
+def shared_out(setup: WorkerConfig, jobs: int, gpus: Sequence[int]) -> list[WorkerConfig]:
     """A setup for each process: one per GPU, or `jobs` that share processors and memory.
 
     Raises DeviceError for a GPU that is not there, UsageError for processes that would share one.

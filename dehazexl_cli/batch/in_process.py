@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dehazexl_cli.batch.outcomes import Job, Outcome, State, Take, Tell, failure
-from dehazexl_cli.batch.signals import undisturbed
+from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell, failure
+from dehazexl_cli.batch.signals import defer_signals
 
 if TYPE_CHECKING:
     from dehazexl_cli.files import DeferredCommitWriter, OpenedScene, RunConfig, UncommittedResult
@@ -22,7 +22,7 @@ AHEAD = 2  # scenes open at a time: the one that is computed, and the next
 
 
 @dataclass(frozen=True)
-class Setup:
+class WorkerConfig:
     """What it takes to dehaze any scene of a batch; travels to other processes."""
 
     recipe: RunConfig
@@ -75,16 +75,16 @@ class Item:
             writer.discard()
 
 
-class Conveyor:
+class InProcessExecutor:
     """Dehazes scenes with one model; `watch` is told (job, phase, patches done, patches in all)."""
 
     def __init__(
-        self, setup: Setup, loaded: Loaded, watch: Callable[[Job, str, int, int], None] | None = None
+        self, setup: WorkerConfig, loaded: Loaded, watch: Callable[[Job, str, int, int], None] | None = None
     ) -> None:
         self._setup, self._loaded = setup, loaded
         self._watch = watch or (lambda job, phase, done, total: None)
         self._ahead: deque[Item] = deque()  # the one that is computed, and those that are being opened
-        self._behind: Future[Outcome] | None = None  # the one that is being finished
+        self._behind: Future[JobResult] | None = None  # the one that is being finished
 
     def __call__(self, take: Take, tell: Tell) -> None:
         """Dehaze all that can be taken; what became of each is told from this thread.
@@ -159,17 +159,17 @@ class Conveyor:
         if self._behind is None:
             return
         outcome = self._behind.result()
-        with undisturbed():
+        with defer_signals():
             self._behind = None
             tell(outcome)
 
 
-def finish(job: Job, computed: UncommittedResult) -> Outcome:
+def finish(job: Job, computed: UncommittedResult) -> JobResult:
     """Give a scene its name; what goes wrong is its outcome."""
     from dehazexl_cli.files import publish
 
     try:
-        return Outcome(job.scene, State.done, publish(computed).to_dict())
+        return JobResult(job.scene, State.done, publish(computed).to_dict())
     except Exception as error:
         return failure(job.scene, error)
 
