@@ -301,8 +301,8 @@ def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: Plan
     if setting.on_gpu:
         # A row of each group, what of the row before reaches into it, and of it into the next.
         line = 3 * 4 * ((grid.cols - 1) * grid.stride + grid.patch)
-        canvas = line * (setting.groups * (grid.patch + grid.overlap) + grid.overlap)
-        return max(footprint.work_bytes * plan.batch, for_finishing(grid, setting)) + canvas
+        buffer = line * (setting.groups * (grid.patch + grid.overlap) + grid.overlap)
+        return max(footprint.work_bytes * plan.batch, for_finishing(grid, setting)) + buffer
     in_flight = (footprint.work_bytes + footprint.freed_bytes) * plan.batch * setting.replicas
     # A row of each group, and one more for what allocators keep of such sizes, measured.
     return in_flight + 3 * 4 * grid.patch * grid.width * (setting.groups + (1 if grid.overlap else 0))

@@ -30,7 +30,7 @@ LIGHT = (  # nothing but the standard library
     *("text", "errors", "owner", "paths", "grid", "plan", "report", "processors", "streams"),
 )
 BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
-ALL = (*BELOW, "files", "batch", "training", "evaluation", "attribution")
+ALL = (*BELOW, "dataset_pairs", "files", "batch", "training", "evaluation", "attribution")
 TABLE = {
     "text": Layer(),
     "streams": Layer(),
@@ -43,6 +43,7 @@ TABLE = {
     "api": Layer((*ALL, "options", "arrays"), frozenset({"numpy"}), late=True),
     "grid": Layer(("errors",)),
     "plan": Layer(("errors", "grid")),
+    "dataset_pairs": Layer(("errors",)),
     "report": Layer(("errors", "grid", "plan")),
     "provenance": Layer(LIGHT),
     "documents": Layer(("text", "errors", "owner", "paths")),
@@ -57,7 +58,8 @@ TABLE = {
         (*LIGHT, "raster.base", "raster.bands", "raster.views", "models.base"), frozenset({"torch", "numpy"})
     ),
     "training": Layer(
-        ("models", "raster", "grid", "paths", "errors"), frozenset({"torch", "numpy", "threadpoolctl"})
+        ("models", "raster", "grid", "paths", "errors", "dataset_pairs"),
+        frozenset({"torch", "numpy", "threadpoolctl"}),
     ),
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),

@@ -178,16 +178,18 @@ def run(
         describe(report, job, options)
         if job.first and job.plan.tile and not job.plans[0].tile:
             report.fallbacks.append(told_of_tiles(job))
-        journal, plan = opened(resume, job, options, report)
+        checkpoint, plan = opened(resume, job, options, report)
         folder = Path(options.tmp_dir) if options.tmp_dir else None
-        errand = RunContext(
-            plan, models, report, watch or (lambda phase, done, total: None), journal, folder, team
+        run_context = RunContext(
+            plan, models, report, watch or (lambda phase, done, total: None), checkpoint, folder, team
         )
         try:
-            run_with_fallback(job, errand, make_writer, lambda plan: describe_plan(report, job, plan, team))
+            run_with_fallback(
+                job, run_context, make_writer, lambda plan: describe_plan(report, job, plan, team)
+            )
         finally:
-            journal.close()
-        journal.discard()
+            checkpoint.close()
+        checkpoint.discard()
     report.peak_host_bytes = peak_host_bytes()
     if job.scene.device.type == "cuda":
         report.peak_device_bytes = max(torch.cuda.max_memory_allocated(device) for device in job.devices)

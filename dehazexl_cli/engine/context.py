@@ -23,7 +23,7 @@ class RunContext:
     models: Sequence[DehazeModel]  # replicas, each on its device; the first mixes
     report: Report
     watch: Watch
-    journal: RunCheckpoint
+    checkpoint: RunCheckpoint
     folder: Path | None = None  # where what finds no room in memory may be put
     team: WorkerPool | None = None  # who encodes and decodes, if not this process
 

@@ -63,20 +63,22 @@ class SinglePass:
         )
 
 
-def downsample(scene: Scene, height: int, width: int, errand: RunContext, phase: str) -> list[Tensor]:
+def downsample(scene: Scene, height: int, width: int, run_context: RunContext, phase: str) -> list[Tensor]:
     """Each group in [0, 1] on the device, averaged down to [1, 3, height, width]; its gaps are filled."""
     grid = scene.grid
     # Sums along rows take float64, which Apple's GPUs do not have.
     device = torch.device("cpu") if scene.device.type == "mps" else scene.device
     totals = [torch.zeros(len(group.bands), height, width, device=device) for group in scene.groups]
-    errand.watch(phase, 0, grid.rows)
-    with closing(prefetch(errand.report.each_working("read", rows_to_encode(scene, summed=True)))) as reading:
+    run_context.watch(phase, 0, grid.rows)
+    with closing(
+        prefetch(run_context.report.each_working("read", rows_to_encode(scene, summed=True)))
+    ) as reading:
         for row in reading:
             band = grid.band(row.number)
             rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
             for group, total in zip(scene.groups, totals, strict=True):
                 add_band(total, rows[scene.place(group)], group.levels(device), band.top, grid)
-            errand.watch(phase, row.number + 1, grid.rows)
+            run_context.watch(phase, row.number + 1, grid.rows)
     return [total.to(scene.device).expand(3, -1, -1)[None] for total in totals]
 
 

@@ -41,7 +41,7 @@ WAITING = {"device": "on the device", "host": "in memory", "disk": "on disk"}
 
 def run_with_fallback(
     job: PreparedRun,
-    errand: RunContext,
+    run_context: RunContext,
     make_writer: Callable[[], RasterWriter],
     describe: Callable[[Plan], None],
 ) -> None:
@@ -49,15 +49,15 @@ def run_with_fallback(
 
     `describe` is told of each plan before it is tried. Raises DeviceError where none is left.
     """
-    report, index = errand.report, job.plans.index(errand.plan)
+    report, index = run_context.report, job.plans.index(run_context.plan)
     while True:
         plan = job.plans[index]
         describe(plan)
-        errand.journal.go_by(way(plan))
+        run_context.checkpoint.go_by(way(plan))
         start_counting(report, job)
-        phase = PhaseTracker(errand)
+        phase = PhaseTracker(run_context)
         try:
-            return attempt(job, replace(errand, plan=plan, watch=phase), make_writer)
+            return attempt(job, replace(run_context, plan=plan, watch=phase), make_writer)
         except OutOfMemory as error:
             full = isinstance(error.__cause__, DiskFull)
             later = next_smaller(job.plans, index, "disk" if full else phase.last)
@@ -78,8 +78,8 @@ def run_with_fallback(
 class PhaseTracker:
     """A watch that remembers the phase it was told of last."""
 
-    def __init__(self, errand: RunContext) -> None:
-        self._watch = errand.watch
+    def __init__(self, run_context: RunContext) -> None:
+        self._watch = run_context.watch
         self.last = "encode"
 
     def __call__(self, phase: str, done: int, total: int) -> None:
@@ -87,14 +87,14 @@ class PhaseTracker:
         self._watch(phase, done, total)
 
 
-def attempt(job: PreparedRun, errand: RunContext, make_writer: Callable[[], RasterWriter]) -> None:
+def attempt(job: PreparedRun, run_context: RunContext, make_writer: Callable[[], RasterWriter]) -> None:
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
-    scene, layout = job.at(errand.plan)
-    for model in errand.models:
-        model.queries = errand.plan.queries
+    scene, layout = job.at(run_context.plan)
+    for model in run_context.models:
+        model.queries = run_context.plan.queries
     with make_writer() as writer, noticing_lack_of_memory():
         framed = PaddingWriter(writer, job.frame) if job.frame else writer
-        strategy_for(layout)(scene, errand, framed)
+        strategy_for(layout)(scene, run_context, framed)
 
 
 def start_counting(report: Report, job: PreparedRun) -> None:

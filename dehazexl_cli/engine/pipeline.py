@@ -30,34 +30,38 @@ from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
 
-def dehaze_scene(scene: Scene, errand: RunContext, writer: RasterWriter, layout: Layout) -> None:
+def dehaze_scene(scene: Scene, run_context: RunContext, writer: RasterWriter, layout: Layout) -> None:
     """Dehaze the wanted part of a scene into the writer; raises what reading, computing or writing raises."""
-    report, watch = errand.report, errand.watch
-    dtype = next(errand.models[0].parameters()).dtype
-    team = None if errand.team is None else SharedRows(errand.team, scene, errand.plan, dtype, report)
-    crew = LocalExecutor([Fp32Fallback(model, report) for model in errand.models])
-    lanes = [GroupState(scene, group, number, errand) for number, group in enumerate(scene.groups)]
+    report, watch = run_context.report, run_context.watch
+    dtype = next(run_context.models[0].parameters()).dtype
+    team = (
+        None
+        if run_context.team is None
+        else SharedRows(run_context.team, scene, run_context.plan, dtype, report)
+    )
+    executor = LocalExecutor([Fp32Fallback(model, report) for model in run_context.models])
+    states = [GroupState(scene, group, number, run_context) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
-        surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
-        for lane, survey in zip(lanes, surveys, strict=True):
-            lane.survey = survey
+        surveys = take_surveys(scene, layout.looks, layout.inner.overlap, run_context)
+        for state, survey in zip(states, surveys, strict=True):
+            state.survey = survey
         with report.timed("encode"):
-            encode_all(lanes, crew, errand, team)
+            encode_all(states, executor, run_context, team)
             trim()
         with report.timed("mix"):
-            for number, lane in enumerate(lanes):
-                watch("mix", number, len(lanes))
-                lane.mix(crew.first)
+            for number, state in enumerate(states):
+                watch("mix", number, len(states))
+                state.mix(executor.first)
             trim()
-            watch("mix", len(lanes), len(lanes))
-        tick = counting("decode", len(lanes) * len(scene.wanted_rows()) * scene.grid.cols, watch)
+            watch("mix", len(states), len(states))
+        tick = counting("decode", len(states) * len(scene.wanted_rows()) * scene.grid.cols, watch)
 
         with report.timed("decode"):
             if team is None:
-                decode_rows(scene, errand, writer, partial(decode_row, lanes, crew, tick))
+                decode_rows(scene, run_context, writer, partial(decode_row, states, executor, tick))
             else:
-                team.tell([lane.told for lane in lanes])
-                write_rows(errand, writer, lambda done: team.decoded(done, tick))
+                team.tell([state.told for state in states])
+                write_rows(run_context, writer, lambda done: team.decoded(done, tick))
     with report.timed("finish"):
         watch("finish", 0, 1)
         writer.commit()
@@ -65,16 +69,16 @@ def dehaze_scene(scene: Scene, errand: RunContext, writer: RasterWriter, layout:
 
 
 def decode_row(
-    lanes: Sequence[GroupState],
-    crew: LocalExecutor[Fp32Fallback],
+    states: Sequence[GroupState],
+    executor: LocalExecutor[Fp32Fallback],
     tick: Tick,
     row: PatchRow,
     finish: OutputStrip,
 ) -> list[Residual]:
     """Rewrite a row of patches, all lanes of it."""
-    for lane in lanes:
-        lane.decode(row, crew, tick)
-    return [lane.change(row, finish) for lane in lanes]
+    for state in states:
+        state.decode(row, executor, tick)
+    return [state.change(row, finish) for state in states]
 
 
 Told = tuple[Tensor | None, tuple[Tensor, int, Size] | None]  # mixed tokens, survey
@@ -91,19 +95,19 @@ class HostBatch(NamedTuple):
 class GroupState:
     """One group of bands on its way: tokens and features, the mixed scene, the change."""
 
-    def __init__(self, scene: Scene, group: Group, number: int, errand: RunContext) -> None:
-        plan, self._gather = errand.plan, errand.models[0].gather
+    def __init__(self, scene: Scene, group: Group, number: int, run_context: RunContext) -> None:
+        plan, self._gather = run_context.plan, run_context.models[0].gather
         self.scene, self.group, self.number = scene, group, number
-        self.store = TokenStore(len(scene.grid), self._gather, plan.skips, plan.kept, errand.folder)
-        self.canvas = BlendBuffer(scene, group)
+        self.store = TokenStore(len(scene.grid), self._gather, plan.skips, plan.kept, run_context.folder)
+        self.buffer = BlendBuffer(scene, group)
         self.survey: Survey | None = None
-        self._plan, self._journal, self._report = plan, errand.journal, errand.report
+        self._plan, self._journal, self._report = plan, run_context.checkpoint, run_context.report
         self._absent: frozenset[int] = frozenset()
         self._mixed: dict[torch.device, Tensor] = {}
 
-    def encode(self, row: PatchRow, crew: LocalExecutor[Fp32Fallback], tick: Tick) -> Tensor | None:
+    def encode(self, row: PatchRow, executor: LocalExecutor[Fp32Fallback], tick: Tick) -> Tensor | None:
         """Let every patch of a row that has ground say what it sees: their tokens, or the sum of these."""
-        for ids, tokens, skips in crew.over(self._encoded, self._pieces(row)):
+        for ids, tokens, skips in executor.over(self._encoded, self._pieces(row)):
             wanted = skips if self.scene.wants(ids) else None
             self.store.put(ids, tokens.to(self.scene.device), wanted)
             tick(len(ids))
@@ -156,17 +160,17 @@ class GroupState:
         self._mixed = {} if mixed is None else {device: mixed.to(device)}
         self.survey = None if survey is None else Survey(survey[0].to(device), *survey[1:])
 
-    def decode(self, row: PatchRow, crew: LocalExecutor[Fp32Fallback], tick: Tick) -> None:
+    def decode(self, row: PatchRow, executor: LocalExecutor[Fp32Fallback], tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
         tick(len(row.absent))
-        for batch, pixels in crew.over(self._decoded, self._wanted(row, tick)):
-            self.canvas.lay(batch, pixels)
+        for batch, pixels in executor.over(self._decoded, self._wanted(row, tick)):
+            self.buffer.lay(batch, pixels)
             del batch, pixels  # else they are kept while the next batch is decoded
 
     def change(self, row: PatchRow, finish: OutputStrip) -> Residual:
         """What is to be changed in the rows that a decoded row of patches finishes."""
         survey = self.survey and self.survey.over(finish.box)
-        return Residual(self.group, self.canvas.finish(row.number, finish.box), survey)
+        return Residual(self.group, self.buffer.finish(row.number, finish.box), survey)
 
     def _wanted(self, row: PatchRow, tick: Tick) -> Iterator[HostBatch]:
         for piece in self._pieces(row):
@@ -212,54 +216,61 @@ def to_device(scene: Scene, group: Group, piece: HostBatch, device: torch.device
 
 
 def encode_all(
-    lanes: list[GroupState], crew: LocalExecutor[Fp32Fallback], errand: RunContext, team: SharedRows | None
+    states: list[GroupState],
+    executor: LocalExecutor[Fp32Fallback],
+    run_context: RunContext,
+    team: SharedRows | None,
 ) -> None:
     """First reading: every patch says what it sees, unless an earlier run has kept it."""
-    scene, journal, report = lanes[0].scene, errand.journal, errand.report
-    tick = counting("encode", len(lanes) * len(scene.grid), errand.watch)
-    if all(journal.has_mixed(lane.number) for lane in lanes):
-        return tick(len(lanes) * len(scene.grid))
-    known = [journal.encoded(lane.number) for lane in lanes]
+    scene, checkpoint, report = states[0].scene, run_context.checkpoint, run_context.report
+    tick = counting("encode", len(states) * len(scene.grid), run_context.watch)
+    if all(checkpoint.has_mixed(state.number) for state in states):
+        return tick(len(states) * len(scene.grid))
+    known = [checkpoint.encoded(state.number) for state in states]
     done = next(row for row in range(scene.grid.rows + 1) if any(row not in rows for rows in known))
     for number in range(done):
-        for lane in lanes:
-            record = known[lane.number][number]
-            lane.restore(number, frozenset(record["absent"]), journal.tokens(record))
+        for state in states:
+            record = known[state.number][number]
+            state.restore(number, frozenset(record["absent"]), checkpoint.tokens(record))
             tick(scene.grid.cols)
     rest = range(done, scene.grid.rows)
     if team is not None:
         with closing(team.encoded(rest, tick)) as encoded:
             for number, absent, tokens in encoded:
-                for lane, each in zip(lanes, tokens, strict=True):
-                    lane.restore(number, absent, each)
-                    journal.keep_tokens(lane.number, number, each, absent)
+                for state, each in zip(states, tokens, strict=True):
+                    state.restore(number, absent, each)
+                    checkpoint.keep_tokens(state.number, number, each, absent)
         return
-    summed = errand.models[0].gather == "sum"
+    summed = run_context.models[0].gather == "sum"
     with closing(prefetch(report.each_working("read", rows_to_encode(scene, summed, rest)))) as reading:
         for row in reading:
-            for lane in lanes:
-                journal.keep_tokens(lane.number, row.number, lane.encode(row, crew, tick), row.absent)
+            for state in states:
+                checkpoint.keep_tokens(
+                    state.number, row.number, state.encode(row, executor, tick), row.absent
+                )
 
 
 Lay = Callable[[PatchRow, OutputStrip], list[Residual]]
 Made = Generator[Pixels, None, None]  # rows of the result
 
 
-def decode_rows(scene: Scene, errand: RunContext, writer: RasterWriter, decode_row: Lay) -> None:
+def decode_rows(scene: Scene, run_context: RunContext, writer: RasterWriter, decode_row: Lay) -> None:
     """Second reading: every row is rewritten by `decode_row`, unless an earlier run has kept it."""
     write_rows(
-        errand, writer, lambda done: output_strips(scene, errand.report, decode_row, slice(done, None))
+        run_context,
+        writer,
+        lambda done: output_strips(scene, run_context.report, decode_row, slice(done, None)),
     )
 
 
-def write_rows(errand: RunContext, writer: RasterWriter, made: Callable[[int], Made]) -> None:
+def write_rows(run_context: RunContext, writer: RasterWriter, made: Callable[[int], Made]) -> None:
     """Write what an earlier run has kept of the result, and the rows that are `made` after so many."""
-    report, journal = errand.report, errand.journal
+    report, checkpoint = run_context.report, run_context.checkpoint
     with BackgroundWriter(writer, report) as behind:
-        saved_strips(journal, behind, report)
-        with closing(made(len(journal.finished()))) as making:
+        saved_strips(checkpoint, behind, report)
+        with closing(made(len(checkpoint.finished()))) as making:
             for rows in making:
-                journal.keep_rows(rows, report.counts())
+                checkpoint.keep_rows(rows, report.counts())
                 if rows.size:
                     behind.save(rows)
 
@@ -277,10 +288,10 @@ def output_strips(scene: Scene, report: Report, decode_row: Lay, turns: slice) -
             del changes  # else the next row is laid while this one is still kept
 
 
-def saved_strips(journal: RunCheckpoint, behind: BackgroundWriter, report: Report) -> None:
+def saved_strips(checkpoint: RunCheckpoint, behind: BackgroundWriter, report: Report) -> None:
     """Write the rows that an earlier run has finished, and count what it has counted."""
-    for record in journal.finished():
-        rows = journal.rows(record)
+    for record in checkpoint.finished():
+        rows = checkpoint.rows(record)
         if rows.size:
             behind.save(rows)
         report.set_counts(record["counts"])

@@ -35,12 +35,14 @@ def opened(
     # Results are the same to the bit only if patches go through the network as they did before.
     if before is not None:
         plan = next((each for each in fitting(job) if way(each) == before), plan)
-    journal = FolderCheckpoint(folder, identity, way(plan))
-    if journal.changed:
-        report.warn(f"{' and '.join(journal.changed)} changed since the run that was stopped: started anew")
-    elif not journal.is_new:
+    checkpoint = FolderCheckpoint(folder, identity, way(plan))
+    if checkpoint.changed:
+        report.warn(
+            f"{' and '.join(checkpoint.changed)} changed since the run that was stopped: started anew"
+        )
+    elif not checkpoint.is_new:
         report.warn("went on with a run that was stopped")
-    return journal, plan
+    return checkpoint, plan
 
 
 def identity_of(resume: Resume, job: PreparedRun, options: Options) -> dict[str, Any]:

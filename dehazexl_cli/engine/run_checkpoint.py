@@ -39,7 +39,7 @@ class RunCheckpoint:
     def go_by(self, plan: Mapping[str, Any]) -> None:
         """The run goes on by another plan: what was done by one that could differ in a bit is forgotten."""
 
-    def encoded(self, lane: int) -> dict[int, Record]:
+    def encoded(self, state: int) -> dict[int, Record]:
         """What is known of the rows of patches that a lane has encoded."""
         return {}
 
@@ -47,14 +47,14 @@ class RunCheckpoint:
         """The tokens of a row, or their sum."""
         raise NotImplementedError
 
-    def keep_tokens(self, lane: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
+    def keep_tokens(self, state: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
         """Note that a lane has encoded a row of patches: its tokens or their sum, or None."""
 
-    def has_mixed(self, lane: int) -> bool:
+    def has_mixed(self, state: int) -> bool:
         """Whether `mixed` need not compute."""
         return False
 
-    def mixed(self, lane: int, mix: Callable[[], Tensor], device: torch.device) -> Tensor:
+    def mixed(self, state: int, mix: Callable[[], Tensor], device: torch.device) -> Tensor:
         """What a lane's patches became when they saw each other, computed if it is not kept."""
         return mix()
 
@@ -126,30 +126,30 @@ class FolderCheckpoint(RunCheckpoint):
         """Whether nothing has been done yet."""
         return not self._records
 
-    def encoded(self, lane: int) -> dict[int, Record]:
+    def encoded(self, state: int) -> dict[int, Record]:
         """See Journal.encoded."""
-        return {r["row"]: r for r in self._records if r["kind"] == "tokens" and r["lane"] == lane}
+        return {r["row"]: r for r in self._records if r["kind"] == "tokens" and r["lane"] == state}
 
     def tokens(self, record: Record) -> Tensor:
         """See Journal.tokens."""
         return self._tensor(record)
 
-    def keep_tokens(self, lane: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
+    def keep_tokens(self, state: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
         """See Journal.keep_tokens."""
-        told = {"kind": "tokens", "lane": lane, "row": row, "absent": sorted(absent)}
-        self._keep_tensor(f"tokens-{lane}", torch.empty(0) if tokens is None else tokens, told)
+        told = {"kind": "tokens", "lane": state, "row": row, "absent": sorted(absent)}
+        self._keep_tensor(f"tokens-{state}", torch.empty(0) if tokens is None else tokens, told)
 
-    def has_mixed(self, lane: int) -> bool:
+    def has_mixed(self, state: int) -> bool:
         """See Journal.has_mixed."""
-        return self._mixed(lane) is not None
+        return self._mixed(state) is not None
 
-    def mixed(self, lane: int, mix: Callable[[], Tensor], device: torch.device) -> Tensor:
+    def mixed(self, state: int, mix: Callable[[], Tensor], device: torch.device) -> Tensor:
         """See Journal.mixed."""
-        record = self._mixed(lane)
+        record = self._mixed(state)
         if record is not None:
             return self._tensor(record).to(device)
         result = mix()
-        self._keep_tensor(f"mixed-{lane}", result, {"kind": "mixed", "lane": lane})
+        self._keep_tensor(f"mixed-{state}", result, {"kind": "mixed", "lane": state})
         return result
 
     def finished(self) -> list[Record]:
@@ -187,8 +187,8 @@ class FolderCheckpoint(RunCheckpoint):
         self._let_go()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _mixed(self, lane: int) -> Record | None:
-        return next((r for r in self._records if r["kind"] == "mixed" and r["lane"] == lane), None)
+    def _mixed(self, state: int) -> Record | None:
+        return next((r for r in self._records if r["kind"] == "mixed" and r["lane"] == state), None)
 
     def _claim(self) -> None:
         """Two runs must not write into one folder."""

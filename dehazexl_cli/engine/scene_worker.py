@@ -53,12 +53,13 @@ class SceneWorker:
         self._report, self._threads = Report(), options.threads
         plan = plan_here(brief, self._scene, model, options)
         folder = Path(options.tmp_dir) if options.tmp_dir else None
-        errand = RunContext(
+        run_context = RunContext(
             plan, [model], self._report, lambda phase, done, total: None, RunCheckpoint(), folder
         )
         self._summed = model.gather == "sum"
         self._lanes = [
-            GroupState(self._scene, group, number, errand) for number, group in enumerate(self._scene.groups)
+            GroupState(self._scene, group, number, run_context)
+            for number, group in enumerate(self._scene.groups)
         ]
         self._crew = LocalExecutor([Fp32Fallback(model, self._report)])
         self._watch: Callable[[], None] = lambda: None
@@ -86,17 +87,17 @@ class SceneWorker:
         source = rows_to_encode(self._scene, self._summed, rows)
         with closing(prefetch(self._report.each_working("read", source))) as reading:
             for row in reading:
-                tokens = [lane.encode(row, self._crew, self._tick) for lane in self._lanes]
+                tokens = [state.encode(row, self._crew, self._tick) for state in self._lanes]
                 on_host = [None if each is None else each.cpu() for each in tokens]
                 self._keep("encode", row.number, {"absent": sorted(row.absent), "tokens": on_host})
 
     def _decode(self, rows: range) -> None:
         if not self._knows_mixed:
-            for lane, told in zip(self._lanes, fetch(self._folder / MIXED), strict=True):
-                lane.told = told
+            for state, told in zip(self._lanes, fetch(self._folder / MIXED), strict=True):
+                state.told = told
             self._knows_mixed = True
-        for lane in self._lanes:
-            lane.canvas = BlendBuffer(self._scene, lane.group)
+        for state in self._lanes:
+            state.buffer = BlendBuffer(self._scene, state.group)
         laying = partial(decode_row, self._lanes, self._crew, self._tick)
         with closing(
             output_strips(self._scene, self._report, laying, slice(rows.start, rows.stop))

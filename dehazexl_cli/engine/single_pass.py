@@ -29,32 +29,34 @@ def strategy_for(layout: Layout) -> Strategy:
     if layout.kind == "global":
         return partial(dehaze_scene, layout=layout)
 
-    def once(scene: Scene, errand: RunContext, writer: RasterWriter) -> None:
-        overlap, plan, report = layout.inner.overlap, errand.plan, errand.report
-        crew = LocalExecutor([SinglePass(model, overlap, plan, report) for model in errand.models])
+    def once(scene: Scene, run_context: RunContext, writer: RasterWriter) -> None:
+        overlap, plan, report = layout.inner.overlap, run_context.plan, run_context.report
+        executor = LocalExecutor([SinglePass(model, overlap, plan, report) for model in run_context.models])
         with torch.inference_mode():
             if layout.kind == "tile":
-                dehaze_tiles(scene, crew, errand, writer)
+                dehaze_tiles(scene, executor, run_context, writer)
             else:
-                dehaze_picture(scene, layout, crew.first, errand, writer)
-        with errand.report.timed("finish"):
-            errand.watch("finish", 0, 1)
+                dehaze_picture(scene, layout, executor.first, run_context, writer)
+        with run_context.report.timed("finish"):
+            run_context.watch("finish", 0, 1)
             writer.commit()
-            errand.watch("finish", 1, 1)
+            run_context.watch("finish", 1, 1)
 
     return once
 
 
 def dehaze_tiles(
-    scene: Scene, crew: LocalExecutor[SinglePass], errand: RunContext, writer: RasterWriter
+    scene: Scene, executor: LocalExecutor[SinglePass], run_context: RunContext, writer: RasterWriter
 ) -> None:
     """Each tile by itself, as if it were all there is."""
-    tick = counting("decode", len(scene.groups) * len(scene.wanted_rows()) * scene.grid.cols, errand.watch)
+    tick = counting(
+        "decode", len(scene.groups) * len(scene.wanted_rows()) * scene.grid.cols, run_context.watch
+    )
     canvases = [BlendBuffer(scene, group) for group in scene.groups]
 
     def dehazed(run: SinglePass, piece: HostBatch, group: Group) -> tuple[PatchBatch, Tensor]:
         batch = to_device(scene, group, piece, run.device or scene.device)
-        with errand.report.working("decode"):
+        with run_context.report.working("decode"):
             return batch, dehazed_tile(batch, run)
 
     def wanted(row: PatchRow, group: Group) -> Iterator[HostBatch]:
@@ -64,15 +66,15 @@ def dehaze_tiles(
                 yield piece
 
     def lay(row: PatchRow, finish: OutputStrip) -> list[Residual]:
-        for canvas in canvases:
+        for buffer in canvases:
             tick(len(row.absent))
-            for laid in crew.over(partial(dehazed, group=canvas.group), wanted(row, canvas.group)):
-                canvas.lay(*laid)
+            for laid in executor.over(partial(dehazed, group=buffer.group), wanted(row, buffer.group)):
+                buffer.lay(*laid)
                 del laid  # else it is kept while the next tile is dehazed
-        return [Residual(canvas.group, canvas.finish(row.number, finish.box)) for canvas in canvases]
+        return [Residual(buffer.group, buffer.finish(row.number, finish.box)) for buffer in canvases]
 
-    with errand.report.timed("decode"):
-        decode_rows(scene, errand, writer, lay)
+    with run_context.report.timed("decode"):
+        decode_rows(scene, run_context, writer, lay)
 
 
 def dehazed_tile(batch: PatchBatch, run: SinglePass) -> Tensor:
@@ -85,19 +87,19 @@ def dehazed_tile(batch: PatchBatch, run: SinglePass) -> Tensor:
 
 
 def dehaze_picture(
-    scene: Scene, layout: Layout, run: SinglePass, errand: RunContext, writer: RasterWriter
+    scene: Scene, layout: Layout, run: SinglePass, run_context: RunContext, writer: RasterWriter
 ) -> None:
     """The scene, or a smaller picture of it, in one pass; what that changed is brought back by rows."""
-    report, watch = errand.report, errand.watch
-    surveys = take_surveys(scene, layout.looks, layout.inner.overlap, errand)
+    report, watch = run_context.report, run_context.watch
+    surveys = take_surveys(scene, layout.looks, layout.inner.overlap, run_context)
     with report.timed("encode"):
-        pictures = downsample(scene, layout.inner.height, layout.inner.width, errand, "encode")
+        pictures = downsample(scene, layout.inner.height, layout.inner.width, run_context, "encode")
     raising = []
     with report.timed("mix"):
         for number, (group, picture) in enumerate(zip(scene.groups, pictures, strict=True)):
             watch("mix", number, len(pictures))
             with report.working("decode"):
-                output = errand.journal.mixed(number, partial(run, picture), scene.device)
+                output = run_context.checkpoint.mixed(number, partial(run, picture), scene.device)
             raising.append(way_back(picture[0], output[0], layout, scene, group))
         watch("mix", len(pictures), len(pictures))
     tick = counting("decode", len(scene.wanted_rows()), watch)
@@ -110,7 +112,7 @@ def dehaze_picture(
         ]
 
     with report.timed("decode"):
-        decode_rows(scene, errand, writer, lay)
+        decode_rows(scene, run_context, writer, lay)
 
 
 def way_back(

@@ -76,36 +76,36 @@ class Surveyed(NamedTuple):
 
 
 def take_surveys(
-    scene: Scene, looks: Sequence[Look], overlap: int, errand: RunContext
+    scene: Scene, looks: Sequence[Look], overlap: int, run_context: RunContext
 ) -> list[Survey | None]:
     """A survey of each group of bands by these looks, largest first; None if there are none."""
-    journal, groups = errand.journal, scene.groups
+    checkpoint, groups = run_context.checkpoint, scene.groups
     if not looks:
         return [None] * len(groups)
     # The journal knows lanes by number; those of surveys follow those of patches.
-    lanes = range(len(groups), 2 * len(groups))
-    observers = observers_of(looks, overlap, errand)
+    states = range(len(groups), 2 * len(groups))
+    observers = observers_of(looks, overlap, run_context)
 
     def transforms(picture: Tensor | None, group: Group) -> Tensor:
         assert picture is not None, "it is there unless all is kept"
-        with errand.report.working("survey"):
+        with run_context.report.working("survey"):
             return looked_at(picture, looks, observers, group)
 
-    with errand.report.timed("survey"):
+    with run_context.report.timed("survey"):
         pictures: list[Tensor | None] = [None] * len(groups)
-        if not all(map(journal.has_mixed, lanes)):
-            pictures[:] = downsample(scene, looks[0].height, looks[0].width, errand, "survey")
+        if not all(map(checkpoint.has_mixed, states)):
+            pictures[:] = downsample(scene, looks[0].height, looks[0].width, run_context, "survey")
         found = [
-            journal.mixed(lane, partial(transforms, picture, group), scene.device)
-            for lane, picture, group in zip(lanes, pictures, groups, strict=True)
+            checkpoint.mixed(state, partial(transforms, picture, group), scene.device)
+            for state, picture, group in zip(states, pictures, groups, strict=True)
         ]
         trim()
     return [Survey(each, len(looks), (scene.grid.height, scene.grid.width)) for each in found]
 
 
-def observers_of(looks: Sequence[Look], overlap: int, errand: RunContext) -> list[SinglePass]:
+def observers_of(looks: Sequence[Look], overlap: int, run_context: RunContext) -> list[SinglePass]:
     """Who takes each look: the model or its companion."""
-    model, plan, report = errand.models[0], errand.plan, errand.report
+    model, plan, report = run_context.models[0], run_context.plan, run_context.report
     own = SinglePass(model, overlap, plan, report)
     # Patches of networks that gather by sum, as a companion does, do not overlap.
     other = own if model.companion is None else SinglePass(model.companion, 0, plan, report)

@@ -134,9 +134,9 @@ class SharedRows:
             for number, found in each:
                 yield Encoded(number, frozenset(found["absent"]), found["tokens"])
 
-    def tell(self, lanes: Sequence[object]) -> None:
+    def tell(self, states: Sequence[object]) -> None:
         """Tell the team what decoding needs to know of the whole scene: what `Lane.told` gives of each."""
-        keep(self._folder / MIXED, list(lanes))
+        keep(self._folder / MIXED, list(states))
 
     def decoded(self, done: int, tick: Tick) -> Generator[Pixels, None, None]:
         """The result's rows, for each of the wanted rows of patches but those that are done."""

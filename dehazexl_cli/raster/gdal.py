@@ -304,7 +304,7 @@ def _bits(dataset: Any) -> int | None:
 
 
 def _require_decodable(path: str, dataset: Any) -> None:
-    """Raises UnsupportedByGdal where GDAL opens a TIFF and then gives noise, nothing, or one channel of several."""
+    """Raises UnsupportedByGdal where GDAL opens a TIFF, then gives noise, nothing or one channel."""
     if dataset.driver != "GTiff":
         return
     if dataset.compression is Compression.jpeg and dataset.dtypes[0] != "uint8":
