@@ -35,7 +35,7 @@ class Report:
     strength: float = 1.0
     mode: str = "global"
     overlap: int = 0  # pixels that neighbouring patches share
-    joints: dict[str, Any] = field(default_factory=dict)  # where seams may be; see grid.Joints
+    joints: dict[str, Any] = field(default_factory=dict)  # where seams may be; see grid.SeamLines
     model: str = ""
     weights_sha256: str = ""
     companion_sha256: str = ""  # of the weights of the model's companion, if it was asked

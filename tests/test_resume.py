@@ -245,7 +245,7 @@ def hazy(tmp_path: Path) -> Path:
 
 SLOWLY = """
 import sys, time
-import dehazexl_cli.engine.pipeline as stream
+import dehazexl_cli.engine.pipeline as pipeline
 phase, rows, marker = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 def wait(of, name):
@@ -260,8 +260,7 @@ def wait(of, name):
     setattr(of, name, slow)
 
 from dehazexl_cli.raster.gdal_writer import GdalWriter
-wait(*{"encode": (stream.Lane, "encode"), "mix": (stream.Lane, "mix"), "decode": (stream.Lane, "decode"),
-       "finish": (GdalWriter, "commit")}[phase])
+wait(*(GdalWriter, "commit") if phase == "finish" else (pipeline.GroupState, phase))
 sys.argv = ["dehazexl", *sys.argv[4:]]
 from dehazexl_cli.cli import main
 main()

@@ -134,7 +134,7 @@ class DaskTeam:
     def over(
         self, brief: SceneSpec, step: Step, bands: Sequence[range]
     ) -> Generator[Report | None, None, None]:
-        """See engine.team.Team."""
+        """See engine.team.WorkerPool."""
         task = replace(self._task, setup=decided(self._task.setup, brief), run=uuid4().hex)
         coming: SimpleQueue[Future] = SimpleQueue()
         given = {self._submit(task, brief, step, band): band for band in bands}

@@ -143,7 +143,7 @@ def configure_logging(verbose: bool, quiet: bool) -> None:
 
 @contextmanager
 def signals() -> Iterator[None]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into Stopped, so that every `with` on the way cleans up.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into Interrupted, so that every `with` on the way cleans up.
 
     Those that come while it does are not heeded, as schedulers and people repeat themselves; after some
     seconds they are again. What was ignored before, as by nohup, stays so.

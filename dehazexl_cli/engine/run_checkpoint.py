@@ -116,7 +116,7 @@ class FolderCheckpoint(RunCheckpoint):
         return (found_in(folder) or {}).get(PLAN)
 
     def go_by(self, plan: Mapping[str, Any]) -> None:
-        """See Journal.go_by."""
+        """See RunCheckpoint.go_by."""
         if self._identity[PLAN] != dict(plan):
             self._identity[PLAN] = dict(plan)
             self._start_anew()
@@ -127,24 +127,24 @@ class FolderCheckpoint(RunCheckpoint):
         return not self._records
 
     def encoded(self, state: int) -> dict[int, Record]:
-        """See Journal.encoded."""
+        """See RunCheckpoint.encoded."""
         return {r["row"]: r for r in self._records if r["kind"] == "tokens" and r["lane"] == state}
 
     def tokens(self, record: Record) -> Tensor:
-        """See Journal.tokens."""
+        """See RunCheckpoint.tokens."""
         return self._tensor(record)
 
     def keep_tokens(self, state: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
-        """See Journal.keep_tokens."""
+        """See RunCheckpoint.keep_tokens."""
         told = {"kind": "tokens", "lane": state, "row": row, "absent": sorted(absent)}
         self._keep_tensor(f"tokens-{state}", torch.empty(0) if tokens is None else tokens, told)
 
     def has_mixed(self, state: int) -> bool:
-        """See Journal.has_mixed."""
+        """See RunCheckpoint.has_mixed."""
         return self._mixed(state) is not None
 
     def mixed(self, state: int, mix: Callable[[], Tensor], device: torch.device) -> Tensor:
-        """See Journal.mixed."""
+        """See RunCheckpoint.mixed."""
         record = self._mixed(state)
         if record is not None:
             return self._tensor(record).to(device)
@@ -153,11 +153,11 @@ class FolderCheckpoint(RunCheckpoint):
         return result
 
     def finished(self) -> list[Record]:
-        """See Journal.finished."""
+        """See RunCheckpoint.finished."""
         return [r for r in self._records if r["kind"] == "rows"]
 
     def rows(self, record: Record) -> Pixels:
-        """See Journal.rows."""
+        """See RunCheckpoint.rows."""
         rows = np.empty(record["shape"], record["dtype"])
         if rows.size:
             file = self._file(record["file"])
@@ -166,12 +166,12 @@ class FolderCheckpoint(RunCheckpoint):
         return rows
 
     def keep_rows(self, rows: Pixels, counts: Mapping[str, int]) -> None:
-        """See Journal.keep_rows."""
+        """See RunCheckpoint.keep_rows."""
         told = {"kind": "rows", "shape": rows.shape, "dtype": rows.dtype.str, "counts": dict(counts)}
         self._keep("rows", memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data), told)
 
     def close(self) -> None:
-        """See Journal.close."""
+        """See RunCheckpoint.close."""
         self._let_go()
         if self.is_new:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -183,7 +183,7 @@ class FolderCheckpoint(RunCheckpoint):
         self._files.clear()
 
     def discard(self) -> None:
-        """See Journal.discard."""
+        """See RunCheckpoint.discard."""
         self._let_go()
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -49,11 +49,11 @@ class DeviceCache:
         self._skips: dict[Ids, Skips] = {}
 
     def put(self, ids: Ids, skips: Skips) -> None:
-        """See Shelf.put."""
+        """See SkipCache.put."""
         self._skips[ids] = skips
 
     def take(self, ids: Ids, device: torch.device) -> Skips | None:
-        """See Shelf.take."""
+        """See SkipCache.take."""
         skips = self._skips.pop(ids, None)
         return None if skips is None else tuple(skip.to(device) for skip in skips)
 
@@ -70,12 +70,12 @@ class PinnedHostCache:
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
 
     def put(self, ids: Ids, skips: Skips) -> None:
-        """See Shelf.put."""
+        """See SkipCache.put."""
         on_gpu = bool(skips) and skips[0].device.type == "cuda"
         self._skips[ids] = self._brought(skips) if on_gpu else tuple(skip.to("cpu") for skip in skips)
 
     def take(self, ids: Ids, device: torch.device) -> Skips | None:
-        """See Shelf.take."""
+        """See SkipCache.take."""
         skips = self._skips.pop(ids, None)
         if skips is None:
             return None
@@ -112,7 +112,7 @@ class DiskCache:
         self._places: dict[Ids, list[tuple[int, torch.Size, torch.dtype]]] = {}
 
     def put(self, ids: Ids, skips: Skips) -> None:
-        """See Shelf.put."""
+        """See SkipCache.put."""
         places = []
         for skip in skips:
             self._file.seek(self._end)
@@ -127,7 +127,7 @@ class DiskCache:
         self._places[ids] = places
 
     def take(self, ids: Ids, device: torch.device) -> Skips | None:
-        """See Shelf.take."""
+        """See SkipCache.take."""
         places = self._places.pop(ids, None)
         if places is None:
             return None

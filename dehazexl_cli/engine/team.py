@@ -103,7 +103,7 @@ class Encoded(NamedTuple):
 
     number: int
     absent: frozenset[int]  # patches that have no ground
-    tokens: list[Tensor | None]  # what `Lane.encode` gives, for each lane
+    tokens: list[Tensor | None]  # what `GroupState.encode` gives, for each group
 
 
 class SharedRows:
@@ -135,7 +135,7 @@ class SharedRows:
                 yield Encoded(number, frozenset(found["absent"]), found["tokens"])
 
     def tell(self, states: Sequence[object]) -> None:
-        """Tell the team what decoding needs to know of the whole scene: what `Lane.told` gives of each."""
+        """Tell the team what decoding needs to know of the whole scene: what each `GroupState.told` gives."""
         keep(self._folder / MIXED, list(states))
 
     def decoded(self, done: int, tick: Tick) -> Generator[Pixels, None, None]:
