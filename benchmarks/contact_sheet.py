@@ -2,8 +2,8 @@
 
     python benchmarks/contact_sheet.py ../shared/data/try sheet.png [--model dehazexl-s]
 
-A row is an image: as it is, dehazed, and its middle at full size before and after. Images of more than 8 bits
-are shown in the range between their 1st and 99th percentile, before and after alike.
+A row is an image: as it is, dehazed, and its middle at full size before and after. What has more than 8 bits
+is shown in the range between its own 1st and 99th percentile, as viewers show it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def views(path: Path, side: int) -> list[Picture]:
         scale = side / max(image.height, image.width)
         shape = (3, max(1, round(image.height * scale)), max(1, round(image.width * scale)))
         whole = image.read(bands, out_shape=shape, resampling=Resampling.average)
-        middle = Window((image.width - side) // 2, (image.height - side) // 2, side, side)
+        width, height = min(side, image.width), min(side, image.height)
+        middle = Window((image.width - width) // 2, (image.height - height) // 2, width, height)
         return [centred(whole, side), centred(image.read(bands, window=middle), side)]
 
 
@@ -49,12 +50,12 @@ def centred(picture: Picture, side: int) -> Picture:
     return square
 
 
-def in_bytes(before: list[Picture], after: list[Picture]) -> list[Picture]:
-    """All pictures as bytes, in the range of those before."""
-    if before[0].dtype == np.uint8:
-        return [*before, *after]
-    low, high = np.percentile(before[0][before[0] > 0], (1, 99))
-    return [((each - low) / (high - low) * 255).clip(0, 255).astype(np.uint8) for each in (*before, *after)]
+def in_bytes(whole: Picture, middle: Picture) -> list[Picture]:
+    """Both views of an image as bytes, in the range of the whole."""
+    if whole.dtype == np.uint8:
+        return [whole, middle]
+    low, high = np.percentile(whole[whole != 0], (1, 99))
+    return [((each - low) / (high - low) * 255).clip(0, 255).astype(np.uint8) for each in (whole, middle)]
 
 
 def row(path: Path, model: Any, side: int) -> Picture:
@@ -62,8 +63,9 @@ def row(path: Path, model: Any, side: int) -> Picture:
     with tempfile.TemporaryDirectory() as folder:
         after = Path(folder) / "after.tif"
         dehazexl_cli.dehaze_file(path, after, model=model)
-        whole, middle, whole_after, middle_after = in_bytes(views(path, side), views(after, side))
+        pictures = [in_bytes(*views(image, side)) for image in (path, after)]
     divider = np.full((3, side, DIVIDER), 255, np.uint8)
+    (whole, middle), (whole_after, middle_after) = pictures
     return np.concatenate([whole, divider, whole_after, divider, middle, divider, middle_after], axis=2)
 
 

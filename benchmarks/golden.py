@@ -4,7 +4,7 @@
 
 REF is a commit; it is checked out beside this one, and both make every case on this machine with the same
 interpreter and weights of their own tree. Results of all modes, dtypes and detours (a run that was killed and
-gone on with, the workers of a cluster, a VRT, a batch) must be equal to the byte, and reports in all but
+gone on with, the workers of a cluster, a VRT) must be equal to the byte, and reports in all but
 times, memory and paths. Exits 1 if anything differs, and says what. Takes some minutes.
 """
 
@@ -47,8 +47,8 @@ CASES = {
     "vrt": ["nodata.tif"],
 }
 SUFFIX = {"png": ".png", "vrt": ".vrt"}  # of what is written; else .tif
+RANDOM = re.compile(r"\b[0-9a-f]{8}\b")  # in names of parts of a VRT
 # Of a report: what differs from run to run, and what says where things lie.
-RANDOM = re.compile(r"\b[0-9a-f]{8}\b")
 VOLATILE = (
     "second",
     "bytes",
