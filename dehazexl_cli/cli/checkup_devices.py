@@ -90,6 +90,8 @@ def check_gpu(device: torch.device, facts: dict[str, Any]) -> Iterator[Finding]:
 
 def check_precision(wanted: str) -> Iterator[Finding]:
     """Whether the device computes right in the precisions that networks may use."""
+    import torch
+
     from dehazexl_cli.engine.device import PRECISIONS, choose_device, choose_precision, precision_name
 
     device = choose_device(wanted)
@@ -105,7 +107,8 @@ def check_precision(wanted: str) -> Iterator[Finding]:
         }
         detail = f"{name} on {device}: " + ("right" if error < TOLERANCES[name] else "wrong")
         detail += f" to {error:.1g} of the largest number" + (", used by default" if name == auto else "")
-        if name == "bf16" and device.type == "cuda" and not has_bf16():
+        emulated = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+        if name == "bf16" and emulated:
             detail += ", but not in its hardware: it is slow there"
         if error < TOLERANCES[name]:
             yield Finding("precision", Verdict.passed, detail, "", facts)
@@ -114,13 +117,6 @@ def check_precision(wanted: str) -> Iterator[Finding]:
             yield Finding(
                 "precision", verdict, detail, "use another --precision, and update driver and PyTorch", facts
             )
-
-
-def has_bf16() -> bool:
-    """Whether the GPU multiplies bfloat16 itself."""
-    import torch
-
-    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def arithmetic_error(device: torch.device, dtype: torch.dtype) -> float:

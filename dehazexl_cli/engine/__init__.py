@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.context import RunContext, Watch
 from dehazexl_cli.engine.device import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.doubts import doubts_of
 from dehazexl_cli.engine.fallback import (
@@ -36,6 +35,7 @@ from dehazexl_cli.engine.nodata import valid_bounds
 from dehazexl_cli.engine.padding import Padding
 from dehazexl_cli.engine.prepared import Options, PreparedRun
 from dehazexl_cli.engine.resume import Resume, opened
+from dehazexl_cli.engine.run_context import RunContext, Watch
 from dehazexl_cli.engine.scaling import choose_groups, is_stretched_unit
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.team import WorkerPool, for_team

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dehazexl_cli.engine.context import RunContext
 from dehazexl_cli.engine.device import Scaling, to_unit
 from dehazexl_cli.engine.fp32_fallback import finite
 from dehazexl_cli.engine.rows import rows_to_encode, slices
+from dehazexl_cli.engine.run_context import RunContext
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.threads import prefetch
 from dehazexl_cli.grid import Box, PatchGrid

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import torch
 
-from dehazexl_cli.engine.context import RunContext
 from dehazexl_cli.engine.padding import PaddingWriter
 from dehazexl_cli.engine.prepared import PreparedRun
 from dehazexl_cli.engine.resume import way
+from dehazexl_cli.engine.run_context import RunContext
 from dehazexl_cli.engine.single_pass import strategy_for
 from dehazexl_cli.engine.skip_cache import DiskFull
 from dehazexl_cli.errors import DeviceError

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.engine.blending import BlendBuffer, Residual, finished_rows
-from dehazexl_cli.engine.context import RunContext, Tick, Watch, counting
 from dehazexl_cli.engine.device import to_unit
 from dehazexl_cli.engine.executor import LocalExecutor
 from dehazexl_cli.engine.fp32_fallback import Fp32Fallback
@@ -20,6 +19,7 @@ from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.memory import trim
 from dehazexl_cli.engine.rows import OutputStrip, PatchRow, extract_patches, rows_to_decode, rows_to_encode
 from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
+from dehazexl_cli.engine.run_context import RunContext, Tick, Watch, counting
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
 from dehazexl_cli.engine.survey import Size, Survey, take_surveys

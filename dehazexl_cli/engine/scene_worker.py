@@ -12,7 +12,6 @@ import torch
 
 from dehazexl_cli.engine import Options, processors, setting_for
 from dehazexl_cli.engine.blending import BlendBuffer
-from dehazexl_cli.engine.context import RunContext
 from dehazexl_cli.engine.device import choose_device
 from dehazexl_cli.engine.executor import LocalExecutor
 from dehazexl_cli.engine.fp32_fallback import Fp32Fallback
@@ -21,6 +20,7 @@ from dehazexl_cli.engine.memory import measure_budget
 from dehazexl_cli.engine.pipeline import GroupState, decode_row, output_strips
 from dehazexl_cli.engine.rows import rows_to_encode
 from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
+from dehazexl_cli.engine.run_context import RunContext
 from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.engine.team import MIXED, SceneSpec, Step, fetch, keep, name_of, packed
 from dehazexl_cli.engine.threads import prefetch

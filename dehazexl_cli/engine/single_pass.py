@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.engine.blending import BlendBuffer, Residual
-from dehazexl_cli.engine.context import RunContext, counting
 from dehazexl_cli.engine.device import to_unit
 from dehazexl_cli.engine.downsampling import SinglePass, as_bands, downsample, upsample
 from dehazexl_cli.engine.executor import LocalExecutor
 from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.pipeline import HostBatch, decode_rows, dehaze_scene, pieces, to_device
 from dehazexl_cli.engine.rows import OutputStrip, PatchRow, slices
+from dehazexl_cli.engine.run_context import RunContext, counting
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.survey import Survey, colour_changes, take_surveys
 from dehazexl_cli.models.base import PatchBatch

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.context import RunContext
 from dehazexl_cli.engine.downsampling import (
     Lines,
     SinglePass,
@@ -33,6 +32,7 @@ from dehazexl_cli.engine.downsampling import (
 )
 from dehazexl_cli.engine.layout import Look
 from dehazexl_cli.engine.memory import trim
+from dehazexl_cli.engine.run_context import RunContext
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.grid import Box
 
