@@ -27,7 +27,7 @@ from dehazexl_cli.models import build
 from dehazexl_cli.plan import MemoryBudget, Plan, PlanInputs, candidate_plans
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
-RUNS = (("dehazexl-paper", True), ("dehazexl-paper", False), ("dehazexl-next", True), ("mgbl-s", True))
+RUNS = (("dehazexl-paper", True), ("dehazexl-paper", False), ("dehazexl-s", True), ("mgbl-s", True))
 CARDS = (8, 12, 24, 80)  # GiB
 HOST = 1 << 50  # bytes: enough
 MOST = 1 << 18  # pixels: sides are not looked for beyond

@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=30)
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--models", nargs="+", default=["dehazexl-paper", "dehazexl-next", "mgbl-s"])
+    parser.add_argument("--models", nargs="+", default=["dehazexl-paper", "dehazexl-s", "mgbl-s"])
     arguments = parser.parse_args()
     print("| network | scenes | done again in float32 | most, of 255 levels | mean |\n|---|---|---|---|---|")
     for name in arguments.models:

@@ -124,7 +124,7 @@ def make_scene(name: str, data: Path, out: Path) -> tuple[Path, Path]:
 
 def modes_of(model: str) -> str:
     """What is compared; edge to edge is the same as the default where patches do not overlap anyway."""
-    return "global,tile,downsample" if model.startswith("mgbl") else "global,full,paper,tile,downsample"
+    return "global,tile,downsample" if model.startswith("mgbl") else "global,paper,tile,downsample"
 
 
 def compared(hazy: Path, clear: Path | None, model: str, folder: Path, go_on: bool) -> list[Way]:
@@ -211,7 +211,7 @@ def document(ways: list[Way], skies: dict[str, str], real: list[Way]) -> Iterato
         if mine:
             yield from table(mine, TITLES, DIGITS)
             taken = {way["way"] for way in mine}
-            for other in [way for way in ("full", "tile", "downsample") if way in taken]:
+            for other in [way for way in ("tile", "downsample") if way in taken]:
                 yield f"\n### {model}: global against {other}\n"
                 yield from against(mine, other)
         if photographs:

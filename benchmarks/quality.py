@@ -160,8 +160,6 @@ def describe(wishes: argparse.Namespace, loaded: Loaded, pictures: int) -> list[
     versions = f"torch {torch.__version__}, dehazexl {dehazexl_cli.__version__}, {device}, {precision}"
     lines = [f"`{' '.join(words)}`", f"{date.today()}, {versions}"]
     lines += [f"{pictures} held-out images", f"weights of {loaded.name}: SHA-256 {loaded.sha256}"]
-    if loaded.companion is not None:
-        lines.append(f"its companion {loaded.companion.name}: SHA-256 {loaded.companion.sha256}")
     return lines
 
 
@@ -170,7 +168,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", type=Path, help="folders of clear images")
     parser.add_argument("--real", type=Path, help="a folder whose folders hold hazy/ beside clear/")
     parser.add_argument("--model", help="default: the one that `dehazexl run` takes")
-    parser.add_argument("--weights", type=Path, help="a weight file; it is run without a companion")
+    parser.add_argument("--weights", type=Path, help="a weight file; instead of the bundled ones")
     parser.add_argument("--sets", nargs="+", default=[], help="beginnings of names; default: all")
     parser.add_argument("--quick", action="store_true", help="8 images and two airlights")
     parser.add_argument("--out", type=Path, help="FILE.md, or a folder, for quality-DATE-HASH.md")

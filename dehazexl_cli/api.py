@@ -28,8 +28,7 @@ def load_model(
     """Load a model with its weights: by default the bundled one, else the one that the weight file holds.
 
     The name "generic" stands for any network in a TorchScript or torch.export file; `multiple` is what the
-    sides of its images must be multiples of, if its file does not say so. A bundled model may bring a
-    companion along; one from a file has none.
+    sides of its images must be multiples of, if its file does not say so.
 
     Raises UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
     """

@@ -57,12 +57,6 @@ class RunConfig:
         found = changed(self.options, self.selection, self.storage)
         return {name: value for name, value in found.items() if name not in BESIDES}
 
-    def companion_sha256(self, loaded: Loaded) -> str:
-        """Of the weights of the model's companion; empty if none is asked."""
-        if loaded.companion is None or not self.options.mode.asks_companion:
-            return ""
-        return loaded.companion.sha256
-
     def resuming(self, opened: OpenedScene, target: str, loaded: Loaded) -> Resume | None:
         """Where what is done is kept, and what tells one scene from another; None if it is not to be kept."""
         if not self.resume:
@@ -71,7 +65,7 @@ class RunConfig:
         folder = path.parent if self.storage.tmp_dir is None else Path(self.storage.tmp_dir)
         identity = {
             "the input": fingerprint(opened.reader),
-            "the weights": [loaded.sha256, self.companion_sha256(loaded)],
+            "the weights": loaded.sha256,
             "the selection": repr(replace(self.selection, mask=None)),
         }
         return Resume(str(folder / f".{path.name}.resume"), identity)
@@ -193,7 +187,6 @@ def compute(
         recipe.settings(),
         opened.source,
         datetime.now(UTC),
-        recipe.companion_sha256(loaded),
     )
     to_copy = recipe.spare_classes and holds_classes_only(opened.like.info)
     as_stored = to_copy and is_wanted_as_stored(opened, target, recipe.storage)
@@ -274,6 +267,5 @@ def finished(computed: UncommittedResult) -> Report:
         report.warn(warning)
     report.output = computed.target
     report.model, report.weights_sha256, report.version = made.model, made.weights_sha256, made.version
-    report.companion_sha256 = made.companion_sha256
     report.processing = made.stac()
     return report

@@ -40,7 +40,6 @@ class Options:
     blend: Literal["feather", "hard"] | None = None
     long_side: int | None = None  # of the smaller picture, pixels
     upsampling: Literal["guided", "plain"] | None = None
-    survey: Sequence[int] | Literal["auto", "off"] = "auto"  # long sides of further pictures, pixels
     overlap: int | None = None  # pixels that patches share
     device: str = "auto"  # or cpu, cuda, cuda:0,cuda:1, mps
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -76,9 +75,6 @@ class Options:
         from dehazexl_cli.raster.selection import Selection
 
         tmp_dir = None if self.tmp_dir is None else os.fspath(self.tmp_dir)
-        survey = (
-            {"auto": None, "off": ()}[self.survey] if isinstance(self.survey, str) else tuple(self.survey)
-        )
         with in_words_of_python():
             options = EngineOptions(
                 bands=None if self.bands is None else tuple(map(int, self.bands)),
@@ -98,7 +94,6 @@ class Options:
                     self.blend,
                     self.long_side,
                     self.upsampling,
-                    survey,
                 ),
                 tmp_dir=tmp_dir,
                 threads=self.threads,
@@ -181,7 +176,6 @@ KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
         one_of("dtype", "percentiles", otherwise=PAIRS),
         '(low, high), such a pair for each band, "dtype" or "percentiles"',
     ),
-    "survey": (one_of("auto", "off", otherwise=are(is_whole)), '"auto", "off", or pixels like (1024, 512)'),
     "window": (are(is_whole, 4), "column, row, width and height, like (0, 0, 512, 512)"),
     "bbox": (are(is_real, 4), "xmin, ymin, xmax and ymax"),
     "precision": (one_of("auto", "fp32", "bf16", "fp16"), "auto, fp32, bf16 or fp16"),

@@ -30,9 +30,6 @@ PROCESS_BYTES = 340 << 20
 LATER_BYTES = 40 << 20
 # What an image in one pass takes as pixels: itself, its patches before and after, their sum, the change.
 PASS_BYTES = 7 * 3 * 4  # per pixel
-# What a survey leaves behind in the process: what libraries keep for a companion's layers, measured.
-SURVEY_LEAVES_BYTES = 40 << 20
-LOOK_BYTES = 2 * 3 * 4  # per pixel, of what a survey keeps: factors and offsets of three colours, float32
 # Pixels finished at a time on a GPU, and what each takes: as shown, as stored, and the steps between.
 FINISHED_ON_GPU = 2**19
 FINISH_BYTES = 8 * 3 * 4
@@ -105,8 +102,7 @@ class PlanInputs:
     cache_bytes: int = 0  # what the library that reads and writes files may keep of them
     held_bytes: int = 0  # of the result, where it is an array and no file
     replicas: int = 1  # of the model, each with a batch of its own in flight
-    look: PatchGrid | None = None  # of the largest picture that a survey takes, in one pass
-    groups: int = 1  # of bands, each with a survey of its own
+    groups: int = 1  # of bands, each with a change of its own
     wanted: tuple[int, int] | None = None  # rows and columns of patches that are written; None: all
 
 
@@ -124,7 +120,6 @@ class Plan:
     tile: int | None = None  # pixels: the scene is not judged as one, but by tiles of this side
     flow_bytes: int = 0  # of the above, where the network runs: while patches are encoded and decoded
     mixing_bytes: int = 0  # and while they are mixed
-    survey_bytes: int = 0  # and before that, while smaller pictures are looked at
     disk_bytes: int = 0  # of features that wait in a file
 
     @property
@@ -145,8 +140,6 @@ class Plan:
         """Bytes expected in a phase of the run, where the network runs; or on disk, for "disk"."""
         if phase == "disk":
             return self.disk_bytes
-        if phase == "survey":
-            return self.survey_bytes
         return self.mixing_bytes if phase == "mix" and not self.tile else self.flow_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -268,11 +261,9 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanIn
     if plan.seed is not None and patches >= footprint.mix_fixed_patches:  # smaller scenes attend exactly
         fixed += footprint.mix_pilot_bytes
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
-    surveyed = kept_of_survey(setting)
     replicas = 1 if setting.on_gpu else setting.replicas  # each GPU has its own memory
     weights = footprint.weight_bytes * replicas
-    always = weights + tokens + surveyed
-    survey = weights + surveyed + for_a_look(plan, footprint, setting)
+    always = weights + tokens
     flow = always + for_patches(plan, footprint, grid, setting)
     mix = always + mixing * patches + fixed
     # A row being read, one waiting and one being worked on, each with a copy where gaps are to be filled;
@@ -283,17 +274,14 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanIn
     if not setting.on_gpu:
         on_host += waiting if plan.skips == "device" else 0
         lasting = setting.process_bytes + files + footprint.kernel_bytes * replicas
-        lasting += SURVEY_LEAVES_BYTES if setting.look else 0
         flow, mix = flow + rows + on_host + lasting, mix + on_host + lasting
-        survey += rows + lasting
-        host, device = max(flow, mix, survey, setting.loading_bytes), 0
+        host, device = max(flow, mix, setting.loading_bytes), 0
     else:
         on_device = waiting if plan.skips == "device" else 0
         flow, mix = flow + on_device, mix + on_device
         host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
-        device = max(flow, mix, survey)
-    plan = replace(plan, host_bytes=host, device_bytes=device)
-    return replace(plan, flow_bytes=flow, mixing_bytes=mix, survey_bytes=survey)
+        device = max(flow, mix)
+    return replace(plan, host_bytes=host, device_bytes=device, flow_bytes=flow, mixing_bytes=mix)
 
 
 def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanInputs) -> int:
@@ -312,22 +300,6 @@ def for_finishing(grid: PatchGrid, setting: PlanInputs) -> int:
     """Bytes while rows of patches become rows of the result, which a CPU does in a few small pieces."""
     rows = max(min(grid.stride, grid.height), grid.height - (grid.rows - 1) * grid.stride)
     return FINISH_BYTES * min(FINISHED_ON_GPU, rows * grid.width) if setting.on_gpu else 0
-
-
-def kept_of_survey(setting: PlanInputs) -> int:
-    """Bytes that a survey keeps to the end."""
-    look = setting.look
-    return 0 if look is None else setting.groups * LOOK_BYTES * look.height * look.width
-
-
-def for_a_look(plan: Plan, footprint: Footprint, setting: PlanInputs) -> int:
-    """Bytes, beside weights and what is kept, while a survey's largest picture goes through the network."""
-    look = setting.look
-    if look is None:
-        return 0
-    per_patch = footprint.token_bytes + footprint.skip_bytes + footprint.mix_bytes
-    patches = per_patch * len(look) + footprint.work_bytes * min(plan.batch, len(look))
-    return patches + PASS_BYTES * look.height * look.width
 
 
 def most_kept(batch: int, grid: PatchGrid, setting: PlanInputs) -> int:

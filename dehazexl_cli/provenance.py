@@ -21,7 +21,6 @@ class Provenance:
     options: dict[str, Any]  # those that are not the defaults
     source: str
     when: datetime
-    companion_sha256: str = ""  # of the weights of the model's companion, if it was asked
 
     @property
     def time(self) -> str:
@@ -30,13 +29,11 @@ class Provenance:
 
     def tags(self) -> tuple[tuple[str, str], ...]:
         """Tags for the file; a TIFFTAG_ that other software has written is to stay."""
-        companion = (("DEHAZEXL_COMPANION_SHA256", self.companion_sha256),) if self.companion_sha256 else ()
         return (
             ("TIFFTAG_SOFTWARE", f"{NAME} {self.version}"),
             ("DEHAZEXL_SOFTWARE", f"{NAME} {self.version}"),
             ("DEHAZEXL_MODEL", self.model),
             ("DEHAZEXL_WEIGHTS_SHA256", self.weights_sha256),
-            *companion,
             ("DEHAZEXL_OPTIONS", to_json(dict(sorted(self.options.items())))),
             ("DEHAZEXL_SOURCE", printable(masked(self.source))),
             ("DEHAZEXL_DATETIME", self.time),
@@ -44,7 +41,6 @@ class Provenance:
 
     def stac(self) -> dict[str, Any]:
         """Fields of the processing extension of STAC."""
-        companion = {"companion_sha256": self.companion_sha256} if self.companion_sha256 else {}
         by = f"{NAME} {self.version}"
         return {
             "processing:software": {NAME: self.version},
@@ -56,7 +52,6 @@ class Provenance:
                 "expression": {
                     "model": self.model,
                     "weights_sha256": self.weights_sha256,
-                    **companion,
                     "options": self.options,
                 },
             },

@@ -38,7 +38,6 @@ class Report:
     joints: dict[str, Any] = field(default_factory=dict)  # where seams may be; see grid.SeamLines
     model: str = ""
     weights_sha256: str = ""
-    companion_sha256: str = ""  # of the weights of the model's companion, if it was asked
     device: str = ""
     precision: str = ""
     plan: dict[str, Any] = field(default_factory=dict)

@@ -29,7 +29,8 @@ from dehazexl_cli.files import RunConfig
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.checkpoint import Loaded, bundled, save
-from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
+from dehazexl_cli.models.dehazexl import PAPER
+from dehazexl_cli.models.dehazexl_s import DehazeXLS, DehazeXLSConfig
 from dehazexl_cli.plan import Footprint
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.selection import Selection
@@ -44,14 +45,6 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             back = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             signal.signal(number, back)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is remembered of the machine is remembered for one session of tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +178,21 @@ def toy() -> Toy:
 
 
 TINY = dataclasses.replace(
-    SMALL, patch=64, embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), decoder_heads=(2, 2, 1, 1)
+    PAPER, patch=64, embed=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), decoder_heads=(2, 2, 1, 1)
+)
+
+
+TINY_S = DehazeXLSConfig(
+    patch=64,
+    encoder_widths=(8, 8, 8),
+    token_dim=8,
+    dim=16,
+    wide_dim=16,
+    latents=4,
+    heads=2,
+    scene_dim=8,
+    widths=(8, 8, 12, 12),
+    down_blocks=(1, 1, 1, 1),
 )
 
 
@@ -197,8 +204,7 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_tiny_weights(path: Path) -> Path:
     torch.manual_seed(0)
-    model = DehazeXL(TINY)
-    torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
+    model = DehazeXLS(TINY_S)
     save(path, model, "dehazexl-s", {}, torch.float32)
     return path
 

@@ -201,7 +201,6 @@ def test_refusals_are_in_words_of_python(
         {"bands": "4,3,2"},
         {"bands": 4},
         {"mode": "magic"},
-        {"survey": "sometimes"},
         {"input_range": "bytes"},
         {"input_range": (1, 2, "x")},
         {"window": (0, 0, 5)},

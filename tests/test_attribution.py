@@ -30,7 +30,8 @@ from dehazexl_cli.attribution import (
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips, forward_in_memory
 from dehazexl_cli.models.bilateral_grid import BilateralGridConfig, BilateralGridModel
-from dehazexl_cli.models.dehazexl import SMALL, DehazeXL
+from dehazexl_cli.models.dehazexl import DehazeXL
+from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS
 from dehazexl_cli.models.mgbl import BilateralConfig, MultiGuidedBilateral
 
 CPU = torch.device("cpu")
@@ -91,9 +92,7 @@ class Curved(Toy):
 
 def tiny_xl() -> DehazeXL:
     torch.manual_seed(1)
-    model = DehazeXL(TINY)
-    torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
-    return model
+    return DehazeXL(TINY)
 
 
 def tiny_spatial() -> BilateralGridModel:
@@ -194,8 +193,8 @@ def test_at_1024_pixels_it_equals_one_backward_pass(name: str) -> None:
     torch.manual_seed(0)
     model: DehazeModel
     if name == "dehazexl-s":
-        model = DehazeXL(SMALL)
-        torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
+        model = DehazeXLS(DEFAULT)
+        torch.nn.init.normal_(model.decoder.heads[-1].weight, std=0.1)
     else:
         model = BilateralGridModel(BilateralGridConfig())
         torch.nn.init.normal_(model.net.head.weight, std=0.1)

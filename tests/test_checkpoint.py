@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, published_state
+from conftest import TINY_S, published_state
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from dehazexl_cli.errors import WeightsError
 from dehazexl_cli.models import REGISTRY, build
 from dehazexl_cli.models.checkpoint import load, save
-from dehazexl_cli.models.dehazexl import DehazeXL
+from dehazexl_cli.models.dehazexl_s import DehazeXLS
 from dehazexl_cli.models.mgbl import BilateralConfig, MultiGuidedBilateral
 
 
@@ -38,8 +38,8 @@ def test_a_saved_model_comes_back_with_its_name_and_provenance(small: Path) -> N
 
 def test_the_config_in_the_file_decides_the_shape_not_the_preset(tmp_path: Path) -> None:
     path = tmp_path / "tiny.safetensors"
-    save(path, DehazeXL(TINY), "dehazexl-s", {}, torch.float32)
-    assert load(path).model.config == TINY  # type: ignore[union-attr]
+    save(path, DehazeXLS(TINY_S), "dehazexl-s", {}, torch.float32)
+    assert load(path).model.config == TINY_S  # type: ignore[union-attr]
 
 
 def test_a_bilateral_network_comes_back_from_our_own_file(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_plan_speaks_of_attention_only_where_there_is_some(dehazexl: Command, sc
 
 def test_plan_says_what_was_rejected_and_why(tmp_path: Path) -> None:
     def plan(*options: str) -> str:
-        return printed("plan", scene, "--precision", "fp32", *options)
+        return printed("plan", scene, "--model", "dehazexl-paper", "--precision", "fp32", *options)
 
     scene = tmp_path / "large.tif"
     with rasterio.open(
@@ -225,7 +225,7 @@ def test_plan_says_what_was_rejected_and_why(tmp_path: Path) -> None:
         sparse_ok=True,
     ):
         pass
-    facts = json.loads(plan("--max-ram", "2G", "--json"))
+    facts = json.loads(plan("--max-ram", "4G", "--json"))
     rows, cols = facts["patches"]
     assert 0 < facts["plan"]["kept"] < rows * cols  # as many features as there is room for
     assert facts["plan"]["attention"] == "sampled"
@@ -233,7 +233,7 @@ def test_plan_says_what_was_rejected_and_why(tmp_path: Path) -> None:
     least = f"{(facts['smallest']['host_bytes'] >> 20) + 32}M"
     tight = json.loads(plan("--max-ram", least, "--json"))
     assert tight["plan"]["skips"] == facts["smallest"]["skips"] == "recompute"
-    said = plan("--max-ram", "2G")
+    said = plan("--max-ram", "4G")
     assert re.search(r"those of \d+ patches kept in memory", said)
 
 

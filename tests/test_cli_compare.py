@@ -99,7 +99,7 @@ def test_models_times_modes_are_what_is_run() -> None:
         "net paper",
         "net tile",
     ]
-    as_published = ["--mode", "global", "--survey", "off", "--overlap", "0"]
+    as_published = ["--mode", "global", "--overlap", "0"]
     assert found[0].arguments == ["--model", "dehazexl-s", *as_published]
     assert found[3].arguments == [
         *("--model", "generic", "--weights", "net.pt2", "--multiple", "8"),

@@ -19,7 +19,7 @@ from dehazexl_cli import load_model
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.evaluation import compare
-from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing
+from dehazexl_cli.models.ablation import MixingPatches
 from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import Pixels
@@ -203,29 +203,14 @@ def test_seams_of_tiles_are_measured_where_tiles_meet(evaluate: Evaluate, data: 
 
 
 def test_the_same_weights_mixed_less_give_other_scores(evaluate: Evaluate) -> None:
-    scene, patch, none = (
+    scene, patch = (
         json.loads(evaluate("--json", "--limit", "1", "--no-clear", "--mixing", how).out)
-        for how in ("scene", "patch", "none")
+        for how in ("scene", "patch")
     )
-    assert [facts["mixing"] for facts in (scene, patch, none)] == ["scene", "patch", "none"]
-    assert scene["weights_sha256"] == patch["weights_sha256"] == none["weights_sha256"]
-    assert scene["overall"]["hazy_psnr"] == none["overall"]["hazy_psnr"]
-    assert len({facts["overall"]["output_psnr"] for facts in (scene, patch, none)}) == 3
-
-
-def test_less_mixing_leaves_the_survey_as_it_is() -> None:
-    model = load_model().model
-    for ablated in (WithoutMixing(model), MixingPatches(model)):
-        assert (ablated.looks, ablated.companion) == (model.looks, model.companion)
-    assert model.looks and model.companion
-
-
-@pytest.mark.parametrize(("survey", "asked"), [("auto", True), ("off", False)])
-def test_the_json_names_the_companion_where_one_is_asked(
-    dehazexl: Callable[..., Result], data: Path, survey: str, asked: bool
-) -> None:
-    result = dehazexl("evaluate", "--data", data, "--limit", 1, "--no-clear", "--json", "--survey", survey)
-    assert json.loads(result.out)["companion_sha256"] == (load_model("mgbl-s").sha256 if asked else "")
+    assert [facts["mixing"] for facts in (scene, patch)] == ["scene", "patch"]
+    assert scene["weights_sha256"] == patch["weights_sha256"]
+    assert scene["overall"]["hazy_psnr"] == patch["overall"]["hazy_psnr"]
+    assert scene["overall"]["output_psnr"] != patch["overall"]["output_psnr"]
 
 
 def test_progress_as_json_is_an_event_a_line_on_stderr(evaluate: Evaluate) -> None:
@@ -275,7 +260,7 @@ def test_a_model_that_mixes_no_scenes_sees_only_the_patch() -> None:
     other = image.clone()
     other[..., 32:] = 0
     toy = Toy(halo=0)
-    for model, alike in ((toy, False), (WithoutMixing(toy), True), (MixingPatches(toy), True)):
+    for model, alike in ((toy, False), (MixingPatches(toy), True)):
         with torch.inference_mode():
             first, second = model(image)[..., :16], model(other)[..., :16]
         assert torch.equal(first, second) == alike
@@ -284,20 +269,18 @@ def test_a_model_that_mixes_no_scenes_sees_only_the_patch() -> None:
 def test_a_scene_of_one_patch_is_mixed_alike_alone() -> None:
     torch.manual_seed(0)
     model = DehazeXL(TINY).eval()
-    torch.nn.init.normal_(model.decoder.ending.heads[0].affine.weight)  # type: ignore[union-attr, index]
     image = torch.rand(2, 3, TINY.patch, TINY.patch)
     with torch.inference_mode():
         assert torch.equal(MixingPatches(model)(image), model(image))
-        assert not torch.equal(WithoutMixing(model)(image), model(image))
 
 
-def test_without_mixing_patches_overlap_as_with_it() -> None:
+def test_patches_mixed_alone_overlap_as_ever() -> None:
     model = Toy()
     model.overlap = 32
-    assert WithoutMixing(model).overlap == 32
+    assert MixingPatches(model).overlap == 32
 
 
-def test_a_model_without_tokens_of_patches_cannot_do_without_mixing() -> None:
-    with pytest.raises(UsageError, match="without mixing"):
-        WithoutMixing(Toy(gather="sum"))
-    assert WithoutMixing(Identity().eval()).training is False
+def test_a_model_without_tokens_of_patches_cannot_mix_them_alone() -> None:
+    with pytest.raises(UsageError, match="mix each by itself"):
+        MixingPatches(Toy(gather="sum"))
+    assert MixingPatches(Identity().eval()).training is False

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from conftest import TINY, Result, published_state
+from conftest import TINY_S, Result, published_state
 from safetensors import safe_open
+from torch import Tensor, nn
 
 from dehazexl_cli.models import build
 from dehazexl_cli.models.checkpoint import load, save
-from dehazexl_cli.models.dehazexl import DehazeXL
+from dehazexl_cli.models.dehazexl_s import DehazeXLS
 from dehazexl_cli.training.loop import TrainConfig, Trainer
 
 Command = Callable[..., Result]
@@ -31,7 +32,7 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.safetensors"
     torch.manual_seed(0)
     about = {"licence": "CC0", "metrics": {"output": 23.5}}
-    save(path, DehazeXL(TINY), "dehazexl-s", about, torch.float16)
+    save(path, DehazeXLS(TINY_S), "dehazexl-s", about, torch.float16)
     return path
 
 
@@ -52,15 +53,19 @@ def trained(tmp_path: Path) -> Path:
         file.write(pixels)
     trainer = Trainer(TrainConfig(data=(str(tmp_path),), out=str(tmp_path / "run")))
     with torch.no_grad():
-        for weight in trainer.average.parameters():
-            weight.fill_(0.25)
+        for bias in biases(trainer.average):
+            bias.fill_(0.25)
     trainer.checkpoint()
     return tmp_path / "run" / "checkpoint.pth"
 
 
+def biases(model: nn.Module) -> list[Tensor]:
+    return [weight for name, weight in model.named_parameters() if name.endswith(".bias")]
+
+
 def spoiled(path: Path, value: float) -> Path:
     """A weight file with one number replaced."""
-    model = DehazeXL(TINY)
+    model = DehazeXLS(TINY_S)
     with torch.no_grad():
         next(model.parameters()).view(-1)[3] = value
     save(path, model, "dehazexl-s", {}, torch.float32)
@@ -107,9 +112,9 @@ def test_show_prints_model_config_and_provenance(dehazexl: Command, tiny: Path) 
     facts = json.loads(dehazexl("weights", "show", tiny, "--json").out)
     assert (facts["model"], facts["format"], facts["dtypes"]) == ("dehazexl-s", "dehazexl/1", ["float16"])
     assert facts["about"] == {"licence": "CC0", "metrics": {"output": 23.5}}
-    assert facts["config"]["embed"] == TINY.embed
+    assert facts["config"]["dim"] == TINY_S.dim
     assert facts["sha256"] == load(tiny).sha256
-    assert facts["parameters"] == sum(value.numel() for value in DehazeXL(TINY).state_dict().values())
+    assert facts["parameters"] == sum(value.numel() for value in DehazeXLS(TINY_S).state_dict().values())
     text = dehazexl("weights", "show", tiny).out
     assert "model    dehazexl-s" in text
     assert "  metrics\n    output: 23.5" in text
@@ -151,7 +156,7 @@ def test_weights_that_are_no_numbers_fail_the_check(dehazexl: Command, tmp_path:
 
 
 def test_results_that_are_no_numbers_fail_the_check(dehazexl: Command, tmp_path: Path) -> None:
-    model = DehazeXL(TINY)
+    model = DehazeXLS(TINY_S)
     with torch.no_grad():
         for weight in model.parameters():
             weight.fill_(3e38)
@@ -183,7 +188,7 @@ def test_convert_takes_the_averaged_weights_of_a_training(
     assert result.code == 0
     assert "dehazexl-s in fp16" in result.err
     loaded = load(out)
-    assert all((weight == 0.25).all() for weight in loaded.model.parameters())
+    assert all((bias == 0.25).all() for bias in biases(loaded.model))
     assert loaded.about["steps"] == 0
     assert loaded.about["converted_from"]["file"] == "checkpoint.pth"
 

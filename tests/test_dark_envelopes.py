@@ -15,6 +15,8 @@ from dehazexl_cli.models.dark_envelopes import (
     colour_transforms,
     darkest_cells,
     envelope,
+    keep_unseen,
+    share_seen,
 )
 
 
@@ -81,5 +83,6 @@ def test_what_is_white_all_around_stays_as_it_is(brightness: float, share: float
     numbers = torch.zeros(1, veils.shape[1] + 2 * COLOURS, 2, 2)
     numbers[:, 0] = 99.0  # no veil, and an offset that would paint it dark
     numbers[:, -COLOURS:] = -0.4 / OFFSET_UNIT
-    gain, offset = colour_transforms(numbers, veils).chunk(2, dim=1)
+    transforms = keep_unseen(colour_transforms(numbers, veils), share_seen(hazy))
+    gain, offset = transforms.chunk(2, dim=1)
     torch.testing.assert_close(gain * hazy + offset - hazy, torch.full_like(hazy, -0.4 * share))

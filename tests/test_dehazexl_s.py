@@ -1,4 +1,4 @@
-"""`dehazexl-next`: what it knows before it learns, and what its bottleneck must keep."""
+"""`dehazexl-s`: what it knows before it learns, and what its bottleneck must keep."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.ablation import MixingPatches
 from dehazexl_cli.models.base import cut_batches, forward_in_memory
 from dehazexl_cli.models.dark_envelopes import AIRLIGHT
 from dehazexl_cli.models.dehazexl import token_places
-from dehazexl_cli.models.dehazexl_s import DEFAULT, STATISTICS, VEILS, DehazeXLS
+from dehazexl_cli.models.dehazexl_s import (
+    DEFAULT,
+    SHARE,
+    STATISTICS,
+    VEILS,
+    DehazeXLS,
+    thumbnail,
+)
+from dehazexl_cli.models.interpolation import bilinear_weights
 from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.models.token_bottleneck import SceneContext, TokenMap
 
 SCENE_BY_COLOURS = VEILS - 2
+THUMBNAIL, LARGE = DEFAULT.patch, 4 * DEFAULT.patch  # pixels: its side, and of scenes that have one
 
 
 def fresh(seed: int = 0) -> DehazeXLS:
@@ -102,6 +112,86 @@ def test_any_size_goes_through(height: int, width: int) -> None:
     assert output.isfinite().all()
 
 
+def by_itself(image: Tensor, share: float, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """A large image dehazed where its thumbnail has that share."""
+    monkeypatch.setattr("dehazexl_cli.models.dehazexl_s.SHARE", share)
+    with torch.no_grad():
+        return forward_in_memory(unlike_fresh(), image)
+
+
+def test_a_large_scene_is_changed_as_its_thumbnail_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Broad shades under a cloud that thins out to the right, a thumbnail of which is what it is itself.
+    shades = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * 0.3
+    ground = torch.nn.functional.interpolate(shades, (LARGE, LARGE), mode="bilinear")
+    veil = torch.linspace(0.6, 0.1, LARGE)
+    large = ground * (1 - veil / AIRLIGHT) + veil
+    small = torch.nn.functional.avg_pool2d(large, LARGE // THUMBNAIL)
+    with torch.no_grad():
+        expected = forward_in_memory(unlike_fresh(), small)
+    output = torch.nn.functional.avg_pool2d(by_itself(large, 1.0, monkeypatch), LARGE // THUMBNAIL)
+    alone = torch.nn.functional.avg_pool2d(by_itself(large, 0.0, monkeypatch), LARGE // THUMBNAIL)
+    error, error_alone = ((each - expected).abs().mean() for each in (output, alone))
+    assert error < 0.01
+    assert error_alone > 3 * error
+
+
+def test_cloud_that_lets_nothing_through_stays_as_it_is_whatever_the_thumbnail_tells() -> None:
+    image = picture(300, LARGE) * 0.5 + 0.2
+    image[..., 400:520] = 0.995
+    with torch.no_grad():
+        output = forward_in_memory(unlike_fresh(), image)
+    closed = (slice(None), slice(None), slice(None), slice(420, 500))
+    assert torch.equal(output[closed], image[closed])
+    assert not torch.allclose(output, image, atol=0.05)
+
+
+def test_a_patch_and_the_thumbnail_share_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(300, LARGE)
+    patches, whole, both = (by_itself(image, share, monkeypatch) for share in (0.0, 1.0, SHARE))
+    assert (whole - patches).abs().max() > 0.1
+    torch.testing.assert_close(both, patches.lerp(whole, SHARE), atol=1e-4, rtol=0)
+
+
+def test_scenes_of_a_few_patches_have_no_thumbnail(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(300, LARGE - 1)
+    assert torch.equal(by_itself(image, 0.0, monkeypatch), by_itself(image, 1.0, monkeypatch))
+
+
+def test_patches_that_are_mixed_by_themselves_have_none_either() -> None:
+    model = unlike_fresh()
+    image = picture(256, LARGE)
+    with torch.no_grad():
+        output = forward_in_memory(MixingPatches(model), image)
+        for left in range(0, LARGE, 256):
+            part = image[..., left : left + 256]
+            expected = forward_in_memory(model, part)
+            torch.testing.assert_close(output[..., left : left + 256], expected, atol=1e-4, rtol=0)
+
+
+def test_a_thumbnail_is_the_mean_of_what_it_shows_and_without_ground_its_mean_colour() -> None:
+    image = picture(512, 1024)
+    present = torch.ones(1, 1, 512, 1024)
+    small = thumbnail(image, present, THUMBNAIL)
+    torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(image, 4))
+    present[..., 512:] = 0
+    image[..., 512:] = 7.0  # of no ground
+    half = thumbnail(image, present, THUMBNAIL)
+    torch.testing.assert_close(half[..., :128], small[..., :128])
+    mean = small[..., :128].mean((2, 3), keepdim=True)
+    torch.testing.assert_close(half[..., 128:], mean.expand(-1, -1, 128, 128))
+
+
+def test_thumbnails_of_long_scenes_keep_at_least_one_row() -> None:
+    small = thumbnail(torch.rand(1, 3, 8, 800 * THUMBNAIL), torch.ones(1, 1, 1, 1), THUMBNAIL)
+    assert small.shape[2:] == (1, THUMBNAIL)
+
+
+def test_networks_of_smaller_patches_make_smaller_thumbnails() -> None:
+    model = DehazeXLS(replace(DEFAULT, patch=64)).eval()
+    with torch.no_grad():
+        assert forward_in_memory(model, torch.rand(1, 3, 270, 100)).isfinite().all()
+
+
 @pytest.mark.parametrize("overlap", [0, 24, 28, 32, 100])
 def test_tokens_lie_on_the_map_where_their_pixels_do(overlap: int) -> None:
     # Tokens that say where they are must be found there, however patches overlap.
@@ -161,3 +251,9 @@ def test_a_fresh_network_keeps_the_spread_of_what_passes() -> None:
     with torch.no_grad():
         model(picture(256, 256) * 0.5 + 0.3)
     assert {name for name, spread in spreads.items() if not 0.2 < spread < 5} == set()
+
+
+def test_transforms_rise_linearly_between_the_middles_of_cells() -> None:
+    up = bilinear_weights(8, 2)
+    raised = up @ torch.tensor([0.0, 1.0])
+    torch.testing.assert_close(raised, torch.tensor([0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.0, 1.0]))

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from conftest import Result
 
-from dehazexl_cli import __version__, load_model
+from dehazexl_cli import __version__
 from dehazexl_cli.batch.log import Origin, origin_in_tags
 
 Command = Callable[..., Result]
@@ -56,21 +56,7 @@ def test_a_tiff_says_what_it_was_made_with(
     assert str(source) in report["processing:lineage"]
     expression = report["processing:expression"]["expression"]
     assert expression["weights_sha256"] == report["weights_sha256"]
-
-
-def test_a_result_says_whose_companion_had_a_say(dehazexl: Command, tmp_path: Path) -> None:
-    source, expected = make(tmp_path / "in.tif"), load_model("mgbl-s").sha256
-    for survey, said in (("auto", expected), ("off", "")):
-        target = tmp_path / f"{survey}.tif"
-        report = json.loads(dehazexl("run", source, target, "--survey", survey, "--json").out)
-        expression = report["processing:expression"]["expression"]
-        assert report["companion_sha256"] == expression.get("companion_sha256", "") == said
-        assert tags(target).get("DEHAZEXL_COMPANION_SHA256", "") == said
-        origin = Origin.of(**expression)
-        assert origin_in_tags(target) == origin
-        if said:
-            other = origin._replace(companion_sha256="0" * 64)
-            assert origin.difference(other) == "it was made with another companion of dehazexl-s"
+    assert origin_in_tags(target) == Origin.of(**expression)
 
 
 def test_the_field_for_software_is_ours_where_it_was_free(

@@ -85,19 +85,15 @@ def attempt(
 
 
 OVERLAP, GREY = {"overlap": 4}, {"bands": (2,), "all_bands": True}
-SURVEY = {"mode": InferenceMode(survey=(64, 32))}
 KILLS = [
     *[(phase, calls, "stack", OVERLAP) for phase in ("encode", "decode") for calls in (0, 1, 5, 11)],
     *[(phase, calls, "sum", {}) for phase in ("encode", "decode") for calls in (0, 3, 9)],
     *[("mix", calls, "stack", GREY) for calls in (0, 1)],
     *[("encode", 9, "stack", GREY), ("decode", 13, "stack", GREY)],
-    *[
-        ("decode", 4, "stack", {"mode": InferenceMode("tile", 40)}),
-        ("decode", 0, "stack", {"mode": InferenceMode("whole")}),
-    ],
-    *[("encode", calls, "stack", SURVEY) for calls in (0, 5, 8)],  # the first six are the survey's own
-    *[("decode", calls, "stack", SURVEY) for calls in (3, 9)],
-    *[("mix", 2, "stack", SURVEY), ("decode", 14, "stack", GREY | SURVEY)],
+    ("decode", 4, "stack", {"mode": InferenceMode("tile", 40)}),
+    ("decode", 0, "stack", {"mode": InferenceMode("whole")}),
+    ("decode", 0, "stack", {"mode": InferenceMode("downsample", long_side=64)}),
+    ("decode", 14, "stack", GREY),
     *[("decode", 6, "stack", OVERLAP | {"wishes": PlanOverrides("recompute", 1)})],
 ]
 

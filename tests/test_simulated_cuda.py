@@ -53,9 +53,7 @@ def picture(height: int, width: int, bands: int = 3, dtype: str = "uint8") -> ND
 def tiny_paper() -> DehazeModel:
     """The published network in small; its features wait for the decoder."""
     torch.manual_seed(0)
-    model = DehazeXL(TINY)
-    torch.nn.init.normal_(model.decoder.ending.heads[-1].affine.weight, std=0.1)
-    return model.eval()
+    return DehazeXL(TINY).eval()
 
 
 def small_next() -> DehazeModel:
@@ -230,9 +228,9 @@ def test_features_that_nobody_waits_for_are_noticed(monkeypatch: pytest.MonkeyPa
         dehazed(picture(200, 260), tiny_paper(), device="cuda", wishes=PlanOverrides("host", 2))
 
 
-@pytest.mark.parametrize("allowed", [15, 13])
+@pytest.mark.parametrize("allowed", [15, 14])
 def test_a_device_that_runs_out_goes_on_with_a_smaller_plan(allowed: int) -> None:
-    image = picture(200, 260)
+    image = picture(400, 600)
     with simulated_cuda() as machine:
         expected, generous = dehazed(image, tiny_paper(), device="cuda", precision="fp32")
     assert not generous.fallbacks

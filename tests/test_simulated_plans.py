@@ -78,7 +78,7 @@ def kinds(name: str, options: Options) -> list[Plan]:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize("name", ["dehazexl-next", "mgbl-s", "published"])
+@pytest.mark.parametrize("name", ["dehazexl-s", "mgbl-s", "published"])
 def test_each_plan_of_a_ladder_is_true(name: str, precision: str) -> None:
     options = Options(device="cuda", precision=precision)
     for plan in kinds(name, options):
@@ -89,7 +89,7 @@ def test_each_plan_of_a_ladder_is_true(name: str, precision: str) -> None:
 
 def test_a_plan_that_is_a_fifth_too_small_is_found_out() -> None:
     options = Options(device="cuda", precision="fp16")
-    plan, peak = taken("dehazexl-next", options, kinds("dehazexl-next", options)[0])
+    plan, peak = taken("dehazexl-s", options, kinds("dehazexl-s", options)[0])
     check(plan, peak)
     for wrong in (0.8, 1.25):
         with pytest.raises(AssertionError):

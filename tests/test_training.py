@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-import torch.nn.functional as F
-from conftest import TINY, Identity
+from conftest import TINY
 from test_samples import scenes
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
 from dehazexl_cli.training.loop import TrainConfig, Trainer, config_text, train
-from dehazexl_cli.training.losses import Drafts, Loss
+from dehazexl_cli.training.losses import Loss
 from dehazexl_cli.training.validation import make_pairs
 
 
@@ -84,7 +83,7 @@ def test_a_folder_of_other_settings_is_not_gone_on_with(pictures: Path, tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-@pytest.mark.parametrize("model", ["dehazexl-next", "mgbl-s"])
+@pytest.mark.parametrize("model", ["dehazexl-s", "mgbl-s"])
 def test_training_lowers_the_error_under_skies_it_did_not_train_on(
     pictures: Path, tmp_path: Path, model: str
 ) -> None:
@@ -115,7 +114,7 @@ def test_the_learning_rate_warms_up_is_steady_and_falls_to_nothing(pictures: Pat
 
 def test_a_run_can_be_made_longer_while_its_rate_is_steady(pictures: Path, tmp_path: Path) -> None:
     short, long = (config(pictures, tmp_path, steps=n, warm_up=10) for n in (100, 900))
-    assert all(short.rate_at(step) == long.rate_at(step) for step in range(80))
+    assert all(short.rate_at(step) == long.rate_at(step) for step in range(65))
     assert config_text(short) == config_text(long)
 
 
@@ -139,11 +138,10 @@ def test_patches_decoded_alone_are_those_of_the_whole_crop(network: DehazeModel)
     crop = torch.rand(1, 3, 3 * side, 3 * side)
     with torch.no_grad():
         whole = forward_in_memory(network, crop, origin=origin)
-        patches, made_of = forward_some_patches(network, crop, (7, 0), origin=origin)
-    for patch, seen, top, left in zip(patches, made_of.pixels, (2, 0), (1, 0), strict=True):
+        patches = forward_some_patches(network, crop, (7, 0), origin=origin)
+    for patch, top, left in zip(patches, (2, 0), (1, 0), strict=True):
         part = (slice(None), slice(top * side, (top + 1) * side), slice(left * side, (left + 1) * side))
         torch.testing.assert_close(patch, whole[0][part], atol=1e-4, rtol=1e-4)
-        assert network.halo or torch.equal(seen, crop[0][part])
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -157,7 +155,7 @@ def test_a_large_crop_teaches_by_some_of_its_patches(pictures: Path, tmp_path: P
             return super().__call__(output, clear, patch)
 
     settings = config(
-        pictures, tmp_path, model="dehazexl-next", steps=2, patches=3, crop_sides=(4,), loss=Watched()
+        pictures, tmp_path, model="dehazexl-s", steps=2, patches=3, crop_sides=(4,), loss=Watched()
     )
     trainer = Trainer(settings)
     before = [p.detach().clone() for p in trainer.model.parameters()]
@@ -260,8 +258,8 @@ def test_the_loss_counts_pixels_spectrum_and_seams() -> None:
     assert loss(0, 1, clear + 0.5) == pytest.approx(0.5)
     stepped = clear.clone()
     stepped[..., 4:] = 0.5  # right where two of the four patches meet two others
-    assert loss(0, 1, stepped) == pytest.approx(0.25 + 0.5 / 2)
-    assert loss(0, 1, stepped, patch=8) == pytest.approx(0.25)
+    assert loss(0, 1, stepped) == pytest.approx(0.5 * 0.5**0.5 + 0.5 / 2)
+    assert loss(0, 1, stepped, patch=8) == pytest.approx(0.5 * 0.5**0.5)
 
 
 def test_the_loss_weighs_images_by_their_share_of_error() -> None:
@@ -270,7 +268,7 @@ def test_the_loss_weighs_images_by_their_share_of_error() -> None:
     Loss(0, cells=0, knee=0.05)(output, clear, 8).backward()
     assert output.grad is not None
     light, dense = output.grad.abs().sum((1, 2, 3)).tolist()
-    assert light == pytest.approx(0.5 / 1.02)  # as it is, but for the knee's first bend
+    assert light == pytest.approx(0.5 / 1.02, rel=0.01)  # as it is, but for the knee's first bend
     assert dense == pytest.approx(0.5 / 9)
     assert math.isfinite(Loss(1, 1, seam=1)(clear, clear, 4).item())
 
@@ -283,32 +281,3 @@ def test_the_loss_counts_mean_colours_beside_pixels() -> None:
     loss = Loss(0, cells=1, knee=0)
     assert loss(output, clear, 64).item() == pytest.approx(0.2, abs=1e-4)
     assert loss(clear + 0.2, clear, 64).item() == pytest.approx(0.2 + 0.2, abs=1e-4)
-
-
-def test_drafts_are_what_coarser_stages_make_by_themselves() -> None:
-    torch.manual_seed(0)
-    model = DehazeXL(TINY).train()
-    for head in model.decoder.ending.heads:  # type: ignore[union-attr]
-        torch.nn.init.normal_(head.affine.weight, std=0.01)
-    drafts = Drafts(model)
-    side = TINY.patch
-    hazy, clear = torch.rand(2, 2, 3, side, 2 * side)
-    forward_in_memory(model, hazy)
-    error = drafts.error(hazy, clear, side)
-    error.backward()
-    finest = model.decoder.ending.heads[-1].affine.weight  # type: ignore[union-attr, index]
-    assert finest.grad is None
-    assert model.decoder.ending.heads[0].affine.weight.grad.abs().max() > 0  # type: ignore[union-attr, index]
-    assert model.mixer.layers[0].qkv.weight.grad.abs().max() > 0  # type: ignore[union-attr]
-
-    for head in model.decoder.ending.heads:  # type: ignore[union-attr]
-        torch.nn.init.zeros_(head.affine.weight)
-    forward_in_memory(model, hazy)
-    untouched = F.avg_pool2d(hazy, 4) - F.avg_pool2d(clear, 4)
-    stages = len(TINY.decoder_heads) - 1
-    torch.testing.assert_close(drafts.error(hazy, clear, side), stages * untouched.abs().mean())
-
-
-def test_a_network_without_stages_makes_no_drafts() -> None:
-    hazy, clear = torch.rand(2, 1, 3, 64, 64)
-    assert Drafts(Identity()).error(hazy, clear, 16).item() == 0

@@ -30,17 +30,14 @@ class Origin(NamedTuple):
     model: str
     weights_sha256: str
     options: dict[str, Any]  # those that are not the defaults
-    companion_sha256: str = ""  # of the weights of the model's companion, if it was asked
 
     @classmethod
-    def of(
-        cls, model: str, weights_sha256: str, options: Mapping[str, Any], companion_sha256: str = ""
-    ) -> Self:
+    def of(cls, model: str, weights_sha256: str, options: Mapping[str, Any]) -> Self:
         """Its options as JSON gives them back."""
         from dehazexl_cli.engine.prepared import OF_THE_MACHINE
 
         kept = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
-        return cls(model, weights_sha256, json.loads(to_json(kept)), companion_sha256)
+        return cls(model, weights_sha256, json.loads(to_json(kept)))
 
     def difference(self, wanted: Origin) -> str | None:
         """How the result was made otherwise than wanted, in words; None if it was not."""
@@ -48,8 +45,6 @@ class Origin(NamedTuple):
             return f"it was made with {self.model}, not {wanted.model}"
         if self.weights_sha256 != wanted.weights_sha256:
             return f"it was made with other weights of {self.model}"
-        if self.companion_sha256 != wanted.companion_sha256:
-            return f"it was made with another companion of {self.model}"
         names = sorted(self.options.keys() | wanted.options.keys())
         changed = [name for name in names if self.options.get(name) != wanted.options.get(name)]
         return f"it was made with other options ({', '.join(changed)})" if changed else None
@@ -146,8 +141,7 @@ def origin_in_tags(path: Path) -> Origin | None:
             # Our files have their blocks in order, so that one cut short lacks the last.
             file.read(1, window=Window(file.width - 1, file.height - 1, 1, 1))
         options = json.loads(tags["DEHAZEXL_OPTIONS"])
-        companion = tags.get("DEHAZEXL_COMPANION_SHA256", "")
-        return Origin.of(tags["DEHAZEXL_MODEL"], tags["DEHAZEXL_WEIGHTS_SHA256"], options, companion)
+        return Origin.of(tags["DEHAZEXL_MODEL"], tags["DEHAZEXL_WEIGHTS_SHA256"], options)
     except (RasterioError, OSError, ValueError, KeyError):
         return None
 

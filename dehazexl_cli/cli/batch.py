@@ -108,7 +108,6 @@ def batch(
     blend: options.Blend = None,
     long_side: options.LongSide = None,
     upsampling: options.Upsampling = None,
-    survey: options.Survey = "auto",
     multiple: options.Multiple = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
@@ -154,7 +153,7 @@ def batch(
         chosen,
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
-        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey),
+        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
         tmp_dir=tmp_dir,
     )
     recipe = RunConfig(
@@ -293,7 +292,7 @@ def set_out(
     setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)
     loaded = setups[0].load()
     recipe = setup.recipe
-    origin = Origin.of(loaded.name, loaded.sha256, recipe.settings(), recipe.companion_sha256(loaded))
+    origin = Origin.of(loaded.name, loaded.sha256, recipe.settings())
     course = BatchRunner(scenes, work.policy, origin, work.ledger(out), narrator.tell)
     if work.dask is not None:
         return course, DaskBatchExecutor(setup, work.dask, work.jobs)

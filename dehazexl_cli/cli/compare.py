@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 MODES = {
     "global": ["--mode", "global"],
-    "full": ["--mode", "global", "--survey", "off"],  # the look at full size alone
-    "paper": ["--mode", "global", "--survey", "off", "--overlap", "0"],  # as published: edge to edge
+    "paper": ["--mode", "global", "--overlap", "0"],  # as published: edge to edge
     "tile": ["--mode", "tile"],
     "downsample": ["--mode", "downsample"],
     "whole": ["--mode", "whole"],
@@ -59,7 +58,7 @@ def compare(
         typer.Option(
             "--modes",
             metavar="MODE,…",
-            help=f"Of: {', '.join(MODES)}; full is global, no survey; paper also edge to edge.",
+            help=f"Of: {', '.join(MODES)}; paper is global, patches edge to edge.",
         ),
     ] = "global,tile,downsample",
     models: Annotated[

@@ -30,7 +30,6 @@ PATIENCE_SECONDS = 5.0  # for cleaning up, before another signal is heeded
 REPEAT_SECONDS = 0.05
 
 PHASES = {
-    "survey": "Surveying",
     "encode": "Encoding",
     "mix": "Mixing",
     "decode": "Decoding",

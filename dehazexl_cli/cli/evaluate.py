@@ -38,7 +38,6 @@ class Mixing(StrEnum):
 
     scene = "scene"
     patch = "patch"
-    none = "none"
 
 
 def evaluate(
@@ -61,7 +60,6 @@ def evaluate(
     blend: options.Blend = None,
     long_side: options.LongSide = None,
     upsampling: options.Upsampling = None,
-    survey: options.Survey = "auto",
     multiple: options.Multiple = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
@@ -75,7 +73,7 @@ def evaluate(
     mixing: Annotated[
         Mixing,
         typer.Option(
-            "--mixing", help="Mix the scene, each patch alone, or not at all: what is mixing good for?"
+            "--mixing", help="Mix the scene, or each patch alone: what is it worth that patches meet?"
         ),
     ] = Mixing.scene,
     csv_file: Annotated[
@@ -102,7 +100,7 @@ def evaluate(
     chosen = options.read_options(
         bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
     )
-    wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey)
+    wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling)
     chosen = replace(chosen, mode=wanted)
     pairs = collect_pairs(data, limit)
     if csv_file is not None:
@@ -183,8 +181,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     from dehazexl_cli.engine import precision_for
     from dehazexl_cli.engine.device import choose_devices, precision_name
     from dehazexl_cli.evaluation import require_limits
-    from dehazexl_cli.files import RunConfig
-    from dehazexl_cli.models.ablation import MixingPatches, WithoutMixing
+    from dehazexl_cli.models.ablation import MixingPatches
 
     require_limits(chosen.input_range)
     devices = choose_devices(chosen.device)
@@ -192,7 +189,6 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
     about = {
         "model": loaded.name,
         "weights_sha256": loaded.sha256,
-        "companion_sha256": RunConfig(chosen).companion_sha256(loaded),
         "version": __version__,
         "mode": chosen.mode.settled(loaded.model),
         "mixing": mixing.value,
@@ -200,8 +196,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
         "device": ",".join(map(str, devices)),
         "precision": precision_name(precision),
     }
-    unmixed = {Mixing.patch: MixingPatches, Mixing.none: WithoutMixing}
-    model = unmixed[mixing](loaded.model) if mixing in unmixed else loaded.model
+    model = MixingPatches(loaded.model) if mixing is Mixing.patch else loaded.model
     return Evaluation(model, about, chosen, with_clear)
 
 

@@ -66,10 +66,7 @@ class Question:
         """A mode as the engine runs it."""
         from dehazexl_cli.engine import InferenceMode
 
-        if name == "tile":
-            return InferenceMode("tile", self.tile)
-        # A survey sees all of the scene in any case: what is explained is the look at full size.
-        return InferenceMode("global", survey=())
+        return InferenceMode("tile", self.tile) if name == "tile" else InferenceMode("global")
 
 
 class Answer(NamedTuple):

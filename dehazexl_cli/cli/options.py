@@ -30,7 +30,7 @@ class Precision(StrEnum):
 
 
 # Said here again, as the registry of models takes seconds to load; a test compares them.
-MODELS = ("dehazexl-s", "dehazexl-next", "dehazexl-paper", "mgbl-s", "mgbl-paper", "generic")
+MODELS = ("dehazexl-s", "dehazexl-paper", "mgbl-s", "mgbl-paper", "generic")
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
@@ -209,14 +209,6 @@ Upsampling = Annotated[
         help="How the smaller picture is brought back: its colour changes alone, or itself; guided.",
     ),
 ]
-Survey = Annotated[
-    str,
-    typer.Option(
-        "--survey",
-        metavar="PIXELS,…",
-        help="Long sides of smaller pictures the model also looks at; auto (its companion too), or off.",
-    ),
-]
 Multiple = Annotated[
     int | None,
     typer.Option("--multiple", metavar="N", min=1, help="A generic network takes sides of N, 2N, … pixels."),
@@ -330,25 +322,11 @@ def read_mode(
     blend: str | None = None,
     long_side: int | None = None,
     upsampling: str | None = None,
-    survey: str = "auto",
 ) -> InferenceMode:
     """The mode of a run from the command line's texts; UsageError for a text that is none."""
     from dehazexl_cli.engine import InferenceMode
 
-    sides = parse_survey(survey)
-    return InferenceMode(kind, tile, tile_overlap, blend, long_side, upsampling, sides)  # type: ignore[arg-type]
-
-
-def parse_survey(text: str) -> tuple[int, ...] | None:
-    """Long sides of "1024,512", none for "off", or None for "auto"."""
-    if text in ("auto", "off"):
-        return None if text == "auto" else ()
-    sides = text.split(",")
-    if not all(side.isdecimal() for side in sides):
-        raise UsageError(
-            f"--survey {text!r} are no sizes of pictures", "write auto, off, or pixels like 1024,512"
-        )
-    return tuple(map(int, sides))
+    return InferenceMode(kind, tile, tile_overlap, blend, long_side, upsampling)  # type: ignore[arg-type]
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:

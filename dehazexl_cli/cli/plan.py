@@ -34,7 +34,6 @@ def plan(
     blend: options.Blend = None,
     long_side: options.LongSide = None,
     upsampling: options.Upsampling = None,
-    survey: options.Survey = "auto",
     multiple: options.Multiple = None,
     tmp_dir: options.TmpDir = None,
     seed: options.Seed = 0,
@@ -57,7 +56,7 @@ def plan(
         chosen,
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
-        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey),
+        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
         tmp_dir=tmp_dir,
     )
     selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
@@ -100,10 +99,10 @@ def network_for(
         return loaded.name, loaded.model
     import torch
 
-    from dehazexl_cli.models import build_accompanied
+    from dehazexl_cli.models import build
 
     with torch.device("meta"):
-        return name or DEFAULT_MODEL, build_accompanied(name or DEFAULT_MODEL)
+        return name or DEFAULT_MODEL, build(name or DEFAULT_MODEL)
 
 
 def describe(job: PreparedRun, model: str, network: DehazeModel) -> dict[str, Any]:
@@ -214,14 +213,7 @@ def mode_sentence(mode: dict[str, Any]) -> str:
             f"{mode['upsampling']} upsampling"
         )
     plain = {"global": "global: all patches see each other", "whole": "whole: the scene in one pass"}
-    survey = ", ".join(map(look_in_words, mode["survey"]))
-    return plain[mode["kind"]] + (f"; with a survey of {survey}" if survey else "")
-
-
-def look_in_words(look: dict[str, Any]) -> str:
-    """The size of a look of the survey, and who takes it if not the model."""
-    by = " by its companion" if look["by"] == "companion" else ""
-    return f"{look['width']} x {look['height']} pixels{by}"
+    return plain[mode["kind"]]
 
 
 def size(count: int) -> str:

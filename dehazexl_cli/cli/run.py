@@ -46,7 +46,6 @@ def run(
     blend: options.Blend = None,
     long_side: options.LongSide = None,
     upsampling: options.Upsampling = None,
-    survey: options.Survey = "auto",
     multiple: options.Multiple = None,
     max_ram: options.MaxRam = None,
     max_vram: options.MaxVram = None,
@@ -106,7 +105,7 @@ def run(
         chosen,
         all_bands=all_bands,
         band_ranges=options.parse_ranges(input_range),
-        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling, survey),
+        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
         tmp_dir=tmp_dir,
         threads=threads,
     )

@@ -51,9 +51,6 @@ def train(
     cell_weight: Annotated[
         float, typer.Option("--cell-weight", help="Of the mean colours of 32 x 32 pixels in the loss.")
     ] = 0.3,
-    draft_weight: Annotated[
-        float, typer.Option("--draft-weight", help="Of what coarser stages make by themselves in the loss.")
-    ] = 0.2,
     seam_weight: Annotated[
         float, typer.Option("--seam-weight", help="Of steps between patches in the loss.")
     ] = 0.0,
@@ -93,7 +90,7 @@ def train(
         patches=patches,
         crop_sides=sides,
         rate=rate,
-        loss=Loss(frequency_weight, cell_weight, draft_weight, seam_weight, knee),
+        loss=Loss(frequency_weight, cell_weight, seam_weight, knee),
         precision=precision.value,
         device=str(choose_device(device)),
         threads=threads,

@@ -209,14 +209,9 @@ def processors(threads: int | None) -> Iterator[None]:
 
 
 def replicas(model: DehazeModel, job: PreparedRun) -> list[DehazeModel]:
-    """The model on every device, in the job's precision; the first is the model itself.
-
-    It alone mixes and takes the looks of a survey, so the others need no companion.
-    """
+    """The model on every device, in the job's precision; the first is the model itself."""
     model.to(dtype=job.dtype)  # before there are copies, which half precision makes half as large
     others = [copy.deepcopy(model) for _ in job.devices[1:]]
-    for other in others:
-        other.companion = None
     return [each.to(device=device) for each, device in zip([model, *others], job.devices, strict=True)]
 
 

@@ -13,7 +13,6 @@ from dehazexl_cli.engine.device import as_units, to_source
 from dehazexl_cli.engine.nodata import Bools
 from dehazexl_cli.engine.rows import OutputStrip
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.survey import Surveyed
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import PatchBatch, blend_weights
 from dehazexl_cli.plan import FINISHED_ON_GPU
@@ -28,15 +27,10 @@ class Residual(NamedTuple):
 
     group: Group
     pixels: Tensor  # [3 or 1, height, width] of the rows in work
-    survey: Surveyed | None = None  # of which the result takes its share
 
     def rows(self, part: slice) -> Residual:
         """The change of some of these rows."""
-        return Residual(self.group, self.pixels[:, part], self.survey and self.survey.rows(part))
-
-    def joined(self, hazy: Tensor) -> Tensor:
-        """The change [3 or 1, height, width] with the survey's share, of what was shown to the model."""
-        return self.pixels if self.survey is None else self.survey.joined(self.pixels, hazy)
+        return Residual(self.group, self.pixels[:, part])
 
 
 class BlendBuffer:
@@ -115,7 +109,7 @@ def dehaze(
     levels = group.levels(scene.device)
     shown = as_units(colours, levels)
     hazy = shown.clamp(0, 1).float()
-    result = hazy + change.joined(hazy)
+    result = hazy + change.pixels
     ground = None if valid is None else torch.from_numpy(valid).to(scene.device)
     report.outside_range += count_outside(shown, ground)
     report.clipped_values += count_outside(result, ground)

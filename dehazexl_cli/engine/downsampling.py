@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from contextlib import closing
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -93,13 +92,6 @@ def add_band(total: Tensor, band: Pixels, levels: Scaling, top: int, grid: Patch
         add_rows(total, to_unit(source, levels), top + first, grid.height)
 
 
-def averaged(picture: Tensor, height: int, width: int) -> Tensor:
-    """A picture [1, 3, h, w] averaged down to [1, 3, height, width]."""
-    small = torch.zeros(3, height, width)
-    add_rows(small, picture[0].cpu(), 0, picture.shape[2])
-    return small[None].to(picture.device)
-
-
 def add_rows(total: Tensor, rows: Tensor, top: int, scene_height: int) -> None:
     """Add what scene rows [bands, n, w] from `top` on make up of averages [bands, height, width]."""
     step = scene_height / total.shape[1]
@@ -146,25 +138,18 @@ def box_filter(x: Tensor) -> Tensor:
     return F.avg_pool2d(down, (1, side), 1, (0, GUIDE_RADIUS), count_include_pad=False)
 
 
-class Lines(NamedTuple):
-    """Those rows of a small picture, made wide, between which the rows of a box of the scene lie."""
-
-    lines: Tensor  # [bands, n, w]
-    above: Tensor  # [h], for each row of the box the line above it,
-    below: Tensor  # [h], the one below
-    share: Tensor  # [h], and how near to that it is
-
-    def rows(self, part: slice) -> Lines:
-        """The same for some rows of the box."""
-        return Lines(self.lines, self.above[part], self.below[part], self.share[part])
-
-    def pixels(self) -> Tensor:
-        """The rows themselves, [bands, h, w]."""
-        return self.lines[:, self.above].lerp_(self.lines[:, self.below], self.share[:, None])
+def colour_changes(picture: Tensor, output: Tensor, group: Group) -> Tensor:
+    """Factors, then offsets, [2 · bands, h, w] that make a picture's [3, h, w] change to an output."""
+    # Colour by colour, as fitting needs several times what it fits.
+    fits = [
+        guided_filter(one, other - one) for one, other in zip(picture.split(1), output.split(1), strict=True)
+    ]
+    factors, offsets = zip(*fits, strict=True)
+    return torch.cat([as_bands(torch.cat(each), group) for each in (factors, offsets)])
 
 
-def widened(small: Tensor, box: Box, height: int, width: int) -> Lines:
-    """What rows of a box are made of, where a small picture [bands, h, w] is enlarged to height x width."""
+def upsample(small: Tensor, box: Box, height: int, width: int) -> Tensor:
+    """A box [bands, h, w] of a small picture enlarged to height x width."""
     down, right = between(small.shape[1], height, small), between(small.shape[2], width, small)
     rows, cols = slices(box)
     left, beside, share = (part[cols] for part in right)
@@ -172,12 +157,7 @@ def widened(small: Tensor, box: Box, height: int, width: int) -> Lines:
     start, stop = (int(above[0]), int(below[-1]) + 1) if len(above) else (0, 0)
     lines = small[:, start:stop]
     lines = lines[:, :, left].lerp_(lines[:, :, beside], share)
-    return Lines(lines, above - start, below - start, depth)
-
-
-def upsample(small: Tensor, box: Box, height: int, width: int) -> Tensor:
-    """A box [bands, h, w] of a small picture enlarged, by lines, to height x width."""
-    return widened(small, box, height, width).pixels()
+    return lines[:, above - start].lerp_(lines[:, below - start], depth[:, None])
 
 
 def between(small: int, large: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

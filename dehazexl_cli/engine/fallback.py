@@ -30,7 +30,6 @@ ALLOCATION = re.compile(
     r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC", re.IGNORECASE
 )
 DOING = {
-    "survey": "surveying",
     "encode": "encoding",
     "mix": "mixing",
     "decode": "decoding",

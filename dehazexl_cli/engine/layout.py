@@ -33,9 +33,6 @@ TILE = 512  # pixels
 LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because memory is short
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
-SURVEYED: tuple[Kind, ...] = ("global", "whole")  # that see the scene at full size as one
-LARGEST_LOOK = 0.75  # of the scene's longer side
-COMPANIONS_LOOK = 512  # pixels of the longer side, which is what the fast network's view has
 BAND_ROWS = 256  # read and written at a time where nothing else decides
 PITCH = 32  # pixels from token to token in the networks of this family
 
@@ -50,14 +47,12 @@ class InferenceMode:
     blend: Blend | None = None
     long_side: int | None = None  # of the smaller picture, pixels
     upsampling: Upsampling | None = None
-    survey: tuple[int, ...] | None = None  # long sides of further pictures, pixels; none: no survey
 
     def __post_init__(self) -> None:
         self._require("--mode", self.kind, get_args(Kind))
         self._require("--blend", self.blend, get_args(Blend))
         self._require("--upsampling", self.upsampling, get_args(Upsampling))
-        sides = [("--survey", side) for side in self.survey or ()]
-        for option, value in (("--tile", self.tile), ("--long-side", self.long_side), *sides):
+        for option, value in (("--tile", self.tile), ("--long-side", self.long_side)):
             if value is not None and value < PITCH:
                 raise UsageError(f"{option} {value} is too small", f"give {PITCH} pixels or more")
 
@@ -65,11 +60,6 @@ class InferenceMode:
     def _require(option: str, value: str | None, choices: tuple[str, ...]) -> None:
         if value is not None and value not in choices:
             raise UsageError(f"{option} {value} is not known", f"use one of: {', '.join(choices)}")
-
-    @property
-    def asks_companion(self) -> bool:
-        """Whether a companion, if the model has one, looks at the scene too."""
-        return self.survey is None and self.kind in (None, *SURVEYED)
 
     def settled(self, model: DehazeModel) -> Kind:
         """The kind for this model; UsageError where options and model do not go together."""
@@ -85,20 +75,11 @@ class InferenceMode:
             "--blend": (("tile",), self.blend),
             "--long-side": (("downsample",), self.long_side),
             "--upsampling": (("downsample",), self.upsampling),
-            "--survey": (SURVEYED, self.survey),
         }
         for option, (those, value) in owners.items():
             if value is not None and kind not in those:
                 raise UsageError(f"{option} has no meaning in mode {kind}", f"add --mode {those[0]}")
         return kind
-
-
-class Look(NamedTuple):
-    """A smaller picture of a scene, of height x width pixels, and who is shown it."""
-
-    height: int
-    width: int
-    companion: bool = False  # rather than the model itself
 
 
 class Layout(NamedTuple):
@@ -110,7 +91,6 @@ class Layout(NamedTuple):
     joints: SeamLines  # where seams may be
     facts: dict[str, Any]  # for plan and report
     upsampling: Upsampling = "guided"
-    looks: tuple[Look, ...] = ()  # of the survey, largest first
 
 
 def make_layout(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None) -> Layout:
@@ -122,33 +102,7 @@ def make_layout(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overl
         return smaller(info, model, mode, overlap)
     grid = patches(info.height, info.width, model, overlap)
     joints = SeamLines(grid.stride, grid.overlap, PITCH)
-    looks = looks_at(info, model, mode)
-    facts = {"survey": [told_of_look(look) for look in looks]}
-    return Layout(kind, grid if kind == "global" else bands(info), grid, joints, facts, looks=looks)
-
-
-def looks_at(info: RasterInfo, model: DehazeModel, mode: InferenceMode) -> tuple[Look, ...]:
-    """The looks that a survey takes at a scene, largest first.
-
-    A picture hardly smaller than the scene would show a patch hardly more than it sees anyway. A companion
-    has not seen the scene yet, so it looks at a small one too.
-    """
-    longest = max(info.height, info.width)
-
-    def look(side: int, companion: bool = False) -> Look:
-        height, width = (max(1, round(size * side / longest)) for size in (info.height, info.width))
-        return Look(height, width, companion)
-
-    sides = set(model.looks if mode.survey is None else mode.survey)
-    looks = [look(side) for side in sides if side <= LARGEST_LOOK * longest]
-    if mode.asks_companion and model.companion is not None:
-        looks.append(look(min(COMPANIONS_LOOK, longest), companion=True))
-    return tuple(sorted(looks, key=lambda look: (-look.height, -look.width, look.companion)))
-
-
-def told_of_look(look: Look) -> dict[str, Any]:
-    """A look as plain values."""
-    return {"height": look.height, "width": look.width, "by": "companion" if look.companion else "model"}
+    return Layout(kind, grid if kind == "global" else bands(info), grid, joints, {})
 
 
 def patches(height: int, width: int, model: DehazeModel, overlap: int | None) -> PatchGrid:
@@ -215,19 +169,10 @@ def row_bytes(info: RasterInfo) -> int:
 
 
 def plan_inputs(layout: Layout, info: RasterInfo, setting: PlanInputs, wanted: Box) -> PlanInputs:
-    """A setting for a layout's rows and survey, and for its patches that reach into what is written."""
-    outer, inner = layout.outer, layout.inner
+    """A setting for a layout's rows, and for its patches that reach into what is written."""
+    outer = layout.outer
     reached = outer.reaching(wanted) if layout.kind == "global" else None
-    look = None
-    if layout.looks:
-        largest = layout.looks[0]
-        look = PatchGrid(largest.height, largest.width, inner.patch, inner.halo, inner.overlap)
-    return replace(
-        setting,
-        band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info),
-        wanted=reached,
-        look=look,
-    )
+    return replace(setting, band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info), wanted=reached)
 
 
 def fallback_tiles(

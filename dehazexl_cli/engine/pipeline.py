@@ -22,7 +22,6 @@ from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
 from dehazexl_cli.engine.run_context import RunContext, Tick, Watch, counting
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.engine.store import TokenStore
-from dehazexl_cli.engine.survey import Size, Survey, take_surveys
 from dehazexl_cli.engine.team import SharedRows
 from dehazexl_cli.engine.threads import BackgroundWriter, prefetch
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -42,9 +41,6 @@ def dehaze_scene(scene: Scene, run_context: RunContext, writer: RasterWriter, la
     executor = LocalExecutor([Fp32Fallback(model, report) for model in run_context.models])
     states = [GroupState(scene, group, number, run_context) for number, group in enumerate(scene.groups)]
     with torch.inference_mode():
-        surveys = take_surveys(scene, layout.looks, layout.inner.overlap, run_context)
-        for state, survey in zip(states, surveys, strict=True):
-            state.survey = survey
         with report.timed("encode"):
             encode_all(states, executor, run_context, team)
             trim()
@@ -81,9 +77,6 @@ def decode_row(
     return [state.change(row, finish) for state in states]
 
 
-Told = tuple[Tensor | None, tuple[Tensor, int, Size] | None]  # mixed tokens, survey
-
-
 class HostBatch(NamedTuple):
     """A batch before it crosses to a device."""
 
@@ -100,7 +93,6 @@ class GroupState:
         self.scene, self.group, self.number = scene, group, number
         self.store = TokenStore(len(scene.grid), self._gather, plan.skips, plan.kept, run_context.folder)
         self.buffer = BlendBuffer(scene, group)
-        self.survey: Survey | None = None
         self._plan, self._journal, self._report = plan, run_context.checkpoint, run_context.report
         self._absent: frozenset[int] = frozenset()
         self._mixed: dict[torch.device, Tensor] = {}
@@ -147,18 +139,15 @@ class GroupState:
         self._mixed[device] = self._journal.mixed(self.number, mix, device)
 
     @property
-    def told(self) -> Told:
-        """What decoding needs to know of the whole scene, as tensors and numbers."""
-        survey = None if self.survey is None else (self.survey.transforms.cpu(), *self.survey[1:])
-        mixed = self._mixed.get(self.scene.device)  # none where no patch has ground
-        return None if mixed is None else mixed.cpu(), survey
+    def told(self) -> Tensor | None:
+        """What decoding needs to know of the whole scene, in the host's memory; None without ground."""
+        mixed = self._mixed.get(self.scene.device)
+        return None if mixed is None else mixed.cpu()
 
     @told.setter
-    def told(self, told: Told) -> None:
-        mixed, survey = told
+    def told(self, mixed: Tensor | None) -> None:
         device = self.scene.device
         self._mixed = {} if mixed is None else {device: mixed.to(device)}
-        self.survey = None if survey is None else Survey(survey[0].to(device), *survey[1:])
 
     def decode(self, row: PatchRow, executor: LocalExecutor[Fp32Fallback], tick: Tick) -> None:
         """Rewrite the patches of a row that reach into what is wanted."""
@@ -169,8 +158,7 @@ class GroupState:
 
     def change(self, row: PatchRow, finish: OutputStrip) -> Residual:
         """What is to be changed in the rows that a decoded row of patches finishes."""
-        survey = self.survey and self.survey.over(finish.box)
-        return Residual(self.group, self.buffer.finish(row.number, finish.box), survey)
+        return Residual(self.group, self.buffer.finish(row.number, finish.box))
 
     def _wanted(self, row: PatchRow, tick: Tick) -> Iterator[HostBatch]:
         for piece in self._pieces(row):

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from dehazexl_cli.engine.blending import BlendBuffer, Residual
 from dehazexl_cli.engine.device import to_unit
-from dehazexl_cli.engine.downsampling import SinglePass, as_bands, downsample, upsample
+from dehazexl_cli.engine.downsampling import SinglePass, as_bands, colour_changes, downsample, upsample
 from dehazexl_cli.engine.executor import LocalExecutor
 from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.pipeline import HostBatch, decode_rows, dehaze_scene, pieces, to_device
 from dehazexl_cli.engine.rows import OutputStrip, PatchRow, slices
 from dehazexl_cli.engine.run_context import RunContext, counting
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.survey import Survey, colour_changes, take_surveys
 from dehazexl_cli.models.base import PatchBatch
 from dehazexl_cli.raster.base import RasterWriter
 
@@ -91,7 +90,6 @@ def dehaze_picture(
 ) -> None:
     """The scene, or a smaller picture of it, in one pass; what that changed is brought back by rows."""
     report, watch = run_context.report, run_context.watch
-    surveys = take_surveys(scene, layout.looks, layout.inner.overlap, run_context)
     with report.timed("encode"):
         pictures = downsample(scene, layout.inner.height, layout.inner.width, run_context, "encode")
     raising = []
@@ -106,10 +104,7 @@ def dehaze_picture(
 
     def lay(row: PatchRow, finish: OutputStrip) -> list[Residual]:
         tick(1)
-        ways = zip(scene.groups, raising, surveys, strict=True)
-        return [
-            Residual(group, way(finish), survey and survey.over(finish.box)) for group, way, survey in ways
-        ]
+        return [Residual(group, way(finish)) for group, way in zip(scene.groups, raising, strict=True)]
 
     with report.timed("decode"):
         decode_rows(scene, run_context, writer, lay)
@@ -123,13 +118,14 @@ def way_back(
     if layout.kind == "whole":
         change = as_bands(output - picture, group)
         return lambda finish: change[:, *slices(finish.box)]
-    only = Survey(colour_changes(picture, output, group), 1, (grid.height, grid.width))
+    transforms = colour_changes(picture, output, group)
 
     def raised(finish: OutputStrip) -> Tensor:
         source = torch.from_numpy(finish.source[[b - 1 for b in group.bands]]).to(scene.device)
         hazy = to_unit(source, group.levels(scene.device))
         if layout.upsampling == "guided":
-            return only.over(finish.box).change(hazy)
+            factor, offset = upsample(transforms, finish.box, grid.height, grid.width).chunk(2)
+            return torch.addcmul(offset, factor, hazy)
         return as_bands(upsample(output, finish.box, grid.height, grid.width), group) - hazy
 
     return raised

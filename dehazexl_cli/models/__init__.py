@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.bilateral_grid import BILATERAL_GRID, BilateralGridConfig, BilateralGridModel
-from dehazexl_cli.models.dehazexl import PAPER, SMALL, DehazeXL, DehazeXLConfig
+from dehazexl_cli.models.dehazexl import PAPER, DehazeXL, DehazeXLConfig
 from dehazexl_cli.models.dehazexl_s import DEFAULT, DehazeXLS, DehazeXLSConfig
 from dehazexl_cli.models.mgbl import PUBLISHED, BilateralConfig, MultiGuidedBilateral
 
@@ -23,29 +23,17 @@ class Preset(NamedTuple):
 
 
 REGISTRY: dict[str, Preset] = {
-    "dehazexl-s": Preset(DehazeXL, SMALL),
-    "dehazexl-next": Preset(DehazeXLS, DEFAULT),  # in training: to become the default when it is better
+    "dehazexl-s": Preset(DehazeXLS, DEFAULT),
     "dehazexl-paper": Preset(DehazeXL, PAPER),
     "mgbl-s": Preset(BilateralGridModel, BILATERAL_GRID),
     "mgbl-paper": Preset(MultiGuidedBilateral, PUBLISHED),
 }
-
-# Which bundled network also looks at a smaller picture of each scene that the bundled weights of another run.
-COMPANIONS = {"dehazexl-s": "mgbl-s"}
 
 
 def build(name: str) -> DehazeModel:
     """The named network with fresh weights."""
     preset = find(name)
     return preset.network(preset.config)
-
-
-def build_accompanied(name: str) -> DehazeModel:
-    """The named network with fresh weights, and with its companion if it comes with one."""
-    model = build(name)
-    if name in COMPANIONS:
-        model.companion = build(COMPANIONS[name])
-    return model
 
 
 def find(name: str) -> Preset:

@@ -13,8 +13,8 @@ from dehazexl_cli.plan import Footprint
 AT_ONCE = 64  # patches mixed, each by itself, at a time
 
 
-class WithoutMixing(DehazeModel):
-    """A model without its mixer: what should be mixed tokens are the tokens themselves.
+class MixingPatches(DehazeModel):
+    """A model whose patches do not see each other: each is mixed as if it were a scene of its own.
 
     Raises UsageError for a model that only knows the sum of all patches, as that is mixed already.
     """
@@ -23,37 +23,25 @@ class WithoutMixing(DehazeModel):
         super().__init__()
         if model.gather != "stack":
             raise UsageError(
-                "this model keeps no tokens of single patches, so it cannot run without mixing",
-                "choose a model with a token mixer, such as dehazexl-s",
+                "this model keeps no tokens of single patches, so it cannot mix each by itself",
+                "choose a model with tokens of patches, such as dehazexl-s",
             )
         self.model = model
         self.patch, self.halo, self.overlap = model.patch, model.halo, model.overlap
         self.gather = model.gather
-        self.looks, self.companion = model.looks, model.companion  # else more than mixing would be missing
         self.train(model.training)
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         return self.model.encode(batch)
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        return tokens
+        alone = PatchGrid(self.patch, self.patch, self.patch, self.halo)
+        parts = tokens.flatten(0, 1)[:, None].split(AT_ONCE)
+        mixed = torch.cat([self.model.mix(part, alone, seed) for part in parts])
+        return mixed.view(*tokens.shape[:2], *mixed.shape[2:])
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         return self.model.decode(batch, scene, skips)
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         return self.model.footprint(dtype)
-
-
-class MixingPatches(WithoutMixing):
-    """A model whose patches do not see each other: each is mixed as if it were a scene of its own.
-
-    What follows the mixer learned to read its output, so leaving it out costs more than what patches tell
-    each other; this costs just that.
-    """
-
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        alone = PatchGrid(self.patch, self.patch, self.patch, self.halo)
-        parts = tokens.flatten(0, 1)[:, None].split(AT_ONCE)
-        mixed = torch.cat([self.model.mix(part, alone, seed) for part in parts])
-        return mixed.view(*tokens.shape[:2], *mixed.shape[2:])

@@ -38,14 +38,8 @@ class DehazeModel(nn.Module):
     overlap: int = 0  # pixels, at most, that neighbouring patches share unless the user says otherwise
     gather: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
     streams: bool = True  # whether it has the three steps, or `forward` alone
-    looks: tuple[int, ...] = ()  # long sides, pixels, of smaller pictures of a scene it should also be shown
     queries: int | None = None  # tokens that attend at once in exact attention, where memory is short
     tile: int | None = None  # the only side of an image it takes, if it is bound to one
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Another network that looks at a smaller picture of a scene beside this one, if it was given one.
-        self.companion: DehazeModel | None = None
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         """What each patch says of itself: tokens [b, …] for the mixer, skips [b, …] for its own decoding."""
@@ -117,10 +111,10 @@ def forward_in_memory(
 
 def forward_some_patches(
     model: DehazeModel, image: Tensor, ids: Sequence[int], *, origin: tuple[int, int] = (0, 0)
-) -> tuple[Tensor, PatchBatch]:
+) -> Tensor:
     """Encode and mix an image [1, 3, height, width] as a whole, and decode only the patches named.
 
-    Returns them, [b, 3, patch, patch], and what they were made of. They meet edge to edge.
+    Returns them, [b, 3, patch, patch]. They meet edge to edge.
     """
     height, width = image.shape[2:]
     grid = PatchGrid(height, width, model.patch, model.halo, origin=origin)
@@ -129,7 +123,7 @@ def forward_some_patches(
     scene = model.mix((tokens.sum(0) if model.gather == "sum" else tokens)[None], grid, None)
     chosen = list(ids)
     some = PatchBatch(tuple(chosen), grid, batch.pixels[chosen])
-    return model.decode(some, scene, tuple(skip[chosen] for skip in skips)), some
+    return model.decode(some, scene, tuple(skip[chosen] for skip in skips))
 
 
 def cut_batches(image: Tensor, grid: PatchGrid, size: int) -> list[PatchBatch]:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from dehazexl_cli.models.attention import attend, attend_in_parts
 
-CODE_SHARE = 0.1  # of position codes, where it is learned, at first
 TOKENS_AT_ONCE = 4096  # through those parts that take each token by itself
 HEADS_AT_ONCE = 1  # of sampled attention: fewer take less memory, and make more norms
 
@@ -22,11 +21,9 @@ HEADS_AT_ONCE = 1  # of sampled attention: fewer take less memory, and make more
 class Bottleneck(nn.Module):
     """The global bottleneck: position codes, then blocks in which every token attends to every other."""
 
-    def __init__(self, dim: int, heads: int, depth: int, scaled_code: bool) -> None:
+    def __init__(self, dim: int, heads: int, depth: int) -> None:
         super().__init__()
         self.input_proj = nn.Linear(dim, dim)
-        # As published, codes are as large as what tokens say, and the decoder has to tell both apart.
-        self.code_scale = nn.Parameter(torch.full((dim,), CODE_SHARE)) if scaled_code else None
         self.layers = nn.ModuleList(BottleneckBlock(dim, heads) for _ in range(depth))
 
     def forward(self, tokens: Tensor, places: Tensor, seed: int | None, queries: int | None = None) -> Tensor:
@@ -53,10 +50,7 @@ class Bottleneck(nn.Module):
 
     def _enter(self, tokens: Tensor, places: Tensor) -> Tensor:
         x = self.input_proj(tokens)
-        code = position_code(places[0], x.shape[-1])
-        if self.code_scale is not None:
-            code = code * self.code_scale
-        return x + code.to(x.dtype)
+        return x + position_code(places[0], x.shape[-1]).to(x.dtype)
 
 
 class BottleneckBlock(nn.Module):

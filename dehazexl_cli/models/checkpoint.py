@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
-from dehazexl_cli.models import COMPANIONS, REGISTRY, Preset, find
+from dehazexl_cli.models import REGISTRY, Preset, find
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.dehazexl import DehazeXLConfig
 from dehazexl_cli.models.filekind import AGAIN, SAVE_NUMBERS, Kind, require_kind
@@ -91,7 +91,6 @@ class Loaded:
     name: str
     sha256: str
     about: dict[str, Any]  # training set, licence, metrics: whatever the header holds
-    companion: Loaded | None = None  # whose model is this model's companion
 
 
 class Outline(NamedTuple):
@@ -146,16 +145,11 @@ def load(path: Path, name: str | None = None) -> Loaded:
 
 
 def load_bundled(name: str) -> Loaded:
-    """The named model and its companion, if it has one, with the weights that come with the package.
+    """The named model with the weights that come with the package.
 
     Raises UsageError for a name that is none, WeightsError if there are no such weights.
     """
-    loaded = load(bundled(name), name)
-    if name not in COMPANIONS:
-        return loaded
-    companion = load_bundled(COMPANIONS[name])
-    loaded.model.companion = companion.model
-    return dataclasses.replace(loaded, companion=companion)
+    return load(bundled(name), name)
 
 
 def bundled(name: str) -> Path:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 AIRLIGHT = 0.85  # of a veil through which no ground is seen; networks correct the gain that follows from it
-NARROWEST = 1  # of the candidates: the narrowest envelope, by colours
 # Gains do not follow veils beyond: what is left of the ground drowns in noise there.
 THICKEST = 0.8 * AIRLIGHT
 # Networks write numbers of the order of one; what these are worth as logarithm of a gain, and as an offset.
@@ -63,24 +62,27 @@ def candidates(envelopes: Sequence[Tensor]) -> Tensor:
 
 
 def colour_transforms(numbers: Tensor, veils: Tensor) -> Tensor:
-    """Gains, then offsets, [b, 6, h, w] of the transforms that take a veil off each place.
+    """Return gains, then offsets, [b, 6, h, w] of the transforms that take a veil off each place.
 
     `numbers` [b, n + 6, h, w] are the logits of the shares of the n `veils` [b, n, 3, h, w], then
     corrections: logarithms of gains, and offsets, in GAIN_UNIT and OFFSET_UNIT. With V the mixed veil, a
-    pixel I becomes gain·(I - V) + offset, where the gain is 1 / (1 - V / AIRLIGHT) before correction. Where
-    nothing arrives, pixels stay as they are.
+    pixel I becomes gain·(I - V) + offset, where the gain is 1 / (1 - V / AIRLIGHT) before correction.
     """
     count = veils.shape[1]
     shares = numbers[:, :count].softmax(1)
     veil = (shares[:, :, None] * veils).sum(1)
     log_gain, offset = numbers[:, count:].split(COLOURS, dim=1)
     gain = (GAIN_UNIT * log_gain).clamp(-2, 2).exp() / (1 - veil.clamp(max=THICKEST) / AIRLIGHT)
-    offset = OFFSET_UNIT * offset
-    seen = share_seen(veils[:, NARROWEST].amin(1, keepdim=True))
-    return torch.cat([torch.lerp(torch.ones_like(gain), gain, seen), seen * (offset - gain * veil)], dim=1)
+    return torch.cat([gain, OFFSET_UNIT * offset - gain * veil], dim=1)
 
 
-def share_seen(darkest: Tensor) -> Tensor:
-    """How much is changed where the darkest of all colours is that bright, 0 to 1."""
+def share_seen(near: Tensor) -> Tensor:
+    """Return how much of the ground is seen, 0 to 1, [b, 1, h, w], by the narrowest envelope [b, 3, h, w]."""
     begin, end = UNSEEN
-    return ((end - darkest) / (end - begin)).clamp(0, 1)
+    return ((end - near.amin(1, keepdim=True)) / (end - begin)).clamp(0, 1)
+
+
+def keep_unseen(transforms: Tensor, seen: Tensor) -> Tensor:
+    """Weaken transforms [b, 6, h, w] by the share [b, 1, h, w] that is seen; at 0 they change nothing."""
+    gain, offset = transforms.split(COLOURS, dim=1)
+    return torch.cat([torch.lerp(torch.ones_like(gain), gain, seen), seen * offset], dim=1)

@@ -1,8 +1,7 @@
 """DehazeXL: patches through a Swin V2 encoder, all tokens through a global mixer, patches back.
 
 Chen et al., "Tokenize Image Patches: Global Context Fusion for Effective Haze Removal in Large Images",
-CVPR 2025, section 3. `PAPER` is the published network; `SMALL` is of the same family, a twentieth of its
-size: narrower, skips joined at half width, and an ending that cannot invent texture.
+CVPR 2025, section 3.
 """
 
 from __future__ import annotations
@@ -11,21 +10,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.attention import PILOT_LOGITS
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.bottleneck import TOKENS_AT_ONCE, Bottleneck
-from dehazexl_cli.models.ending import AffineEnding
-from dehazexl_cli.models.swin import PatchMerging, hush, swin_blocks
+from dehazexl_cli.models.swin import PatchMerging, swin_blocks
 from dehazexl_cli.plan import Footprint
 
 STRIDE = 32  # pixels per token side
 STEM = 4  # pixels per side of a cell of the finest feature map
 KERNEL_BYTES = 40 << 20  # measured
-LOOKS = (1024, 512)  # pixels; what a patch spans then is a fourth or half of the scene's longer side
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,7 @@ class DehazeXLConfig:
     decoder_depth: int = 2
     decoder_heads: tuple[int, ...] = (24, 12, 6, 3)
     decoder_window: int = 8
-    join: Literal["concat", "reduce"] = "concat"  # skips double a decoder stage's width, or are folded in
     upsample: Literal["transpose", "linear"] = "transpose"  # the released revision, or the earlier one
-    stem: Literal["patch", "conv"] = "patch"  # cells cut apart, or seen by convolutions that overlap
-    quiet: bool = False  # blocks of the encoder add nothing at first, as in Swin V2's own code
-    extremes: bool = False  # tokens are also told the darkest and brightest of what they stand for
-    scaled_code: bool = False  # position codes enter by a learned share, small at first
-    ending: Literal["image", "affine"] = "image"  # a residual image, or local colour transforms
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # normalisation of the input
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @property
     def token_dim(self) -> int:
@@ -59,41 +47,19 @@ class DehazeXLConfig:
 
 
 PAPER = DehazeXLConfig()
-SMALL = DehazeXLConfig(
-    embed=32,
-    heads=(1, 2, 4, 8),
-    window=8,
-    decoder_heads=(8, 4, 2, 1),
-    join="reduce",
-    upsample="linear",
-    stem="conv",
-    quiet=True,
-    extremes=True,
-    scaled_code=True,
-    ending="affine",
-    mean=(0.458, 0.476, 0.444),
-    std=(0.169, 0.159, 0.155),
-)
 
 
 class DehazeXL(DehazeModel):
     """The network. Tokens are [b, 64, dim] per 256-pixel patch; the scene is [scenes, patches, 64, dim]."""
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, config: DehazeXLConfig) -> None:
         super().__init__()
         self.config = config
         self.patch = config.patch
         self.overlap = STRIDE
-        # Local colour transforms can be read off a smaller picture of the scene, new texture cannot.
-        self.looks = LOOKS if config.ending == "affine" else ()
         self.encoder = Encoder(config)
-        self.mixer = Bottleneck(config.token_dim, config.mixer_heads, config.mixer_depth, config.scaled_code)
+        self.mixer = Bottleneck(config.token_dim, config.mixer_heads, config.mixer_depth)
         self.decoder = Decoder(config)
-        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,8 +67,7 @@ class DehazeXL(DehazeModel):
         return self.encoder.norm.weight.dtype
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
-        x = (batch.pixels - self.mean.float()) / self.std.float()
-        *skips, deepest = self.encoder(x.to(self.dtype))
+        *skips, deepest = self.encoder(batch.pixels.to(self.dtype))
         return deepest.flatten(1, 2), (*skips, deepest)
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
@@ -130,20 +95,17 @@ class DehazeXL(DehazeModel):
         finest = cells * self.config.embed * size
         token = (self.patch // STRIDE) ** 2 * self.config.token_dim * size
         pixels = 3 * self.patch**2 * 4
-        widest = 2 if self.config.join == "concat" else 1
         kept = token if dtype == torch.float16 else 0  # to be mixed again in float32 where that overflows
         # The C library keeps nearly as many maps as are in flight of wide ones in float32, measured.
-        on_cpu = 22 if widest == 2 and dtype == torch.float32 else 12
+        on_cpu = 22 if dtype == torch.float32 else 12
         # Of a block: the hidden layer twice, what goes in, its norm, and a sum; maps of all stages; skips.
-        work = (26 * widest + 7) * finest // 2 + pixels
-        if self.config.ending == "affine":  # maps and skips, transforms of cells and pixels, what these make
-            work = max(work, 4 * finest + 16 * cells * 4 + 9 * pixels)
+        work = 59 * finest // 2 + pixels
         return Footprint(
             weight_bytes=self.weight_bytes(dtype) + size * self._bias_numbers(),
             token_bytes=token,
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
             work_bytes=work,
-            freed_bytes=max(0, on_cpu * widest * finest + 6 * pixels - work),
+            freed_bytes=max(0, 2 * on_cpu * finest + 6 * pixels - work),
             mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
             mix_part_bytes=3 * token + kept,  # in their place; keys and values
             mix_sampled_bytes=17 * token // 10 + kept,  # in their place; attended, a head of both; measured
@@ -160,9 +122,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: DehazeXLConfig) -> None:
         super().__init__()
-        self.stem = (
-            nn.Conv2d(3, config.embed, STEM, STEM) if config.stem == "patch" else conv_stem(config.embed)
-        )
+        self.stem = nn.Conv2d(3, config.embed, STEM, STEM)
         self.norm = nn.LayerNorm(config.embed)
         self.merges = nn.ModuleList()
         self.stages = nn.ModuleList()
@@ -172,57 +132,12 @@ class Encoder(nn.Module):
                 self.merges.append(PatchMerging(dim))
                 dim, side = 2 * dim, side // 2
             self.stages.append(swin_blocks(2, depth, dim, heads, config.window, side))
-        if config.quiet:
-            hush(self.stages)
-        self.extremes = Extremes(dim) if config.extremes else None
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = [self.stages[0](self.norm(self.stem(x).permute(0, 2, 3, 1)))]
         for merge, stage in zip(self.merges, self.stages[1:], strict=True):
             maps.append(stage(merge(maps[-1])))
-        if self.extremes is not None:
-            maps[-1] = maps[-1] + self.extremes(x)
         return maps
-
-
-def conv_stem(dim: int) -> nn.Sequential:
-    """Two convolutions that halve, [b, 3, patch, patch] -> [b, dim, patch / 4, patch / 4].
-
-    Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021.
-    """
-    return nn.Sequential(
-        nn.Conv2d(3, dim, 4, stride=2, padding=1, padding_mode="replicate"),
-        nn.GELU(),
-        nn.Conv2d(dim, dim, 4, stride=2, padding=1, padding_mode="replicate"),
-        nn.GELU(),
-        nn.Conv2d(dim, dim, 1),
-    )
-
-
-class Extremes(nn.Module):
-    """What means hide: the darkest, brightest and mean colour of each token's ground, and how it varies.
-
-    Haze lifts the darkest first, so these tell a veil from bright ground (He, Sun and Tang, "Single Image
-    Haze Removal Using Dark Channel Prior", CVPR 2009). At first nothing is told.
-    """
-
-    GRAIN = 2  # pixels per side that are averaged beforehand, so that noise makes no extremes
-    HIDDEN = 64
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(4 * 3, self.HIDDEN)
-        self.last = nn.Linear(self.HIDDEN, dim)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalised pixels [b, 3, patch, patch] -> [b, side, side, dim]."""
-        cell = STRIDE // self.GRAIN
-        cells = F.avg_pool2d(x, self.GRAIN).unfold(2, cell, cell).unfold(3, cell, cell).flatten(4)
-        spread = (cells.var(-1, correction=0) + 1e-4).sqrt()  # a slope even where ground is flat
-        facts = torch.cat([cells.amin(-1), cells.amax(-1), cells.mean(-1), spread], dim=1)
-        return self.last(F.gelu(self.first(facts.permute(0, 2, 3, 1))))
 
 
 class Decoder(nn.Module):
@@ -236,21 +151,13 @@ class Decoder(nn.Module):
             DecoderStage(config, dim, heads, side << number, upsample=dim != dims[-1])
             for number, (dim, heads) in enumerate(zip(dims, config.decoder_heads, strict=True))
         )
-        self.ending = (
-            AffineEnding(dims, side, config.patch)
-            if config.ending == "affine"
-            else ResidualImageHead(
-                2 * dims[-1] if config.join == "concat" else dims[-1], dims[-1], config.upsample
-            )
-        )
+        self.ending = ResidualImageHead(2 * dims[-1], dims[-1], config.upsample)
 
     def forward(self, x: Tensor, skips: Skips, pixels: Tensor) -> Tensor:
         """Tokens [b, side, side, dim], skips fine to coarse -> [b, 3, patch, patch] float32."""
-        maps = []
         for stage, skip in zip(self.stages, reversed(skips), strict=True):
-            made, x = stage(x, skip)
-            maps.append(made)
-        return self.ending(maps, pixels)
+            x = stage(x, skip)
+        return self.ending(x, pixels)
 
 
 class DecoderStage(nn.Module):
@@ -258,15 +165,12 @@ class DecoderStage(nn.Module):
 
     def __init__(self, config: DehazeXLConfig, dim: int, heads: int, side: int, upsample: bool) -> None:
         super().__init__()
-        width = 2 * dim if config.join == "concat" else dim
-        self.reduce = nn.Linear(2 * dim, dim) if config.join == "reduce" else nn.Identity()
-        self.blocks = swin_blocks(1, config.decoder_depth, width, heads, config.decoder_window, side)
-        self.upsample = Upsample(width, dim // 2, config.upsample) if upsample else nn.Identity()
+        self.blocks = swin_blocks(1, config.decoder_depth, 2 * dim, heads, config.decoder_window, side)
+        self.upsample = Upsample(2 * dim, dim // 2, config.upsample) if upsample else nn.Identity()
 
-    def forward(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """What this stage makes of a coarser map and the skip beside it, and what the next one gets."""
-        made = self.blocks(self.reduce(torch.cat([x, skip], dim=-1)))
-        return made, self.upsample(made)
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Join a map and the skip beside it, both [b, side, side, dim]."""
+        return self.upsample(self.blocks(torch.cat([x, skip], dim=-1)))
 
 
 class Upsample(nn.Module):
@@ -299,8 +203,8 @@ class ResidualImageHead(nn.Module):
         self.up = Upsample(dim // 2, dim // 8, upsample)
         self.output = nn.Conv2d(dim // 8, 3, 1, bias=False)
 
-    def forward(self, maps: list[Tensor], pixels: Tensor) -> Tensor:
-        return pixels + self.output(self.up(self.first(maps[-1])).permute(0, 3, 1, 2)).float()
+    def forward(self, x: Tensor, pixels: Tensor) -> Tensor:
+        return pixels + self.output(self.up(self.first(x)).permute(0, 3, 1, 2)).float()
 
 
 def token_places(grid: PatchGrid, device: torch.device) -> Tensor:

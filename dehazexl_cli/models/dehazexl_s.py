@@ -1,4 +1,4 @@
-"""`dehazexl-next`: a good dehazer before it has learned anything, and convolutions to make it better.
+"""`dehazexl-s`: a good dehazer before it has learned anything, and convolutions to make it better.
 
 Of the family of DehazeXL (Chen et al., CVPR 2025): patches are encoded to tokens, a global bottleneck lets
 the whole scene be seen once, patches are decoded. What needs the whole scene is gathered as tokens: how dark
@@ -6,6 +6,10 @@ the darkest things are, means and deviations, and what a small network sees. The
 scene's dark envelopes, what tokens tell each other, and one vector for the scene. The decoder is convolutions
 over a patch; each of its stages writes shares of envelopes and corrections of a colour transform
 (`dark_envelopes`). It ends in an affine transform per place and colour, so it cannot invent texture.
+
+How thick haze is can only be told by comparing grounds, and a patch of a large scene may show nothing but
+one roof under one cloud. So the bottleneck also dehazes a thumbnail of such a scene, put together from its
+tokens, and tells each patch the transforms that were found there; these make up most of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips, cut_batches
 from dehazexl_cli.models.dark_envelopes import (
     COLOURS,
     TRANSFORM,
@@ -25,6 +29,8 @@ from dehazexl_cli.models.dark_envelopes import (
     colour_transforms,
     darkest_cells,
     envelope,
+    keep_unseen,
+    share_seen,
 )
 from dehazexl_cli.models.dehazexl import STEM, STRIDE, token_places
 from dehazexl_cli.models.interpolation import bilinear_weights
@@ -39,6 +45,10 @@ ENVELOPES = COLOURS * (len(WINDOWS) + 1)  # that come from the bottleneck
 VEILS = 1 + 2 * (len(WINDOWS) + 2)  # candidates of a veil
 NUMBERS = VEILS + TRANSFORM
 MARGIN = 1  # tokens around a patch that its context reaches
+CELLS = STRIDE // STEM  # per side of a token
+PICTURE = COLOURS * CELLS**2  # numbers of a token: the mean colours of its cells
+SHARE = 0.75  # of the transforms of a large scene that are its thumbnail's
+OVERALL = TRANSFORM + 1  # numbers of a token: the thumbnail's transform, and its share
 CENTER, SPREAD = 0.45, 0.22  # of pixels, so that networks see numbers around 0
 
 
@@ -63,10 +73,10 @@ DEFAULT = DehazeXLSConfig()
 
 
 class DehazeXLS(DehazeModel):
-    """The network. Tokens are [b, 64, statistics + token_dim] per 256-pixel patch.
+    """The network. Tokens are [b, 64, statistics + picture + token_dim] per 256-pixel patch.
 
-    The scene is told to each patch as one vector: the tokens of the bottleneck around it, envelopes among
-    them, and the scene's own.
+    The scene is told to each patch as one vector: the tokens of the bottleneck around it, envelopes and the
+    thumbnail's transforms among them, and the scene's own.
     """
 
     def __init__(self, config: DehazeXLSConfig) -> None:
@@ -100,8 +110,9 @@ class DehazeXLS(DehazeModel):
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         with torch.autocast(batch.pixels.device.type, enabled=False):
             known = token_statistics(batch.pixels)
+            picture = F.pixel_unshuffle(F.avg_pool2d(batch.pixels, STEM), CELLS)
         seen = self.encoder(normalized_cells(batch.pixels).to(self.dtype))
-        tokens = torch.cat([known, seen.float()], dim=1).flatten(2).mT
+        tokens = torch.cat([known, seen.float(), picture], dim=1).flatten(2).mT
         # Half precision has room for statistics of 8 bits and more; bfloat16 has not.
         return (tokens if self.dtype == torch.float32 else tokens.half()), ()
 
@@ -109,7 +120,14 @@ class DehazeXLS(DehazeModel):
         # The map begins with the scene, wherever that lies in a larger one.
         places = token_places(replace(grid, origin=(0, 0)), tokens.device)
         size = -(-grid.height // STRIDE), -(-grid.width // STRIDE)
-        scene = self.bottleneck(TokenMap.of(tokens.flatten(1, 2), places, size))
+        seen = TokenMap.of(tokens.flatten(1, 2), places, size)
+        said, picture = seen.tokens.split([STATISTICS + self.config.token_dim, PICTURE], dim=1)
+        scene = self.bottleneck(seen._replace(tokens=said))
+        if max(grid.height, grid.width) >= STEM * self.patch:
+            overall = self._overall(picture, seen.present)
+        else:  # it would hardly be smaller than the scene
+            overall = said.new_zeros(len(said), OVERALL, *size)
+        scene = scene._replace(map=torch.cat([scene.map, overall], dim=1))
         offsets = torch.arange(-MARGIN, self.side + MARGIN, device=tokens.device)
         rows, cols = (
             torch.arange(count, device=tokens.device)[:, None] * (grid.stride / STRIDE) + offsets
@@ -122,19 +140,37 @@ class DehazeXLS(DehazeModel):
         return torch.cat([around, whole], dim=2)
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
+        return self.decoder(batch.pixels, *self._told(batch, scene))
+
+    def _told(self, batch: PatchBatch, scene: Tensor) -> tuple[Tensor, Tensor]:
+        """What each patch of a batch is told: of the tokens around it, and of the scene as one."""
         told = scene.flatten(0, 1)[list(batch.ids)]
         around, whole = told.split([told.shape[1] - self.config.scene_dim, self.config.scene_dim], dim=1)
         side = self.side + 2 * MARGIN
-        context = around.unflatten(1, (-1, side, side))
-        return self.decoder(batch.pixels, context, whole)
+        return around.unflatten(1, (-1, side, side)), whole
+
+    def _overall(self, picture: Tensor, present: Tensor) -> Tensor:
+        """What a scene's thumbnail tells each of its tokens [b, OVERALL, h, w]."""
+        cells = F.pixel_shuffle(picture, CELLS)
+        small = thumbnail(cells, F.interpolate(present, scale_factor=CELLS), self.patch)
+        grid = PatchGrid(small.shape[2], small.shape[3], self.patch)
+        (batch,) = cut_batches(small, grid, len(small))
+        tokens, _ = self.encode(batch)
+        told = self._told(batch, self.mix(tokens[:, None], grid, None))
+        transforms = keep_unseen(*self.decoder.transforms(batch.pixels, *told))
+        inside = transforms[..., : -(-grid.height // STEM), : -(-grid.width // STEM)]
+        size = present.shape[2:]
+        raised = F.interpolate(inside, size, mode="bilinear", antialias=True)
+        return torch.cat([raised, raised.new_full((len(raised), 1, *size), SHARE)], dim=1)
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         size = torch.empty((), dtype=dtype).element_size()
         config = self.config
         token = (self.patch // STRIDE) ** 2
-        seen, scene = 4 * token * (STATISTICS + config.token_dim), 4 * token * (config.dim + ENVELOPES)
+        seen = 4 * token * (STATISTICS + config.token_dim + PICTURE)
+        scene = 4 * token * (config.dim + ENVELOPES + OVERALL)
         said = seen if dtype == torch.float32 else seen // 2
-        told = 4 * ((self.side + 2 * MARGIN) ** 2 * (config.dim + ENVELOPES) + config.scene_dim)
+        told = 4 * ((self.side + 2 * MARGIN) ** 2 * (config.dim + ENVELOPES + OVERALL) + config.scene_dim)
         cells = (self.patch // STEM) ** 2
         finest = cells * config.widths[0] * size
         stages = sum(cells * width * size >> 2 * number for number, width in enumerate(config.widths))
@@ -152,8 +188,18 @@ class DehazeXLS(DehazeModel):
             # What was said, the map, and what is told twice; or in its place two maps of what was said, and
             # five of the network's own.
             mix_bytes=said + max(told + scene, 2 * seen + 5 * token * config.dim * size - told),
+            mix_fixed_bytes=work,  # of the thumbnail
+            mix_fixed_patches=STEM**2,
             kernel_bytes=40 << 20,
         )
+
+
+def thumbnail(picture: Tensor, present: Tensor, side: int) -> Tensor:
+    """Average a picture [b, 3, h, w] down to a longer side; what is not present gets the mean colour."""
+    mean = (picture * present).sum((2, 3), keepdim=True) / present.sum()
+    scale = side / max(picture.shape[2:])
+    height, width = (max(1, round(length * scale)) for length in picture.shape[2:])
+    return F.adaptive_avg_pool2d(torch.where(present > 0, picture, mean), (height, width))
 
 
 class Encoder(nn.Module):
@@ -207,9 +253,23 @@ class Decoder(nn.Module):
         self.register_buffer("raise_pixels", bilinear_weights(config.patch, cells), persistent=False)
 
     def forward(self, pixels: Tensor, context: Tensor, scene: Tensor) -> Tensor:
-        """Pixels [b, 3, patch, patch], context [b, dim + envelopes, side, side], scene [b, scene_dim]."""
+        """Dehaze pixels [b, 3, patch, patch], told context [b, …, side, side] and scene [b, scene_dim].
+
+        Context is dim + ENVELOPES + OVERALL channels for each token.
+        """
+        transforms, seen = self.transforms(pixels, context, scene)
+        with torch.autocast(pixels.device.type, enabled=False):
+            up = self.get_buffer("raise_context").float()
+            overall, share = (up @ context[:, -OVERALL:].float() @ up.mT).split([TRANSFORM, 1], dim=1)
+            up = self.get_buffer("raise_pixels").float()
+            transforms = keep_unseen(transforms.lerp(overall, share), seen)
+            gain, offset = (up @ transforms @ up.mT).split(COLOURS, dim=1)
+            return torch.addcmul(offset, gain, pixels)
+
+    def transforms(self, pixels: Tensor, context: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
+        """Return gains, then offsets, [b, 6, cells, cells] of patches by themselves, and the share seen."""
         dtype = self.context_proj.weight.dtype
-        said, wide = context.split([self.dim, ENVELOPES], dim=1)
+        said, wide, _ = context.split([self.dim, ENVELOPES, OVERALL], dim=1)
         with torch.autocast(pixels.device.type, enabled=False):
             cells = darkest_cells(pixels, STEM)
             near = envelope(cells, NEAR)
@@ -223,10 +283,7 @@ class Decoder(nn.Module):
             known.to(dtype), said[..., MARGIN:-MARGIN, MARGIN:-MARGIN].to(dtype), scene.to(dtype)
         )
         with torch.autocast(pixels.device.type, enabled=False):
-            transforms = colour_transforms(numbers.float(), veils)
-            up = self.get_buffer("raise_pixels").float()
-            gain, offset = (up @ transforms @ up.mT).split(COLOURS, dim=1)
-            return torch.addcmul(offset, gain, pixels)
+            return colour_transforms(numbers.float(), veils), share_seen(near)
 
     def _numbers(self, x: Tensor, said: Tensor, scene: Tensor) -> Tensor:
         """Shares and corrections of each cell [b, NUMBERS, cells, cells]: what every stage has written."""

@@ -182,18 +182,6 @@ def swin_blocks(version: int, depth: int, dim: int, heads: int, window: int, sid
     )
 
 
-def hush(blocks: nn.Module) -> None:
-    """Let the Swin V2 blocks in a module add nothing at first.
-
-    Their norms come last and would each add a map of unit variance, at first nearly the same everywhere:
-    after a few blocks a token says more about the weights than about its patch, and training keeps it so.
-    """
-    for block in blocks.modules():
-        if isinstance(block, SwinBlock):
-            nn.init.zeros_(block.norm1.weight)
-            nn.init.zeros_(block.norm2.weight)
-
-
 class PatchMerging(nn.Module):
     """Halves a map's sides and doubles its channels (Swin V2: the norm comes last)."""
 

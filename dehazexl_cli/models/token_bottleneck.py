@@ -1,4 +1,4 @@
-"""The global bottleneck of `dehazexl-next`: what all tokens of a scene say together.
+"""The global bottleneck of `dehazexl-s`: what all tokens of a scene say together.
 
 Tokens of all patches come to lie on one map of the scene. It is read in three ways: as dark envelopes, by
 convolutions with a wider view, and by latents, a few vectors that attend to every token and that every token

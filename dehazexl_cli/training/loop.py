@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError, OutputError, UsageError
+from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import cut_batches, forward_in_memory, forward_some_patches
 from dehazexl_cli.models.checkpoint import load, save
@@ -28,7 +29,7 @@ from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.paths import make_folder, require_writable
 from dehazexl_cli.training import ddp
 from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
-from dehazexl_cli.training.losses import Drafts, Loss
+from dehazexl_cli.training.losses import Loss
 from dehazexl_cli.training.optimizer import make_optimizer, set_rate
 from dehazexl_cli.training.validation import ValidationPair, make_pairs, mean_psnr
 
@@ -51,7 +52,7 @@ class TrainConfig:
     crop_sides: tuple[int, ...] = (1, 2, 2, 3)  # of square crops, in patches; each step draws one
     rate: float = 2e-4
     warm_up: int = 200
-    cool_down: float = 0.2  # share of all steps, the last, in which the rate falls to nothing
+    cool_down: float = 0.35  # share of all steps, the last, in which the rate falls to nothing
     weight_decay: float = 0.02
     average: float = 0.999
     loss: Loss = field(default_factory=Loss)
@@ -118,7 +119,6 @@ class Trainer:
         self.model = build(config.model).to(self.device).train()
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         self.average = build(config.model).to(self.device).eval()
-        self.drafts = Drafts(self.model) if config.loss.drafts else None
         self.fixed_norm = [layer for layer in self.model.modules() if isinstance(layer, FixedNormConv2d)]
         self.step = 0
         self.seconds = 0.0
@@ -157,12 +157,10 @@ class Trainer:
         down, right = (32 * int(rng.integers(FARTHEST)) for _ in range(2))
         with self._autocast():
             if hazy[0, 0].numel() > config.patches * self.model.patch**2:
-                output, hazy, clear = self._decode_some(hazy, clear, rng, (down, right))
+                output, clear = self._decode_some(hazy, clear, rng, (down, right))
             else:
                 output = forward_in_memory(self.model, hazy, origin=(down, right))
         loss = config.loss(output, clear, self.model.patch)
-        if self.drafts is not None:
-            loss = loss + config.loss.drafts * self.drafts.error(hazy, clear, self.model.patch)
         self.scaler.scale(loss).backward()
         ddp.average_gradients(self.model.parameters())  # torchrun
         self.scaler.unscale_(self.optimizer)
@@ -178,18 +176,13 @@ class Trainer:
 
     def _decode_some(
         self, hazy: Tensor, clear: Tensor, rng: np.random.Generator, origin: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Patches of a large crop [1, 3, side, side] as the network made them, hazy and clear."""
+    ) -> tuple[Tensor, Tensor]:
+        """Some patches of a large crop [1, 3, side, side], as the network made them and as they should be."""
         count = (hazy.shape[2] // self.model.patch) ** 2
         ids = rng.choice(count, self.config.patches, replace=False).tolist()
-        output, some = forward_some_patches(self.model, hazy, ids, origin=origin)
-        (truth,) = cut_batches(clear, replace(some.grid, halo=0), count)
-        halo = self.model.halo
-        return (
-            output,
-            some.pixels[..., halo : halo + output.shape[2], halo : halo + output.shape[3]],
-            truth.pixels[ids],
-        )
+        grid = PatchGrid(clear.shape[2], clear.shape[3], self.model.patch)
+        (truth,) = cut_batches(clear, grid, count)
+        return forward_some_patches(self.model, hazy, ids, origin=origin), truth.pixels[ids]
 
     @torch.no_grad()
     def _average(self) -> None:

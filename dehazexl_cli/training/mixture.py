@@ -16,7 +16,7 @@ from numpy.random import Generator
 from dehazexl_cli.training.haze import WAVELENGTHS, Haze, Kind, Noise
 from dehazexl_cli.training.haze_presets import LEVELS, Origin, count_octaves, draw_sky, sampled, with_gaps
 
-LEVEL_ODDS = (0.1, 0.15, 0.25, 0.5)  # of the LEVELS, the densest last
+LEVEL_ODDS = (0.1, 0.15, 0.15, 0.6)  # of the LEVELS, the densest last
 LEAST_AIRLIGHT = 0.3  # an aerosol adds that much of the light it takes at least; less would be soot
 
 
