@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.precision import prefers_bf16
 from dehazexl_cli.errors import DeviceError, UsageError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,12 +53,21 @@ def choose_devices(wanted: str) -> list[torch.device]:
     return devices
 
 
+def has_bf16() -> bool:
+    """Tell whether the processor multiplies bfloat16 in hardware, by AVX-512 BF16 or AMX.
+
+    Networks here are then 1.2 times as fast in it and more, and without it slower than in float32.
+    """
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check and check())
+
+
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
-    """The dtype networks compute in: fp16 on CUDA, bf16 on CPUs that are faster in it, else fp32."""
+    """Choose the dtype networks compute in: fp16 on CUDA, bf16 on CPUs that have it, else fp32."""
     if wanted == "auto":
         if device.type == "cuda":
             return torch.float16
-        if device.type == "cpu" and prefers_bf16():
+        if device.type == "cpu" and has_bf16():
             return torch.bfloat16
         return torch.float32
     if wanted not in PRECISIONS:
