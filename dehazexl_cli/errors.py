@@ -9,6 +9,10 @@ from contextlib import contextmanager
 
 from dehazexl_cli.text import masked
 
+_ALLOCATION = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC", re.IGNORECASE
+)
+
 
 class DehazeError(Exception):
     """A failure the user can act on; the command line prints both lines and exits with `exit_code`."""
@@ -72,6 +76,13 @@ class Interrupted(BaseException):
 def stopping_signals() -> list[signal.Signals]:
     """What asks a process to end, as far as the system knows it."""
     return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out, on whatever device, under whatever name a library gives it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return True
+    return isinstance(error, RuntimeError) and bool(_ALLOCATION.search(str(error)))
 
 
 def reason(error: BaseException) -> str:

@@ -47,6 +47,14 @@ def pytest_configure() -> None:
             signal.signal(number, back)
 
 
+@pytest.fixture(autouse=True)
+def threads_stay() -> Iterator[None]:
+    """Undo what a command that takes its process for its own makes of torch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference outputs and real images that lies beside a developer's checkout."""

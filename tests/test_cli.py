@@ -337,6 +337,22 @@ def test_an_output_of_a_failed_run_is_gone(
 
 
 @pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 3 bytes")]
+)
+def test_memory_that_ends_before_there_is_a_plan_is_no_bug(
+    error: Exception, dehazexl: Command, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("dehazexl_cli.models.loading.load_model", broken)
+    result = dehazexl("run", scene, scene.with_name("o.tif"), "-q")
+    assert result.code == 6
+    assert result.err.splitlines()[0] == "error: memory ran out"
+    assert "--debug" not in result.err
+
+
+@pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 @pytest.mark.parametrize("phase", ["encode", "decode"])

@@ -247,9 +247,9 @@ def test_no_rim_shows_along_a_rotated_footprint() -> None:
     difference = without.astype(int) - with_ground
     # Every patch hears of the scene, so what lay beyond the edge is missed everywhere, and alike.
     deep = difference[valid & (depth > 64)]
-    assert abs(deep.mean()) < 5
-    assert deep.std() < 3
+    assert abs(deep.mean()) < 8
+    assert deep.std() < 6
     rings = [difference[valid & (depth > at) & (depth <= at + 4)].mean() for at in range(0, 128, 4)]
     # A rim is a step that follows the edge; nobody sees half of a level.
     assert abs(np.diff(rings)).max() < 0.5
-    assert max(map(abs, rings)) < 5
+    assert max(map(abs, rings)) < 8

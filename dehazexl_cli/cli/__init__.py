@@ -24,7 +24,7 @@ from dehazexl_cli.cli.run import run
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
 from dehazexl_cli.cli.weights import weights
-from dehazexl_cli.errors import DehazeError, Interrupted
+from dehazexl_cli.errors import DehazeError, DeviceError, Interrupted, is_lack_of_memory
 from dehazexl_cli.streams import Forgiving
 
 app = typer.Typer(
@@ -94,6 +94,10 @@ def run_guarded(command: Callable[[], Any]) -> None:
         ended_by(error)
         sys.exit(error.exit_code)
     except Exception as error:
+        if is_lack_of_memory(error):  # before there was a plan, or after all were tried
+            lack = DeviceError("memory ran out", "close other programs, or use a machine with more memory")
+            ended_by(lack)
+            sys.exit(lack.exit_code)
         if console.debug:
             console.show_traceback()
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,7 +15,7 @@ from dehazexl_cli.engine.resume import way
 from dehazexl_cli.engine.run_context import RunContext
 from dehazexl_cli.engine.single_pass import strategy_for
 from dehazexl_cli.engine.skip_cache import DiskFull
-from dehazexl_cli.errors import DeviceError
+from dehazexl_cli.errors import DeviceError, is_lack_of_memory
 from dehazexl_cli.plan import Plan, next_smaller
 from dehazexl_cli.raster.base import RasterWriter
 from dehazexl_cli.report import Report
@@ -26,9 +25,6 @@ class OutOfMemory(Exception):
     """An allocation failed, on whatever device, under whatever name the library gives it."""
 
 
-ALLOCATION = re.compile(
-    r"can't allocate memory|not enough memory|out of memory|CUBLAS_STATUS_ALLOC", re.IGNORECASE
-)
 DOING = {
     "encode": "encoding",
     "mix": "mixing",
@@ -108,12 +104,10 @@ def noticing_lack_of_memory() -> Iterator[None]:
     """Turn every library's way to say that memory ran out into OutOfMemory."""
     try:
         yield
-    except (MemoryError, DiskFull, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(str(error).splitlines()[0] if str(error) else "no memory") from error
-    except RuntimeError as error:
-        if not ALLOCATION.search(str(error)):
+    except Exception as error:
+        if not (isinstance(error, DiskFull) or is_lack_of_memory(error)):
             raise
-        raise OutOfMemory(str(error).splitlines()[0]) from error
+        raise OutOfMemory(str(error).splitlines()[0] if str(error) else "no memory") from error
 
 
 def release(device: torch.device) -> None:
