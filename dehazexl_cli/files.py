@@ -28,8 +28,9 @@ from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine.team import WorkerPool
+    from dehazexl_cli.engine.run import Distribute
     from dehazexl_cli.models.checkpoint import Loaded
+    from dehazexl_cli.raster.mosaic import PartMaker
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 
@@ -171,12 +172,14 @@ def compute(
     overwrite: bool = False,
     watch: Watch | None = None,
     pending: list[DeferredCommitWriter] | None = None,
-    team: WorkerPool | None = None,
+    distribute: Distribute | None = None,
+    maker: PartMaker | None = None,
 ) -> UncommittedResult:
     """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 
     With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
-    With a `team`, its workers encode and decode.
+    `distribute` is for `engine.run`, `maker` for
+    `open_writer`.
     """
     if recipe.in_place and not is_same(target, opened.source):
         raise UsageError(f"in place, OUT is IN, and {target} is not {opened.source}", "name one file twice")
@@ -199,7 +202,9 @@ def compute(
         if as_stored:
             writer = FileCopy(opened.source, target, overwrite, storage.tmp_dir)
         else:
-            writer = open_writer(target, opened.like, overwrite, storage, in_place=recipe.in_place)
+            writer = open_writer(
+                target, opened.like, overwrite, storage, in_place=recipe.in_place, maker=maker
+            )
         if pending is not None:
             writer = DeferredCommitWriter(writer)
             pending.append(writer)
@@ -210,7 +215,7 @@ def compute(
     if to_copy:
         report = copy(opened, make_writer, by_rows=not as_stored)
     else:
-        report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, team)
+        report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, distribute)
     return UncommittedResult(report, writers[-1], made, target)
 
 

@@ -200,3 +200,8 @@ def _mode(path: AnyPath) -> int | None:
     except (OSError, ValueError) as error:  # a loop of links, a name that is too long or has a NUL
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise OutputError(f"{path}: cannot be written ({why})", "give it another name") from error
+
+
+def is_gdal_name(name: str) -> bool:
+    """Whether it is no file's name but one that GDAL understands: /vsizip/…, https://…, GPKG:file:table."""
+    return name.startswith("/vsi") or ":" in os.path.splitdrive(name)[1]

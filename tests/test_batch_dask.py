@@ -17,14 +17,16 @@ from batches import NAMES, alike, cut_short, files, finish, log_of, make_image, 
 from conftest import Result
 
 from dehazexl_cli.batch import dask
-from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
-from dehazexl_cli.batch.in_process import WorkerConfig
+from dehazexl_cli.batch.dask import DaskBatchExecutor
 from dehazexl_cli.batch.results import Job
 from dehazexl_cli.batch.sources import Scene
+from dehazexl_cli.cluster import connection
+from dehazexl_cli.cluster.connection import named_in_full
 from dehazexl_cli.engine import Options
 from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster.selection import Selection
+from dehazexl_cli.worker_config import WorkerConfig
 
 pytest.importorskip("distributed")
 pytestmark = [
@@ -141,15 +143,15 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
 def test_a_worker_loads_its_model_once(
     folder: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "processors", torch.get_num_threads)
+    monkeypatch.setattr(connection, "processors", torch.get_num_threads)
     setup = WorkerConfig(RunConfig(), weights=tiny_weights)
-    loaded = dask.kept(setup, dask.modified(tiny_weights))
+    loaded = connection.kept(setup, connection.modified(tiny_weights))
     monkeypatch.setattr(WorkerConfig, "load", lambda setup: pytest.fail("it is loaded again"))
     for number in range(2):
         job = Job(Scene(str(folder / "a.tif"), tmp_path / f"{number}.tif", 1))
         outcome = dask.dehaze(setup, job, "batch")
         assert outcome is not None and outcome.report["weights_sha256"] == loaded.sha256
-    dask.cancel("ended")
+    connection.cancel("ended")
     assert dask.dehaze(setup, Job(Scene(str(folder / "a.tif"), tmp_path / "x.tif", 1)), "ended") is None
     assert not (tmp_path / "x.tif").exists()
 
@@ -159,15 +161,15 @@ def test_a_worker_that_is_alone_on_its_machine_computes_on_all_processors(
 ) -> None:
     """Dask starts its workers with OMP_NUM_THREADS=1."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(dask, "processors", lambda: 6)
+    monkeypatch.setattr(connection, "processors", lambda: 6)
     monkeypatch.setattr(WorkerConfig, "load", lambda setup: setup)
     try:
         for share, threads in ((1, 6), (2, 3), (7, 1)):
-            dask.kept(WorkerConfig(RunConfig(), share=share), 0)
+            connection.kept(WorkerConfig(RunConfig(), share=share), 0)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-        dask._KEPT.clear()
+        connection._KEPT.clear()
 
 
 def test_without_dask_it_is_said_how_to_get_it(
@@ -181,7 +183,7 @@ def test_without_dask_it_is_said_how_to_get_it(
 def test_a_scheduler_that_does_not_answer_is_exit_6(
     batch: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 1)
     result = batch("--dask", "tcp://127.0.0.1:1", "-q")
     assert result.code == 6 and "no Dask scheduler answers" in result.err
 

@@ -14,13 +14,13 @@ from batch import COMMAND, SETTLED, resident_sizes
 from batches import alike, files, finish, log_of, make_image, start, states, wait_for
 
 from dehazexl_cli.batch import processes
-from dehazexl_cli.batch.in_process import WorkerConfig
 from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
 from dehazexl_cli.batch.results import Job, JobResult, State
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError, WeightsError
 from dehazexl_cli.files import RunConfig
+from dehazexl_cli.worker_config import WorkerConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -83,7 +83,7 @@ def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_processes_share_processors(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dehazexl_cli.batch.in_process.processors", lambda: 10)
+    monkeypatch.setattr("dehazexl_cli.worker_config.processors", lambda: 10)
     before = torch.get_num_threads()
     try:
         (setup, *others) = shared_out(WorkerConfig(RunConfig(), weights=tiny_weights), 4, ())

@@ -12,7 +12,7 @@ from test_stream import scene, streamed
 
 from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides
 from dehazexl_cli.engine.device import choose_devices
-from dehazexl_cli.engine.executor import LocalExecutor
+from dehazexl_cli.engine.executor import in_turn
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -112,7 +112,7 @@ def test_results_come_in_order_and_pieces_are_taken_as_workers_become_free() -> 
         done.append(piece)
         return worker, piece * piece
 
-    results = LocalExecutor([10, 20]).over(work, pieces())  # type: ignore[arg-type]
+    results = in_turn([10, 20], work, pieces())  # type: ignore[arg-type]
     assert next(results) == (10, 0)
     assert len(taken) <= 3
     assert list(results) == [(20, 1), (10, 4), (20, 9), (10, 16), (20, 25), (10, 36)]
@@ -126,5 +126,5 @@ def test_an_error_of_a_worker_is_raised_and_no_thread_stays() -> None:
 
     before = threading.active_count()
     with pytest.raises(ValueError, match="planned"):
-        list(LocalExecutor([0, 1]).over(work, range(9)))
+        list(in_turn([0, 1], work, range(9)))
     assert threading.active_count() == before

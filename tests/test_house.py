@@ -28,13 +28,15 @@ class Layer:
 
 
 LIGHT = (  # nothing but the standard library
-    *("text", "errors", "owner", "paths", "grid", "plan", "report", "processors", "streams"),
+    *("text", "errors", "owner", "paths", "grid", "plan", "report", "processors", "streams", "signals"),
 )
 BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
-ALL = (*BELOW, "dataset_pairs", "files", "batch", "training", "evaluation", "attribution")
+FILES = (*BELOW, "files", "worker_config")
+ALL = (*FILES, "cluster", "batch", "dataset_pairs", "training", "evaluation", "attribution")
 TABLE = {
     "text": Layer(),
     "streams": Layer(),
+    "signals": Layer(("errors",)),
     "errors": Layer(("text",)),
     "owner": Layer(),
     "paths": Layer(("errors", "owner")),
@@ -65,14 +67,17 @@ TABLE = {
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
     "files": Layer((*BELOW, ""), frozenset({"numpy"})),
-    "batch": Layer((*BELOW, "files", ""), frozenset({"torch", "rasterio", "distributed"}), late=True),
+    "worker_config": Layer((*BELOW, "files"), frozenset({"torch"}), late=True),
+    "cluster": Layer((*FILES, ""), frozenset({"torch", "numpy", "distributed"})),
+    "batch": Layer((*FILES, "cluster", ""), frozenset({"torch", "rasterio", "distributed"}), late=True),
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),
     "rio": Layer(("cli",), frozenset({"click"}), late=True),
     "__main__": Layer((*ALL, "cli", "streams", ""), late=True),
     "": Layer((*ALL, "api", "options"), EVERYTHING, late=True),  # the package's own __init__
 }
 EARLY = {
-    "batch": frozenset({"batch", "provenance", "documents"}),
+    "worker_config": frozenset(),
+    "batch": frozenset({"batch", "provenance", "documents", "worker_config", "cluster"}),
     "cli": frozenset({"typer", "rich", "cli", "documents", ""}),
     "rio": frozenset({"click"}),
     "__main__": frozenset({"cli", ""}),

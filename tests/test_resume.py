@@ -19,7 +19,7 @@ from conftest import Identity, Result, Toy, save_tiny_weights
 from test_stream import FP32, scene
 
 from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run, run_checkpoint
-from dehazexl_cli.engine.run_checkpoint import FolderCheckpoint
+from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.raster.base import Pixels
@@ -185,7 +185,7 @@ def test_a_run_goes_on_by_the_plan_it_was_begun_with(tmp_path: Path) -> None:
     assert np.array_equal(output, attempt(Toy(), None)[0])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["log", "tokens-0", "mixed-0", "rows"])
+@pytest.mark.parametrize("name", ["log", "tokens-0", "context-0", "rows"])
 @pytest.mark.parametrize("harm", ["cut", "flip"])
 def test_what_came_to_harm_is_done_again(tmp_path: Path, name: str, harm: str) -> None:
     resume = Resume(str(tmp_path / "journal"), {})
@@ -203,11 +203,11 @@ def test_what_came_to_harm_is_done_again(tmp_path: Path, name: str, harm: str) -
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "journal"
-    first = FolderCheckpoint(folder, {}, {})
+    first = RunCheckpoint(folder, {}, {})
     with pytest.raises(OutputError, match="another run is at work"):
-        FolderCheckpoint(folder, {}, {})
+        RunCheckpoint(folder, {}, {})
     first.close()
-    FolderCheckpoint(folder, {}, {}).discard()
+    RunCheckpoint(folder, {}, {}).discard()
 
 
 def test_a_run_that_did_nothing_leaves_nothing(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def hazy(tmp_path: Path) -> Path:
 
 SLOWLY = """
 import sys, time
-import dehazexl_cli.engine.pipeline as pipeline
+from dehazexl_cli.engine.executor import LocalExecutor
 phase, rows, marker = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 def wait(of, name):
@@ -256,7 +256,8 @@ def wait(of, name):
     setattr(of, name, slow)
 
 from dehazexl_cli.raster.gdal_writer import GdalWriter
-wait(*(GdalWriter, "commit") if phase == "finish" else (pipeline.GroupState, phase))
+step = {"encode": "_encode", "mix": "bottleneck", "decode": "_decode"}
+wait(*(GdalWriter, "commit") if phase == "finish" else (LocalExecutor, step[phase]))
 sys.argv = ["dehazexl", *sys.argv[4:]]
 from dehazexl_cli.cli import main
 main()
@@ -302,7 +303,7 @@ def test_a_command_notices_that_its_input_changed(
         raise DehazeError("planned for a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dehazexl_cli.engine.pipeline.GroupState.mix", stopped)
+        patch.setattr("dehazexl_cli.engine.executor.LocalExecutor.bottleneck", stopped)
         assert dehazexl("run", hazy, again, *options, "--resume").code == 1
     assert (tmp_path / ".again.tif.resume").is_dir()
     before = hazy.stat()

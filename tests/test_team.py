@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from conftest import Toy
 from test_resume import ARRAY, GREY, OVERLAP, WENT_ON, Killed, Mortal
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run, team
-from dehazexl_cli.engine.scene_worker import SceneWorker
-from dehazexl_cli.engine.team import SceneSpec, Step, bands_of, fetch, keep
+from dehazexl_cli.cluster import scene as cluster_scene
+from dehazexl_cli.cluster.scene import ClusterExecutor, SceneSpec, Step, bands_of, fetch, for_workers, keep
+from dehazexl_cli.cluster.worker import SceneWorker
+from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
@@ -41,25 +43,25 @@ class Here:
         return len(self.workers)
 
     def over(
-        self, brief: SceneSpec, step: Step, bands: Sequence[range]
+        self, spec: SceneSpec, step: Step, bands: Sequence[range]
     ) -> Generator[Report | None, None, None]:
         for turn, band in reversed(list(enumerate(bands))):  # they may end in any order
             self.bands.append((step, band))
             yield None
             for number in (turn % self.size, (turn + 1) % self.size):
                 try:
-                    yield self.station(brief, number).do(step, band, lambda: None)
+                    yield self.station(spec, number).do(step, band, lambda: None)
                     break
                 except Killed:
                     self.lost += 1
                     self.workers[number] = Toy(gather=self.workers[number].gather)
-                    del self.stations[brief.folder, number]
+                    del self.stations[spec.folder, number]
 
-    def station(self, brief: SceneSpec, number: int) -> SceneWorker:
-        if (brief.folder, number) not in self.stations:
+    def station(self, spec: SceneSpec, number: int) -> SceneWorker:
+        if (spec.folder, number) not in self.stations:
             reader, model = ArrayReader(self.array, nodata=0), self.workers[number]
-            self.stations[brief.folder, number] = SceneWorker(brief, reader, model, self.options)
-        return self.stations[brief.folder, number]
+            self.stations[spec.folder, number] = SceneWorker(spec, reader, model, self.options)
+        return self.stations[spec.folder, number]
 
 
 def dehazed(
@@ -77,14 +79,16 @@ def dehazed(
         return writers[-1]
 
     chosen = Options(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
+    distribute = None
     if shared is not None:
-        shared.options = chosen
+        shared.options = chosen = for_workers(chosen, model)
+        distribute = partial(ClusterExecutor, shared)
     if chosen.window is not None:
         info = ArrayReader(array[: chosen.window.height, : chosen.window.width]).info
         writers.append(ArrayWriter(info))
-        report = run(reader, lambda: writers[0], model, chosen, None, resume, shared)
+        report = run(reader, lambda: writers[0], model, chosen, None, resume, distribute)
     else:
-        report = run(reader, make_writer, model, chosen, None, resume, shared)
+        report = run(reader, make_writer, model, chosen, None, resume, distribute)
     return writers[-1].array, report
 
 
@@ -136,9 +140,9 @@ def test_features_are_not_computed_again_where_they_are(tmp_path: Path) -> None:
 def test_a_shared_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     class Tired(Here):
         def over(
-            self, brief: SceneSpec, step: Step, bands: Sequence[range]
+            self, spec: SceneSpec, step: Step, bands: Sequence[range]
         ) -> Generator[Report | None, None, None]:
-            for number, told in enumerate(super().over(brief, step, bands)):
+            for number, told in enumerate(super().over(spec, step, bands)):
                 if step == "decode" and number > 5:
                     raise KeyboardInterrupt
                 yield told
@@ -188,6 +192,6 @@ def test_files_of_rows_are_whole_or_missing(tmp_path: Path, monkeypatch: pytest.
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     with pytest.raises(OutputError, match="cannot be kept"):
         keep(tmp_path / "no folder" / "a", {})
-    monkeypatch.setattr(team, "LATE_SECONDS", 0.0)
+    monkeypatch.setattr(cluster_scene, "LATE_SECONDS", 0.0)
     with pytest.raises(OutputError, match="cannot be read"):
         fetch(tmp_path / "b")

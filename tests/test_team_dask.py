@@ -21,14 +21,15 @@ from metadata_table import POINTS
 from test_mosaic import check_equal
 from test_stream import scene
 
-from dehazexl_cli.batch import team
-from dehazexl_cli.batch.in_process import WorkerConfig
-from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
-from dehazexl_cli.engine.team import SceneSpec
+from dehazexl_cli.cluster import dask
+from dehazexl_cli.cluster.connection import arrived, sight, surveyed, versions
+from dehazexl_cli.cluster.dask import DaskPool, Task, scene_worker, shared_folder
+from dehazexl_cli.cluster.scene import SceneSpec
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
 from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import mosaic
+from dehazexl_cli.worker_config import WorkerConfig
 
 distributed = pytest.importorskip("distributed")
 pytestmark = [
@@ -87,14 +88,19 @@ def test_a_cluster_leaves_a_scene_in_parts_that_give_what_one_file_would(
     options = {"tokens": ("--weights", tiny_weights), "sum": ("--model", "mgbl-s")}[way]
     if way == "sum":
         hazy = with_points_and_alpha(hazy)
-    assert dehazexl("run", hazy, tmp_path / "plain.tif", *FIXED, *options).code == 0
+    for plain in ("plain.tif", "plain.vrt"):
+        assert dehazexl("run", hazy, tmp_path / plain, *FIXED, *options).code == 0
     command = ("run", hazy, tmp_path / "shared.vrt", *FIXED, *options, "--dask", workers.scheduler_address)
     for more in ((), ("--overwrite", "--overviews")):
         done = dehazexl(*command, *more)
         assert done.code == 0, done.err
         check_equal(tmp_path / "plain.tif", tmp_path / "shared.vrt")
-        assert len(list(tmp_path.glob("shared.parts/*/*.tif"))) == 3
-    assert names(tmp_path) == {hazy.name, "plain.tif", "shared.vrt", "shared.parts", "shared.vrt.ovr"}
+        parts = [sorted(tmp_path.glob(f"{name}.parts/*/*.tif")) for name in ("plain", "shared")]
+        assert len(parts[0]) == len(parts[1]) == 3
+        for one, other in zip(*parts, strict=True):
+            assert one.name == other.name and one.read_bytes() == other.read_bytes()
+    made = {"plain.tif", "plain.vrt", "plain.parts", "shared.vrt", "shared.parts", "shared.vrt.ovr"}
+    assert names(tmp_path) == {hazy.name, *made}
     again = dehazexl(*command)
     assert again.code == 4 and "exists already" in again.err
 
@@ -205,7 +211,7 @@ class Client:
 
 
 def test_what_a_worker_lacks_is_said_before_any_work(tmp_path: Path) -> None:
-    image, mine = str(make_image(tmp_path / "a.tif")), team.versions()
+    image, mine = str(make_image(tmp_path / "a.tif")), versions()
     assert sight(image, tmp_path) == mine
     with pytest.raises(OutputError, match="that is the same as here") as elsewhere:
         sight(image, tmp_path / "elsewhere")
@@ -220,7 +226,7 @@ def test_what_a_worker_lacks_is_said_before_any_work(tmp_path: Path) -> None:
 
 
 def test_a_worker_of_another_version_is_a_warning(tmp_path: Path) -> None:
-    mine = team.versions()
+    mine = versions()
     (warning,) = surveyed(Client(a=mine, b=mine | {"torch": "1.0"}), "a.tif", tmp_path)  # type: ignore[arg-type]
     assert warning.startswith("worker b has torch 1.0, here ")
 
@@ -234,19 +240,19 @@ def test_a_scheduler_without_workers_is_no_cluster(monkeypatch: pytest.MonkeyPat
 def test_workers_that_are_all_gone_are_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(team, "arrived", lambda client, address: {})
-    alone = DaskTeam(Client(), "tcp://x:1", WorkerConfig(RunConfig()), "a.tif", "0", tmp_path)  # type: ignore[arg-type]
+    monkeypatch.setattr(dask, "arrived", lambda client, address: {})
+    alone = DaskPool(Client(), "tcp://x:1", WorkerConfig(RunConfig()), "a.tif", "0", tmp_path)  # type: ignore[arg-type]
     since = alone._lonely(None)
-    monkeypatch.setattr(team, "CONNECT_SECONDS", 0.0)
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.0)
     with pytest.raises(DeviceError, match="are gone"):
         alone._lonely(since)
 
 
 def test_other_weights_on_a_worker_are_refused(tmp_path: Path, tiny_weights: Path) -> None:
     task = Task(WorkerConfig(RunConfig(), weights=tiny_weights), "a.tif", "0" * 64)
-    brief = SceneSpec(tmp_path, *[None] * 9)  # type: ignore[arg-type]
+    spec = SceneSpec(tmp_path, *[None] * 9)  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="other weights"):
-        station(task, brief)
+        scene_worker(task, spec)
 
 
 @pytest.mark.slow
@@ -254,7 +260,7 @@ def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
     dehazexl: Command, hazy: Path, tmp_path: Path, tiny_weights: Path, workers: Any
 ) -> None:
     def forget() -> None:
-        import dehazexl_cli.batch.team as there
+        import dehazexl_cli.cluster.dask as there
         from dehazexl_cli.errors import WeightsError
 
         def lacking(*arguments: object) -> None:
@@ -263,7 +269,7 @@ def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
         there.kept, there.known = lacking, there.kept  # type: ignore[assignment,attr-defined]
 
     def remember() -> None:
-        import dehazexl_cli.batch.team as there
+        import dehazexl_cli.cluster.dask as there
 
         there.kept = there.known  # type: ignore[attr-defined]
 
@@ -315,3 +321,20 @@ def test_without_dask_a_scene_is_done_by_nobody(
     monkeypatch.setitem(sys.modules, "distributed", None)
     result = dehazexl("run", small_scene, tmp_path / "o.tif", "--weights", tiny_weights, "--dask", "local:2")
     assert result.code == 2 and "pip install 'dehazexl[dask]'" in result.err
+
+
+def test_one_image_by_one_process_loads_nothing_of_clusters_and_batches(
+    small_scene: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    arguments = ["dehazexl", "run", small_scene, tmp_path / "o.tif", "-q", "--weights", tiny_weights]
+    code = (
+        "import atexit, sys\n"
+        "strange = ('dehazexl_cli.batch', 'dehazexl_cli.cluster', 'distributed')\n"
+        "atexit.register(lambda: print([name for name in sys.modules if name.startswith(strange)]))\n"
+        f"sys.argv = {[str(each) for each in arguments]!r}\n"
+        "from dehazexl_cli.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "o.tif").exists()

@@ -6,33 +6,38 @@ on all machines.
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dehazexl_cli.batch.in_process import WorkerConfig, processors
 from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell, failure
-from dehazexl_cli.batch.signals import defer_signals
-from dehazexl_cli.batch.sources import is_gdal_name
-from dehazexl_cli.errors import DehazeError, DeviceError, UsageError, reason
+from dehazexl_cli.cluster.connection import (
+    MEMORY_HINT,
+    ONE_AT_A_TIME,
+    PATIENCE_SECONDS,
+    Abandoned,
+    cancel,
+    connected,
+    kept,
+    modified,
+    most_on_a_host,
+    raise_if_cancelled,
+    resources_for,
+    workers_of,
+)
+from dehazexl_cli.errors import DehazeError, DeviceError, reason
+from dehazexl_cli.paths import is_gdal_name
+from dehazexl_cli.signals import defer_signals
 from dehazexl_cli.text import name_of
+from dehazexl_cli.worker_config import WorkerConfig
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
     from dehazexl_cli.models.checkpoint import Loaded
 
-LOCAL = "local"
-GPU = "GPU"  # what workers call it among their resources
-CONNECT_SECONDS = 15
-PATIENCE_SECONDS = 60  # for workers to leave what they have begun, when a batch is stopped
 AHEAD = 2  # scenes for each worker that are given to the scheduler at a time
 
 
@@ -135,99 +140,7 @@ class DaskBatchExecutor:
                     self._hear(future, tell)
 
 
-def named_in_full(setup: WorkerConfig) -> WorkerConfig:
-    """With files that workers find whatever folder they are in."""
-    selection, storage = setup.recipe.selection, setup.recipe.storage
-    recipe = replace(
-        setup.recipe,
-        selection=replace(selection, mask=in_full(selection.mask)),
-        storage=replace(storage, tmp_dir=in_full(storage.tmp_dir)),
-    )
-    return replace(setup, recipe=recipe, weights=None if setup.weights is None else setup.weights.absolute())
-
-
-def in_full(path: str | None) -> str | None:
-    """A path from the root on."""
-    return path if path is None or is_gdal_name(path) else os.path.abspath(path)
-
-
-MEMORY_HINT = "if memory ran out, allow it less with --max-ram, or give the workers more"
-
-
-@contextmanager
-def connected(address: str, jobs: int | None) -> Iterator[Client]:
-    """A client of the scheduler; a cluster made for it ends with it.
-
-    Raises UsageError without Dask, DeviceError if nobody answers.
-    """
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise UsageError(
-            "--dask needs Dask, which is not installed", "pip install 'dehazexl[dask]'"
-        ) from error
-    logging.getLogger("distributed").setLevel(logging.ERROR)
-    here, _, count = address.partition(":")
-    if here == LOCAL:
-        if count and not (count.isdecimal() and int(count)):
-            raise UsageError(f"--dask {address} is no number of workers", "write it like local:4")
-        # What a scene may take is decided by its plan, so Dask is not to watch the memory. Even without a
-        # dashboard a scheduler has a port for it, and warns if another has that one.
-        with (
-            LocalCluster(
-                n_workers=jobs or int(count or processors()),
-                threads_per_worker=1,
-                memory_limit=0,
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": "localhost:0"},
-                silence_logs=logging.ERROR,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
-            yield client
-        return
-    try:
-        client = Client(address, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise DeviceError(
-            f"no Dask scheduler answers at {address} ({reason(error)})",
-            "check the address, like tcp://host:8786",
-        ) from error
-    with client:
-        yield client
-
-
-def resources_for(device: str, workers: Mapping[str, Any]) -> dict[str, float] | None:
-    """What of a worker a task takes: a GPU, if any worker has some."""
-    with_gpu = any(worker.get("resources", {}).get(GPU) for worker in workers.values())
-    return {GPU: 1} if with_gpu and device != "cpu" else None
-
-
-def most_on_a_host(workers: Mapping[str, Any]) -> int:
-    """Of how many workers on one machine each is one, at most."""
-    return max(Counter(worker.get("host") for worker in workers.values()).values(), default=1)
-
-
-def workers_of(client: Client) -> dict[str, Any]:
-    """What the scheduler knows of its workers, by their addresses."""
-    found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return found
-
-
 # On a worker.
-
-ONE_AT_A_TIME = threading.Lock()  # a worker with several threads would share a model between scenes
-_ABANDONED: set[str] = set()  # batches that are not to go on
-
-
-class Abandoned(Exception):
-    """The batch has ended."""
-
-
-def raise_if_cancelled(batch: str) -> None:
-    """Raise Abandoned if a batch is not to go on."""
-    if batch in _ABANDONED:
-        raise Abandoned
 
 
 def dehaze(setup: WorkerConfig, job: Job, batch: str) -> JobResult | None:
@@ -262,29 +175,3 @@ def dehazed(
     finally:
         opened.reader.close()
     return JobResult(job.scene, State.done, finished(computed).to_dict())
-
-
-_KEPT: dict[object, Loaded] = {}
-
-
-def kept(setup: WorkerConfig, when: int) -> Loaded:
-    """The model of a setup, loaded once per worker; only the last is kept."""
-    import torch
-
-    # Dask has its workers compute on one thread, which would leave all but one processor idle.
-    torch.set_num_threads(max(1, processors() // setup.share))
-    key = setup.model, setup.weights, setup.multiple, setup.recipe.options, when
-    if key not in _KEPT:
-        _KEPT.clear()
-        _KEPT[key] = setup.load()
-    return _KEPT[key]
-
-
-def modified(weights: Path | None) -> int:
-    """When a weight file was written; 0 for bundled ones, which stay."""
-    return 0 if weights is None or not weights.exists() else weights.stat().st_mtime_ns
-
-
-def cancel(batch: str) -> None:
-    """Have this worker leave a batch."""
-    _ABANDONED.add(batch)

@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell, failure
-from dehazexl_cli.batch.signals import defer_signals
+from dehazexl_cli.signals import defer_signals
+from dehazexl_cli.worker_config import WorkerConfig
 
 if TYPE_CHECKING:
-    from dehazexl_cli.files import DeferredCommitWriter, OpenedScene, RunConfig, UncommittedResult
+    from dehazexl_cli.files import DeferredCommitWriter, OpenedScene, UncommittedResult
     from dehazexl_cli.models.checkpoint import Loaded
 
 AHEAD = 2  # scenes open at a time: the one that is computed, and the next
-
-
-@dataclass(frozen=True)
-class WorkerConfig:
-    """What it takes to dehaze any scene of a batch; travels to other processes."""
-
-    recipe: RunConfig
-    model: str | None = None
-    weights: Path | None = None
-    multiple: int | None = None
-    share: int = 1  # of so many processes on a machine this is one; they share its processors and memory
-
-    def load(self) -> Loaded:
-        """The model, ready; what no scene could be run with fails here, as the DehazeError that fits."""
-        import torch
-
-        from dehazexl_cli.engine import precision_for, require_overlap
-        from dehazexl_cli.engine.device import choose_devices
-        from dehazexl_cli.models.loading import load_model
-
-        if self.share > 1:
-            torch.set_num_threads(max(1, processors() // self.share))
-        loaded, options = load_model(self.model, self.weights, self.multiple), self.recipe.options
-        precision_for(loaded.model, options.precision, choose_devices(options.device)[0])
-        require_overlap(loaded.model, options.overlap)
-        options.mode.settled(loaded.model)
-        return loaded
-
-    def open(self, source: str) -> OpenedScene:
-        """Open a scene, to be run in this process's share of the memory."""
-        from dehazexl_cli.engine.memory import share_of_host
-        from dehazexl_cli.files import open_scene
-
-        opened = open_scene(source, self.recipe)
-        if self.share == 1:
-            return opened
-        mine = share_of_host(self.share, self.recipe.options.max_ram)
-        return replace(opened, options=replace(opened.options, max_ram=mine))
 
 
 @dataclass(frozen=True)
@@ -172,11 +133,3 @@ def finish(job: Job, computed: UncommittedResult) -> JobResult:
         return JobResult(job.scene, State.done, publish(computed).to_dict())
     except Exception as error:
         return failure(job.scene, error)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

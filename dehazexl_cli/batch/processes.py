@@ -12,11 +12,12 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dehazexl_cli.batch.in_process import InProcessExecutor, WorkerConfig
+from dehazexl_cli.batch.in_process import InProcessExecutor
 from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell
-from dehazexl_cli.batch.signals import defer_signals
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, Interrupted, UsageError
+from dehazexl_cli.signals import defer_signals
+from dehazexl_cli.worker_config import WorkerConfig
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

@@ -10,11 +10,11 @@ from pathlib import Path
 from dehazexl_cli.batch.locks import LockOwner, Locks
 from dehazexl_cli.batch.log import BatchLog, Origin
 from dehazexl_cli.batch.results import BatchSummary, Execute, Job, JobResult, State, Tell, failure
-from dehazexl_cli.batch.signals import defer_signals
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import make_folder
+from dehazexl_cli.signals import defer_signals
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from dehazexl_cli.errors import InputError, OutputError, UsageError
+from dehazexl_cli.paths import is_gdal_name
 from dehazexl_cli.text import decoded, name_of
 
 # A folder's files with other endings are not looked at: most of them go with a raster, and are none.
@@ -202,11 +203,6 @@ def fixed_part(pattern: str) -> str:
     parts = PurePath(pattern).parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     return os.path.join(*parts[:fixed]) if fixed else "."
-
-
-def is_gdal_name(name: str) -> bool:
-    """Whether it is no file's name but one that GDAL understands: /vsizip/…, https://…, GPKG:file:table."""
-    return name.startswith("/vsi") or ":" in os.path.splitdrive(name)[1]
 
 
 def placed(found: Found, naming: Naming) -> Scene:

@@ -18,11 +18,11 @@ from dehazexl_cli.errors import UsageError
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.batch.in_process import WorkerConfig
     from dehazexl_cli.batch.log import BatchLog
     from dehazexl_cli.batch.results import Execute
     from dehazexl_cli.batch.runner import BatchRunner, ExistingOutputs
     from dehazexl_cli.batch.sources import Scene
+    from dehazexl_cli.worker_config import WorkerConfig
 
 FINISHED_WITH_FAILURES = 7
 
@@ -143,10 +143,10 @@ def batch(
     Example: dehazexl batch flights/2026 clear --skip-existing --jobs 2
     """
     console.configure_logging(verbose, quiet)
-    from dehazexl_cli.batch.in_process import WorkerConfig
     from dehazexl_cli.batch.runner import ExistingOutputs
     from dehazexl_cli.batch.sources import Naming
     from dehazexl_cli.files import RunConfig
+    from dehazexl_cli.worker_config import WorkerConfig
 
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
     chosen = replace(
@@ -282,11 +282,12 @@ def set_out(
     scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator
 ) -> tuple[BatchRunner, Execute]:
     """The course of a batch and who does it; what no scene could be run with fails here."""
-    from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
+    from dehazexl_cli.batch.dask import DaskBatchExecutor
     from dehazexl_cli.batch.in_process import InProcessExecutor
     from dehazexl_cli.batch.log import Origin
     from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
     from dehazexl_cli.batch.runner import BatchRunner
+    from dehazexl_cli.cluster.connection import named_in_full
 
     setup = work.setup if work.dask is None else named_in_full(work.setup)
     setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)

@@ -156,7 +156,7 @@ def check_processors() -> Iterator[Finding]:
 
 def allowed_processors() -> float:
     """Processors this process may use: by affinity, or less by its control group's quota."""
-    from dehazexl_cli.batch.in_process import processors
+    from dehazexl_cli.worker_config import processors
 
     allowed = float(processors())
     quota = Path("/sys/fs/cgroup/cpu.max")

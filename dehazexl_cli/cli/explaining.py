@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dehazexl_cli.attribution import Attribution, Detector, Path, Spread
     from dehazexl_cli.engine import InferenceMode, Options, PreparedRun
-    from dehazexl_cli.engine.pipeline import Watch
+    from dehazexl_cli.engine.run_context import Watch
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import RasterReader
 

@@ -18,9 +18,9 @@ from dehazexl_cli.paths import STDOUT, descriptor_of, is_same, require_apart, re
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.batch.in_process import WorkerConfig
     from dehazexl_cli.paths import AnyPath
     from dehazexl_cli.report import Report
+    from dehazexl_cli.worker_config import WorkerConfig
 
 
 def run(
@@ -96,8 +96,8 @@ def run(
     Example: dehazexl run hazy.tif clear.tif
     """
     console.configure_logging(verbose, quiet)
-    from dehazexl_cli.batch.in_process import WorkerConfig
     from dehazexl_cli.files import RunConfig
+    from dehazexl_cli.worker_config import WorkerConfig
 
     display = Display(progress, quiet, as_json, print_paths)
     chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
@@ -142,7 +142,7 @@ def run(
         require_report(report_file, target, overwrite, (source, mask, weights), as_json or print_paths)
     with console.progress(progress, quiet) as shown:
         if dask is not None:
-            from dehazexl_cli.batch.team import dehaze_shared
+            from dehazexl_cli.cluster.dask import dehaze_shared
 
             report = dehaze_shared(source, target, setup, dask, overwrite, shown)
         else:

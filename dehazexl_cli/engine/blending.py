@@ -75,6 +75,17 @@ class BlendBuffer:
         return self._change
 
 
+def apply_residual(scene: Scene, strip: OutputStrip, changes: Sequence[Residual], report: Report) -> Pixels:
+    """The rows, changed, if any are wanted; counts what is no ground."""
+    rows = strip.source[:, :0]
+    if strip.source.size:
+        with report.working("convert"):
+            rows = finished_rows(scene, strip, changes, report)
+    if strip.valid is not None:
+        report.invalid_pixels += int((~strip.valid).sum())
+    return rows
+
+
 def finished_rows(scene: Scene, finish: OutputStrip, changes: Sequence[Residual], report: Report) -> Pixels:
     """Output rows [count, height, width]: the source's, with each group's change added to its bands.
 

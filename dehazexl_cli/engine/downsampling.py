@@ -1,84 +1,20 @@
-"""Pictures of a scene: averaged down, dehazed in one pass, and carried back to full size."""
+"""Pictures of a scene: averaged down, and what they became carried back to full size."""
 
 from __future__ import annotations
-
-import copy
-from contextlib import closing
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dehazexl_cli.engine.device import Scaling, to_unit
-from dehazexl_cli.engine.fp32_fallback import finite
-from dehazexl_cli.engine.rows import rows_to_encode, slices
-from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.engine.threads import prefetch
+from dehazexl_cli.engine.rows import slices
+from dehazexl_cli.engine.scene import Group
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.models.base import DehazeModel, forward_in_memory
-from dehazexl_cli.plan import Plan
 from dehazexl_cli.raster.base import Pixels
-from dehazexl_cli.report import Report
 
 GUIDE_RADIUS = 4  # pixels of the small picture that share a colour transform
 GUIDE_EPSILON = 1e-5  # of squared pixels: where a picture varies less, it guides nothing
 AVERAGED_AT_ONCE = 2**18  # pixels, as averaging needs several times what they take
-
-
-class SinglePass:
-    """A network that is shown an image as a whole; checks what comes out."""
-
-    def __init__(self, model: DehazeModel, overlap: int, plan: Plan, report: Report) -> None:
-        self.model, self.overlap = model, overlap
-        self.plan, self.report = plan, report
-
-    @property
-    def device(self) -> torch.device | None:
-        """Where the network is; None if it has no weights and is anywhere."""
-        first = next(self.model.parameters(), None)
-        return None if first is None else first.device
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """[1, 3, h, w] in [0, 1] -> the same, dehazed, not clamped; finite."""
-        output = self._through(self.model, image)
-        if finite(output):
-            return output
-        self.report.count_redone()
-        output = self._through(copy.deepcopy(self.model).float(), image)
-        if not finite(output):
-            self.report.warn("the model gave no number for some pixels; they were left as they were")
-        return torch.where(torch.isfinite(output), output, image)
-
-    def _through(self, model: DehazeModel, image: Tensor) -> Tensor:
-        if not model.streams:
-            return model(image)
-        return forward_in_memory(
-            model,
-            image,
-            seed=self.plan.seed,
-            batch_size=self.plan.batch,
-            overlap=self.overlap,
-        )
-
-
-def downsample(scene: Scene, height: int, width: int, run_context: RunContext, phase: str) -> list[Tensor]:
-    """Each group in [0, 1] on the device, averaged down to [1, 3, height, width]; its gaps are filled."""
-    grid = scene.grid
-    # Sums along rows take float64, which Apple's GPUs do not have.
-    device = torch.device("cpu") if scene.device.type == "mps" else scene.device
-    totals = [torch.zeros(len(group.bands), height, width, device=device) for group in scene.groups]
-    run_context.watch(phase, 0, grid.rows)
-    with closing(
-        prefetch(run_context.report.each_working("read", rows_to_encode(scene, summed=True)))
-    ) as reading:
-        for row in reading:
-            band = grid.band(row.number)
-            rows = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
-            for group, total in zip(scene.groups, totals, strict=True):
-                add_band(total, rows[scene.place(group)], group.levels(device), band.top, grid)
-            run_context.watch(phase, row.number + 1, grid.rows)
-    return [total.to(scene.device).expand(3, -1, -1)[None] for total in totals]
 
 
 def add_band(total: Tensor, band: Pixels, levels: Scaling, top: int, grid: PatchGrid) -> None:

@@ -1,50 +1,264 @@
-"""One worker per device: pieces of work go round, results come back in order."""
+"""Who computes the rows of a scene: this process, on one device or several; others keep the same promise."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import Generic, TypeVar
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
+from torch import Tensor
+
+from dehazexl_cli.engine.blending import BlendBuffer, Residual, apply_residual
+from dehazexl_cli.engine.rows import PatchRow, extract_patches, rows_to_decode, rows_to_encode, to_device
+from dehazexl_cli.engine.run_context import RunContext
+from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.skip_cache import make_cache
+from dehazexl_cli.engine.threads import prefetch
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.base import PatchBatch, Skips
+from dehazexl_cli.raster.base import Pixels
 
 W = TypeVar("W")
 T = TypeVar("T")
 R = TypeVar("R")
 
+SceneContext = Sequence[Tensor | None]  # what each group's patches learn of the scene; None: nothing
 
-class LocalExecutor(Generic[W]):
-    """Workers, of which each does one piece at a time; with a single one, no thread is started."""
 
-    def __init__(self, workers: Sequence[W]) -> None:
-        self.workers = workers
-        self.first = workers[0]
+class EncodedRow(NamedTuple):
+    """What a row of patches says of itself."""
 
-    def over(self, work: Callable[[W, T], R], pieces: Iterable[T]) -> Iterator[R]:
-        """Results of work(worker, piece) in the order of the pieces, which go to the workers in turn.
+    number: int
+    absent: frozenset[int]  # patches that have no ground
+    tokens: tuple[
+        Tensor | None, ...
+    ]  # of each group: of the others [n, …], or their sum [1, …]; None of none
 
-        Pieces are taken as workers become free, here, so that what makes them needs no lock. What one raises
-        is raised here, after the others have ended what they had begun.
-        """
-        if len(self.workers) == 1:
-            for piece in pieces:
-                yield work(self.first, piece)
-                del piece  # else its features are kept while the next one's are fetched
-            return
 
-        def inferred(worker: W, piece: T) -> R:
-            with torch.inference_mode():  # is told to each thread by itself
-                return work(worker, piece)
+class RowExecutor(Protocol):
+    """The three steps of a model for rows of patches; all give the same bits, whoever computes them.
 
-        with ExitStack() as stack:
-            pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in self.workers]
-            under_way: deque[Future[R]] = deque()
-            for number, piece in enumerate(pieces):
-                turn = number % len(pools)
-                under_way.append(pools[turn].submit(inferred, self.workers[turn], piece))
-                if len(under_way) == len(pools):
-                    yield under_way.popleft().result()
-            while under_way:
+    Close what `encode` and `decode` give before anything that they read from is closed.
+    """
+
+    has_context: bool  # whether patches learn of each other: else nothing is encoded beforehand
+
+    def encode(self, rows: range) -> Generator[EncodedRow, None, None]:
+        """Encode rows of patches, in order."""
+        ...
+
+    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """Let all patches of a group of bands see each other; None if there are none."""
+        ...
+
+    def decode(self, rows: range, context: SceneContext) -> Generator[Pixels, None, None]:
+        """Finished rows of the result [count, height, width], for each row of patches in order."""
+        ...
+
+
+class PatchModel(Protocol):
+    """A network on a device, as it is asked for batches of patches."""
+
+    @property
+    def device(self) -> torch.device | None: ...  # None: anywhere
+
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]: ...
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor: ...
+
+    def decode(self, batch: PatchBatch, context: Tensor | None, skips: Skips) -> Tensor: ...
+
+
+class HostBatch(NamedTuple):
+    """A batch before it crosses to a device."""
+
+    ids: tuple[int, ...]
+    source: Pixels  # [b, bands, side, side]
+    skips: Skips | None = None
+
+
+class GroupState:
+    """What is kept of a group of bands: features that wait for decoding, the context, the row in work."""
+
+    def __init__(self, scene: Scene, group: Group, run: RunContext) -> None:
+        self.group = group
+        self.buffer = BlendBuffer(scene, group)
+        self._skips = make_cache(run.plan.skips, run.folder)
+        self._room = len(scene.grid) if run.plan.kept is None else run.plan.kept
+        self._context: dict[torch.device, Tensor] = {}
+
+    def keep(self, ids: tuple[int, ...], skips: Skips) -> None:
+        """Have a batch's features wait, if there is room for them."""
+        if self._skips is not None and len(ids) <= self._room:
+            self._room -= len(ids)
+            self._skips.put(ids, skips)
+
+    def take(self, ids: tuple[int, ...], device: torch.device) -> Skips | None:
+        """Features of a batch as they were kept, forgotten here; None if they must be computed again."""
+        return None if self._skips is None else self._skips.take(ids, device)
+
+    def begin_decoding(self, scene: Scene, context: Tensor | None) -> None:
+        """Take what patches learn of the scene, and forget what was decoded."""
+        self.buffer = BlendBuffer(scene, self.group)
+        self._context = {} if context is None else {scene.device: context.to(scene.device)}
+
+    def context_on(self, device: torch.device) -> Tensor | None:
+        """The context on a device; None where patches learn nothing."""
+        if self._context and device not in self._context:
+            self._context[device] = next(iter(self._context.values())).to(device)
+        return self._context.get(device)
+
+
+class LocalExecutor:
+    """Computes rows in this process, with a replica of the model on each device; see RowExecutor."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        models: Sequence[PatchModel],
+        run: RunContext,
+        batch_size: int,
+        has_context: bool = True,
+    ) -> None:
+        self.scene, self.run, self.has_context = scene, run, has_context
+        self._models, self._batch_size = models, batch_size
+        self._summed = run.models[0].gather == "sum"
+        self._groups = [GroupState(scene, group, run) for group in scene.groups]
+
+    def encode(self, rows: range) -> Generator[EncodedRow, None, None]:
+        """See RowExecutor.encode."""
+        source = rows_to_encode(self.scene, self._summed, rows)
+        with closing(prefetch(self.run.report.each_working("read", source))) as reading:
+            for row in reading:
+                tokens = tuple(self._encode(group, row) for group in self._groups)
+                yield EncodedRow(row.number, row.absent, tokens)
+
+    def _encode(self, group: GroupState, row: PatchRow) -> Tensor | None:
+        """Tokens of a row's patches that have ground [n, …], or their sum [1, …]."""
+        said: Tensor | None = None
+        done, present = 0, self.scene.grid.cols - len(row.absent)
+        for ids, tokens, skips in in_turn(
+            self._models, partial(self._encode_batch, group), self._batches(group, row)
+        ):
+            if self.scene.wants(ids):
+                group.keep(ids, skips)
+            tokens = tokens.to(self.scene.device)
+            if self._summed:
+                total = tokens.sum(0, keepdim=True)
+                said = total if said is None else said.add_(total)
+            else:
+                said = tokens.new_empty((present, *tokens.shape[1:])) if said is None else said
+                said[done : done + len(ids)] = tokens
+            done += len(ids)
+            self.run.progress.advance(len(ids))
+            del tokens, skips  # else they are kept while the next batch is encoded
+        self.run.progress.advance(len(row.absent))
+        return said
+
+    def _encode_batch(
+        self, group: GroupState, model: PatchModel, piece: HostBatch
+    ) -> tuple[tuple[int, ...], Tensor, Skips]:
+        batch = to_device(self.scene, group.group, piece.ids, piece.source, self._device_of(model))
+        with self.run.report.working("encode"):
+            return piece.ids, *model.encode(batch)
+
+    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """See RowExecutor.bottleneck."""
+        if tokens is None:
+            return None
+        grid = replace(self.scene.grid, absent=absent)
+        with self.run.report.working("mix"):
+            context = self._models[0].mix(tokens, grid, self.run.plan.seed)
+        if not absent or self._summed:
+            return context
+        placed = context.new_zeros((1, len(grid), *context.shape[2:]))  # a patch is found by its number
+        placed[:, grid.present] = context
+        return placed
+
+    def decode(self, rows: range, context: SceneContext) -> Generator[Pixels, None, None]:
+        """See RowExecutor.decode."""
+        scene, report = self.scene, self.run.report
+        for group, each in zip(self._groups, context, strict=True):
+            group.begin_decoding(scene, each)
+        # What the row before leaves to the first is not known: it is decoded once more.
+        first = max(scene.wanted_rows().start, rows.start - 1) if scene.grid.overlap else rows.start
+        source = rows_to_decode(scene, range(first, rows.stop))
+        with closing(prefetch(report.each_working("read", source))) as reading:
+            for row, strip in reading:
+                for group in self._groups:
+                    self._decode(group, row, counts=row.number in rows)
+                residuals = [
+                    Residual(group.group, group.buffer.finish(row.number, strip.box))
+                    for group in self._groups
+                ]
+                if row.number in rows:
+                    yield apply_residual(scene, strip, residuals, report)
+                del residuals  # else the next row is decoded while this one is still kept
+
+    def _decode(self, group: GroupState, row: PatchRow, counts: bool) -> None:
+        """Decode the patches of a row that reach into what is wanted."""
+        self.run.progress.advance(len(row.absent) if counts else 0)
+        wanted = self._wanted(group, row, counts)
+        for batch, pixels in in_turn(self._models, partial(self._decode_batch, group), wanted):
+            group.buffer.lay(batch, pixels)
+            del batch, pixels  # else they are kept while the next batch is decoded
+
+    def _wanted(self, group: GroupState, row: PatchRow, counts: bool) -> Iterator[HostBatch]:
+        for piece in self._batches(group, row):
+            self.run.progress.advance(len(piece.ids) if counts else 0)
+            if self.scene.wants(piece.ids):
+                yield piece._replace(skips=group.take(piece.ids, self.scene.device))
+
+    def _decode_batch(
+        self, group: GroupState, model: PatchModel, piece: HostBatch
+    ) -> tuple[PatchBatch, Tensor]:
+        device = self._device_of(model)
+        batch = to_device(self.scene, group.group, piece.ids, piece.source, device)
+        with self.run.report.working("decode"):
+            if piece.skips is None:
+                skips = model.encode(batch)[1]
+            else:
+                skips = tuple(skip.to(device) for skip in piece.skips)
+            return batch, model.decode(batch, group.context_on(device), skips)
+
+    def _batches(self, group: GroupState, row: PatchRow) -> Iterator[HostBatch]:
+        """The patches of a row that have ground, a group's bands."""
+        for ids in self.scene.grid.batches_of_row(row.number, self._batch_size, row.absent):
+            yield HostBatch(ids, extract_patches(self.scene, row, ids, self.scene.place(group.group)))
+
+    def _device_of(self, model: PatchModel) -> torch.device:
+        return model.device or self.scene.device
+
+
+def in_turn(workers: Sequence[W], work: Callable[[W, T], R], pieces: Iterable[T]) -> Iterator[R]:
+    """Results of work(worker, piece) in the order of the pieces, which go to the workers in turn.
+
+    Each worker does one piece at a time; with a single one, no thread is started. Pieces are taken as
+    workers become free, here, so that what makes them needs no lock. What one raises is raised here, after
+    the others have ended what they had begun.
+    """
+    if len(workers) == 1:
+        for piece in pieces:
+            yield work(workers[0], piece)
+            del piece  # else its features are kept while the next one's are fetched
+        return
+
+    def inferred(worker: W, piece: T) -> R:
+        with torch.inference_mode():  # is told to each thread by itself
+            return work(worker, piece)
+
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in workers]
+        under_way: deque[Future[R]] = deque()
+        for number, piece in enumerate(pieces):
+            turn = number % len(pools)
+            under_way.append(pools[turn].submit(inferred, workers[turn], piece))
+            if len(under_way) == len(pools):
                 yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()

@@ -9,11 +9,13 @@ from dataclasses import replace
 
 import torch
 
+from dehazexl_cli.engine.executor import RowExecutor
+from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.padding import PaddingWriter
+from dehazexl_cli.engine.pipeline import dehaze_scene
 from dehazexl_cli.engine.prepared import PreparedRun
-from dehazexl_cli.engine.resume import way
 from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.single_pass import strategy_for
+from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.engine.skip_cache import DiskFull
 from dehazexl_cli.errors import DeviceError, is_lack_of_memory
 from dehazexl_cli.plan import Plan, next_smaller
@@ -36,26 +38,24 @@ WAITING = {"device": "on the device", "host": "in memory", "disk": "on disk"}
 
 def run_with_fallback(
     job: PreparedRun,
-    run_context: RunContext,
+    run: RunContext,
+    make_executor: Callable[[Scene, Layout, RunContext], RowExecutor],
     make_writer: Callable[[], RasterWriter],
-    describe: Callable[[Plan], None],
 ) -> None:
-    """Run the scene by the errand's plan, and where memory runs out by those that follow it.
+    """Run the scene by the plan of `run`, and where memory runs out by those that follow it.
 
-    `describe` is told of each plan before it is tried. Raises DeviceError where none is left.
+    Executor and writer are made anew for each attempt. Raises DeviceError where no plan is left.
     """
-    report, index = run_context.report, job.plans.index(run_context.plan)
+    report, index = run.report, job.plans.index(run.plan)
     while True:
         plan = job.plans[index]
-        describe(plan)
-        run_context.checkpoint.go_by(way(plan))
         start_counting(report, job)
-        phase = PhaseTracker(run_context)
         try:
-            return attempt(job, replace(run_context, plan=plan, watch=phase), make_writer)
+            return attempt(job, replace(run, plan=plan), make_executor, make_writer)
         except OutOfMemory as error:
             full = isinstance(error.__cause__, DiskFull)
-            later = next_smaller(job.plans, index, "disk" if full else phase.last)
+            phase = run.progress.phase
+            later = next_smaller(job.plans, index, "disk" if full else phase)
             if later is None:
                 raise DeviceError(
                     f"memory ran out with the smallest plan ({error})",
@@ -63,33 +63,27 @@ def run_with_fallback(
                 ) from error
             lacking = "room on disk" if full else "memory"
             report.fallbacks.append(
-                f"out of {lacking} while {DOING[phase.last]} with {in_words(plan)}; "
+                f"out of {lacking} while {DOING[phase]} with {in_words(plan)}; "
                 f"went on with {in_words(job.plans[later])}"
             )
             index = later
         release(job.scene.device)  # not before the error is gone: its frames hold the attempt's tensors
 
 
-class PhaseTracker:
-    """A watch that remembers the phase it was told of last."""
-
-    def __init__(self, run_context: RunContext) -> None:
-        self._watch = run_context.watch
-        self.last = "encode"
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        self.last = phase
-        self._watch(phase, done, total)
-
-
-def attempt(job: PreparedRun, run_context: RunContext, make_writer: Callable[[], RasterWriter]) -> None:
+def attempt(
+    job: PreparedRun,
+    run: RunContext,
+    make_executor: Callable[[Scene, Layout, RunContext], RowExecutor],
+    make_writer: Callable[[], RasterWriter],
+) -> None:
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
-    scene, layout = job.at(run_context.plan)
-    for model in run_context.models:
-        model.queries = run_context.plan.queries
+    scene, layout = job.at(run.plan)
+    for model in run.models:
+        model.queries = run.plan.queries
+    executor = make_executor(scene, layout, run)
     with make_writer() as writer, noticing_lack_of_memory():
         framed = PaddingWriter(writer, job.frame) if job.frame else writer
-        strategy_for(layout)(scene, run_context, framed)
+        dehaze_scene(scene, executor, run, framed)
 
 
 def start_counting(report: Report, job: PreparedRun) -> None:

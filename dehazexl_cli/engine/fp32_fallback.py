@@ -53,13 +53,14 @@ class Fp32Fallback:
         self.report.count_redone()
         return held(self.full.mix(tokens.float(), grid, seed), tokens.dtype)
 
-    def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
+    def decode(self, batch: PatchBatch, context: Tensor | None, skips: Skips) -> Tensor:
         """Dehazed pixels; where even float32 gives no number, the pixel stays as it was."""
-        pixels = self.model.decode(batch, scene, skips)
+        assert context is not None, "a patch with ground was mixed with none"
+        pixels = self.model.decode(batch, context, skips)
         if finite(pixels):
             return pixels
         self.report.count_redone()
-        pixels = self.full.decode(batch, scene.float(), self.full.encode(batch)[1])
+        pixels = self.full.decode(batch, context.float(), self.full.encode(batch)[1])
         if finite(pixels):
             return pixels
         self.report.warn("the model gave no number for some pixels; they were left as they were")

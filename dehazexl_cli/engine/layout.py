@@ -89,8 +89,23 @@ class Layout(NamedTuple):
     outer: PatchGrid  # by which the scene is read and written
     inner: PatchGrid  # the patches of what goes through the network as one scene
     joints: SeamLines  # where seams may be
-    facts: dict[str, Any]  # for plan and report
     upsampling: Upsampling = "guided"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was decided about the mode, for plan and report."""
+        outer, inner = self.outer, self.inner
+        if self.kind == "tile":
+            blend: Blend = "hard" if outer.hard else "feather"
+            return {
+                "tile": outer.patch,
+                "tile_overlap": outer.overlap,
+                "blend": blend,
+                "tiles": [outer.rows, outer.cols],
+            }
+        if self.kind == "downsample":
+            return {"picture": [inner.height, inner.width], "upsampling": self.upsampling}
+        return {}
 
 
 def make_layout(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None) -> Layout:
@@ -102,7 +117,7 @@ def make_layout(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overl
         return smaller(info, model, mode, overlap)
     grid = patches(info.height, info.width, model, overlap)
     joints = SeamLines(grid.stride, grid.overlap, PITCH)
-    return Layout(kind, grid if kind == "global" else bands(info), grid, joints, {})
+    return Layout(kind, grid if kind == "global" else bands(info), grid, joints)
 
 
 def patches(height: int, width: int, model: DehazeModel, overlap: int | None) -> PatchGrid:
@@ -120,11 +135,9 @@ def tiles(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: in
         raise UsageError(
             f"tiles of {side} pixels cannot share {shared}", f"use --tile-overlap 0 to {side // 2}"
         )
-    blend = mode.blend or "feather"
-    outer = PatchGrid(info.height, info.width, side, 0, shared, hard=blend == "hard")
+    outer = PatchGrid(info.height, info.width, side, 0, shared, hard=mode.blend == "hard")
     inner = patches(min(side, info.height), min(side, info.width), model, overlap)
-    facts = {"tile": side, "tile_overlap": shared, "blend": blend, "tiles": [outer.rows, outer.cols]}
-    return Layout("tile", outer, inner, SeamLines(outer.stride, shared, PITCH, outer.hard), facts)
+    return Layout("tile", outer, inner, SeamLines(outer.stride, shared, PITCH, outer.hard))
 
 
 def smaller(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None) -> Layout:
@@ -133,9 +146,7 @@ def smaller(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: 
     height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
     inner = patches(height, width, model, overlap)
     joints = SeamLines(inner.stride * scale, inner.overlap * scale, PITCH * scale)
-    upsampling = mode.upsampling or "guided"
-    facts = {"picture": [height, width], "upsampling": upsampling}
-    return Layout("downsample", bands(info), inner, joints, facts, upsampling)
+    return Layout("downsample", bands(info), inner, joints, mode.upsampling or "guided")
 
 
 def bands(info: RasterInfo) -> PatchGrid:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from dehazexl_cli.engine.executor import EncodedRow, RowExecutor, SceneContext
 from dehazexl_cli.engine.prepared import OF_THE_MACHINE, Options, PreparedRun
-from dehazexl_cli.engine.run_checkpoint import FolderCheckpoint, RunCheckpoint
+from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
+from dehazexl_cli.engine.run_context import RunContext
+from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.plan import Plan
+from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.report import Report
 
 
@@ -23,26 +29,100 @@ class Resume:
     identity: Mapping[str, Any]  # "the input", "the weights", … -> what tells one from another
 
 
-def opened(
+class Resumable:
+    """Yields what an earlier run has saved, and saves what another executor computes; see RowExecutor."""
+
+    def __init__(
+        self, executor: RowExecutor, checkpoint: RunCheckpoint, scene: Scene, run: RunContext
+    ) -> None:
+        self._executor, self._checkpoint, self._scene, self._run = executor, checkpoint, scene, run
+        self.has_context = executor.has_context
+        self._patches = len(scene.groups) * scene.grid.cols  # of a row, in each group
+
+    def encode(self, rows: range) -> Generator[EncodedRow, None, None]:
+        """See RowExecutor.encode; nothing if no group needs its tokens any more."""
+        groups, progress, done = len(self._scene.groups), self._run.progress, rows.start
+        if all(map(self._checkpoint.has_context, range(groups))):
+            return progress.advance(self._patches * len(rows))
+        for row in self._checkpoint.encoded(groups):
+            yield row
+            done = row.number + 1
+            progress.advance(self._patches)
+        with closing(self._executor.encode(range(done, rows.stop))) as rest:
+            for row in rest:
+                self._checkpoint.save_encoded(row)
+                yield row
+
+    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """See RowExecutor.bottleneck."""
+        context = self._checkpoint.context(group)
+        if context is not None:
+            return context.to(self._scene.device)
+        context = self._executor.bottleneck(group, tokens, absent)
+        if context is not None:
+            self._checkpoint.save_context(group, context)
+        return context
+
+    def decode(self, rows: range, context: SceneContext) -> Generator[Pixels, None, None]:
+        """See RowExecutor.decode; the report counts what it had counted."""
+        report, done = self._run.report, rows.start
+        for strip, counts in self._checkpoint.strips():
+            yield strip
+            report.set_counts(counts)
+            done += 1
+            self._run.progress.advance(self._patches)
+        with closing(self._executor.decode(range(done, rows.stop), context)) as rest:
+            for strip in rest:
+                self._checkpoint.save_strip(strip, report.counts())
+                yield strip
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How a run goes on: by which plan it begins, and from what; without a checkpoint it begins anew."""
+
+    plan: Plan
+    checkpoint: RunCheckpoint | None = None
+
+    def over(self, executor: RowExecutor, scene: Scene, run: RunContext) -> RowExecutor:
+        """The executor of an attempt, which need not do what is done."""
+        if self.checkpoint is None:
+            return executor
+        self.checkpoint.set_plan(bit_relevant(run.plan))
+        return Resumable(executor, self.checkpoint, scene, run)
+
+
+@contextmanager
+def resumption(
     resume: Resume | None, job: PreparedRun, options: Options, report: Report
-) -> tuple[RunCheckpoint, Plan]:
-    """The journal of a run, and the plan to begin with: that of the run before, if it is gone on with."""
+) -> Iterator[Resumption]:
+    """How to go on; what is done is kept if the run fails, and left to nobody when it has succeeded."""
     if resume is None:
-        return RunCheckpoint(), job.plan
-    folder, plan = Path(resume.folder), job.plan
-    identity = identity_of(resume, job, options)
-    before = FolderCheckpoint.plan_in(folder)
+        yield Resumption(job.plan)
+        return
+    going_on = opened(Path(resume.folder), identity_of(resume, job, options), job, report)
+    assert going_on.checkpoint is not None
+    try:
+        yield going_on
+    finally:
+        going_on.checkpoint.close()
+    going_on.checkpoint.discard()
+
+
+def opened(folder: Path, identity: Mapping[str, Any], job: PreparedRun, report: Report) -> Resumption:
+    """The checkpoint of a run, and the plan to begin with: that of the run before, if it is gone on with."""
+    before, plan = RunCheckpoint.plan_in(folder), job.plan
     # Results are the same to the bit only if patches go through the network as they did before.
     if before is not None:
-        plan = next((each for each in fitting(job) if way(each) == before), plan)
-    checkpoint = FolderCheckpoint(folder, identity, way(plan))
+        plan = next((each for each in fitting(job) if bit_relevant(each) == before), plan)
+    checkpoint = RunCheckpoint(folder, identity, bit_relevant(plan))
     if checkpoint.changed:
         report.warn(
             f"{' and '.join(checkpoint.changed)} changed since the run that was stopped: started anew"
         )
     elif not checkpoint.is_new:
         report.warn("went on with a run that was stopped")
-    return checkpoint, plan
+    return Resumption(plan, checkpoint)
 
 
 def identity_of(resume: Resume, job: PreparedRun, options: Options) -> dict[str, Any]:
@@ -74,7 +154,6 @@ def fitting(job: PreparedRun) -> list[Plan]:
     return [plan for plan in job.plans if plan.fits(job.budget)]
 
 
-def way(plan: Plan) -> dict[str, Any]:
+def bit_relevant(plan: Plan) -> dict[str, Any]:
     """What of a plan can show in the result's last bits: not where features wait."""
-    values = asdict(plan)
-    return {name: values[name] for name in ("batch", "seed", "queries", "tile")}
+    return {"batch": plan.batch, "seed": plan.seed, "queries": plan.queries, "tile": plan.tile}

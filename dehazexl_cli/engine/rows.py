@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from dehazexl_cli.engine.device import to_unit
 from dehazexl_cli.engine.nodata import Bools, empty_patches, gaps
 from dehazexl_cli.engine.nodata_filling import fill_nodata
-from dehazexl_cli.engine.scene import Scene
+from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.grid import Box
+from dehazexl_cli.models.base import PatchBatch
 from dehazexl_cli.raster.base import Pixels
-
-EVERY = slice(None)
 
 
 class PatchRow(NamedTuple):
@@ -51,13 +52,10 @@ def rows_to_encode(scene: Scene, summed: bool, numbers: range | None = None) -> 
         yield PatchRow(number, view, box.top, absent)
 
 
-def rows_to_decode(scene: Scene, turns: slice = EVERY) -> Iterator[tuple[PatchRow, OutputStrip]]:
-    """The rows of patches that reach into the wanted part, with what the output starts from.
-
-    `turns` counts among these.
-    """
+def rows_to_decode(scene: Scene, numbers: range | None = None) -> Iterator[tuple[PatchRow, OutputStrip]]:
+    """Rows of patches that reach into the wanted part, all or some, with what the output starts from."""
     grid, reader = scene.grid, scene.reader
-    for number in scene.wanted_rows()[turns]:
+    for number in scene.wanted_rows() if numbers is None else numbers:
         box = seen_rows(scene, number)
         valid = reader.valid(box, scene.bands)
         absent = empty_patches(grid, number, valid)
@@ -104,3 +102,11 @@ def extract_patches(scene: Scene, row: PatchRow, ids: Sequence[int], bands: slic
     grid = scene.grid
     strip = row.view[bands, span([y - row.view_top for y in grid.view_rows(row.number)])]
     return np.stack([strip[:, :, span(grid.view_cols(id % grid.cols))] for id in ids])
+
+
+def to_device(
+    scene: Scene, group: Group, ids: tuple[int, ...], source: Pixels, device: torch.device
+) -> PatchBatch:
+    """What a model is shown: pixels in [0, 1] on its device, which they reach as they are stored."""
+    pixels = to_unit(torch.from_numpy(source).to(device, non_blocking=True), group.levels(device))
+    return PatchBatch(ids, scene.grid, pixels.expand(-1, 3, -1, -1))

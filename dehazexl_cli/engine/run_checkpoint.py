@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dehazexl_cli.engine.executor import EncodedRow
 from dehazexl_cli.engine.skip_cache import raw, read_tensor
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster.base import Pixels
@@ -26,64 +27,17 @@ from dehazexl_cli.raster.base import Pixels
 STATE, LOG = "state.json", "log"
 PLAN = "the plan"
 KEPT = "what is kept of a scene"
-FORM = 3  # to be raised with the meaning of anything that is kept, so that older folders are not misread
+FORM = 4  # to be raised with the meaning of anything that is kept, so that older folders are not misread
 CHECKED_AT_ONCE = 1 << 24  # bytes
 Record = dict[str, Any]
 
 
 class RunCheckpoint:
-    """Keeps nothing: a run that is not to be resumed."""
-
-    keeps = False
-
-    def go_by(self, plan: Mapping[str, Any]) -> None:
-        """The run goes on by another plan: what was done by one that could differ in a bit is forgotten."""
-
-    def encoded(self, state: int) -> dict[int, Record]:
-        """What is known of the rows of patches that a lane has encoded."""
-        return {}
-
-    def tokens(self, record: Record) -> Tensor:
-        """The tokens of a row, or their sum."""
-        raise NotImplementedError
-
-    def keep_tokens(self, state: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
-        """Note that a lane has encoded a row of patches: its tokens or their sum, or None."""
-
-    def has_mixed(self, state: int) -> bool:
-        """Whether `mixed` need not compute."""
-        return False
-
-    def mixed(self, state: int, mix: Callable[[], Tensor], device: torch.device) -> Tensor:
-        """What a lane's patches became when they saw each other, computed if it is not kept."""
-        return mix()
-
-    def finished(self) -> list[Record]:
-        """What is known of rows of the result, from the first on."""
-        return []
-
-    def rows(self, record: Record) -> Pixels:
-        """Rows of the result [count, height, width]."""
-        raise NotImplementedError
-
-    def keep_rows(self, rows: Pixels, counts: Mapping[str, int]) -> None:
-        """Note rows of the result, and what the report has counted so far."""
-
-    def close(self) -> None:
-        """Leave what is done for another run; nothing if nothing is."""
-
-    def discard(self) -> None:
-        """The run is done: nothing is left."""
-
-
-class FolderCheckpoint(RunCheckpoint):
-    """Keeps everything in a folder; OutputError where that cannot be written.
+    """Keeps what a run has done in a folder; OutputError where that cannot be written.
 
     `identity` says in words what a result is made of: the input, the weights, … ; `plan` is the way it is
     run. Where a folder is of another, it is emptied, and `changed` names what differs.
     """
-
-    keeps = True
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -115,8 +69,8 @@ class FolderCheckpoint(RunCheckpoint):
         """The plan by which the run was made that a folder is of; None if there is none."""
         return (found_in(folder) or {}).get(PLAN)
 
-    def go_by(self, plan: Mapping[str, Any]) -> None:
-        """See RunCheckpoint.go_by."""
+    def set_plan(self, plan: Mapping[str, Any]) -> None:
+        """Forget what was done by another plan that could differ in a bit: the run goes on by this one."""
         if self._identity[PLAN] != dict(plan):
             self._identity[PLAN] = dict(plan)
             self._start_anew()
@@ -126,69 +80,73 @@ class FolderCheckpoint(RunCheckpoint):
         """Whether nothing has been done yet."""
         return not self._records
 
-    def encoded(self, state: int) -> dict[int, Record]:
-        """See RunCheckpoint.encoded."""
-        return {r["row"]: r for r in self._records if r["kind"] == "tokens" and r["lane"] == state}
+    def encoded(self, groups: int) -> Iterator[EncodedRow]:
+        """The rows of patches that have been encoded for each of so many groups, from the first on."""
+        known = [
+            {record["row"]: record for record in self._records_of("tokens") if record["group"] == group}
+            for group in range(groups)
+        ]
+        number = 0
+        while all(number in rows for rows in known):
+            records = [rows[number] for rows in known]
+            tokens = tuple(None if record["none"] else self._tensor(record) for record in records)
+            yield EncodedRow(number, frozenset(records[0]["absent"]), tokens)
+            number += 1
 
-    def tokens(self, record: Record) -> Tensor:
-        """See RunCheckpoint.tokens."""
-        return self._tensor(record)
+    def save_encoded(self, row: EncodedRow) -> None:
+        """Note that a row of patches has been encoded."""
+        for group, tokens in enumerate(row.tokens):
+            record = {"kind": "tokens", "group": group, "row": row.number, "absent": sorted(row.absent)}
+            record["none"] = tokens is None
+            self._keep_tensor(f"tokens-{group}", torch.empty(0) if tokens is None else tokens, record)
 
-    def keep_tokens(self, state: int, row: int, tokens: Tensor | None, absent: frozenset[int]) -> None:
-        """See RunCheckpoint.keep_tokens."""
-        told = {"kind": "tokens", "lane": state, "row": row, "absent": sorted(absent)}
-        self._keep_tensor(f"tokens-{state}", torch.empty(0) if tokens is None else tokens, told)
+    def context(self, group: int) -> Tensor | None:
+        """What a group's patches learn of the scene; None if that is not kept."""
+        found = next((r for r in self._records_of("context") if r["group"] == group), None)
+        return None if found is None else self._tensor(found)
 
-    def has_mixed(self, state: int) -> bool:
-        """See RunCheckpoint.has_mixed."""
-        return self._mixed(state) is not None
+    def save_context(self, group: int, context: Tensor) -> None:
+        """Note what a group's patches learn of the scene."""
+        self._keep_tensor(f"context-{group}", context, {"kind": "context", "group": group})
 
-    def mixed(self, state: int, mix: Callable[[], Tensor], device: torch.device) -> Tensor:
-        """See RunCheckpoint.mixed."""
-        record = self._mixed(state)
-        if record is not None:
-            return self._tensor(record).to(device)
-        result = mix()
-        self._keep_tensor(f"mixed-{state}", result, {"kind": "mixed", "lane": state})
-        return result
+    def has_context(self, group: int) -> bool:
+        """Whether `context` gives any."""
+        return any(record["group"] == group for record in self._records_of("context"))
 
-    def finished(self) -> list[Record]:
-        """See RunCheckpoint.finished."""
-        return [r for r in self._records if r["kind"] == "rows"]
+    def strips(self) -> Iterator[tuple[Pixels, dict[str, int]]]:
+        """Rows of the result [count, height, width] from the first on, and what was counted up to them."""
+        for record in self._records_of("rows"):
+            rows = np.empty(record["shape"], record["dtype"])
+            if rows.size:
+                file = self._file(record["file"])
+                file.seek(record["start"])
+                file.readinto(rows.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
+            yield rows, record["counts"]
 
-    def rows(self, record: Record) -> Pixels:
-        """See RunCheckpoint.rows."""
-        rows = np.empty(record["shape"], record["dtype"])
-        if rows.size:
-            file = self._file(record["file"])
-            file.seek(record["start"])
-            file.readinto(rows.reshape(-1).view(np.uint8))  # type: ignore[attr-defined]
-        return rows
-
-    def keep_rows(self, rows: Pixels, counts: Mapping[str, int]) -> None:
-        """See RunCheckpoint.keep_rows."""
+    def save_strip(self, rows: Pixels, counts: Mapping[str, int]) -> None:
+        """Note rows of the result, and what the report has counted so far."""
         told = {"kind": "rows", "shape": rows.shape, "dtype": rows.dtype.str, "counts": dict(counts)}
         self._keep("rows", memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data), told)
 
     def close(self) -> None:
-        """See RunCheckpoint.close."""
+        """Leave what is done for another run; nothing if nothing is."""
         self._let_go()
         if self.is_new:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Leave nothing: the run is done."""
+        self._let_go()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _records_of(self, kind: str) -> list[Record]:
+        return [record for record in self._records if record["kind"] == kind]
 
     def _let_go(self) -> None:
         for file in self._files.values():
             with suppress(OSError):
                 file.close()
         self._files.clear()
-
-    def discard(self) -> None:
-        """See RunCheckpoint.discard."""
-        self._let_go()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _mixed(self, state: int) -> Record | None:
-        return next((r for r in self._records if r["kind"] == "mixed" and r["lane"] == state), None)
 
     def _claim(self) -> None:
         """Two runs must not write into one folder."""

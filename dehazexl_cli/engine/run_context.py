@@ -1,4 +1,4 @@
-"""How a scene is run this time: by which plan, on which devices, and who is told."""
+"""How a scene is run this time: by which plan, with which replicas, and who is told."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
-from dehazexl_cli.engine.team import Tick, WorkerPool
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.report import Report
@@ -15,31 +13,32 @@ from dehazexl_cli.report import Report
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 
 
+class Progress:
+    """Counts the patches of a phase and tells a watch, which may raise to have the run end."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._watch = watch or (lambda phase, done, total: None)
+        self.phase = "encode"
+        self._done = self._total = 0
+
+    def begin(self, phase: str, total: int) -> None:
+        """Begin a phase of so many patches."""
+        self.phase, self._done, self._total = phase, 0, total
+        self.advance(0)
+
+    def advance(self, count: int) -> None:
+        """Count patches that are done."""
+        self._done += count
+        if self._total:  # there is nothing to do for a part without ground
+            self._watch(self.phase, self._done, self._total)
+
+
 @dataclass(frozen=True)
 class RunContext:
     """One attempt at a scene."""
 
     plan: Plan
-    models: Sequence[DehazeModel]  # replicas, each on its device; the first mixes
+    models: Sequence[DehazeModel]  # replicas, each on its device; the first sees all patches
     report: Report
-    watch: Watch
-    checkpoint: RunCheckpoint
+    progress: Progress
     folder: Path | None = None  # where what finds no room in memory may be put
-    team: WorkerPool | None = None  # who encodes and decodes, if not this process
-
-
-__all__ = ["RunContext", "Tick", "Watch", "counting"]
-
-
-def counting(phase: str, total: int, watch: Watch) -> Tick:
-    """A function that counts patches and tells the watch."""
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if total:  # there is nothing to do for a part without ground
-            watch(phase, done, total)
-
-    tick(0)
-    return tick

@@ -74,6 +74,7 @@ class Scene:
         """
         return any(self.grid.box(id).within(self.wanted).pixels for id in ids)
 
-    def wanted_rows(self) -> list[int]:
+    def wanted_rows(self) -> range:
         """The rows of patches that reach into the wanted part."""
-        return [row for row in range(self.grid.rows) if self.wants(self.grid.ids_of_row(row))]
+        rows = [row for row in range(self.grid.rows) if self.wants(self.grid.ids_of_row(row))]
+        return range(rows[0], rows[-1] + 1) if rows else range(0)

@@ -1,131 +1,168 @@
-"""Scenes that go through a network in single passes: tile by tile, as a whole, or as a smaller picture."""
+"""Networks that are shown an image in one pass: a tile, the scene, or a smaller picture of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import copy
+from collections.abc import Generator, Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.blending import BlendBuffer, Residual
+from dehazexl_cli.engine.blending import Residual, apply_residual
 from dehazexl_cli.engine.device import to_unit
-from dehazexl_cli.engine.downsampling import SinglePass, as_bands, colour_changes, downsample, upsample
-from dehazexl_cli.engine.executor import LocalExecutor
+from dehazexl_cli.engine.downsampling import add_band, as_bands, colour_changes, upsample
+from dehazexl_cli.engine.executor import EncodedRow, LocalExecutor, RowExecutor, SceneContext
+from dehazexl_cli.engine.fp32_fallback import Fp32Fallback, finite
 from dehazexl_cli.engine.layout import Layout
-from dehazexl_cli.engine.pipeline import HostBatch, decode_rows, dehaze_scene, pieces, to_device
-from dehazexl_cli.engine.rows import OutputStrip, PatchRow, slices
-from dehazexl_cli.engine.run_context import RunContext, counting
+from dehazexl_cli.engine.rows import OutputStrip, rows_to_decode, rows_to_encode, slices
+from dehazexl_cli.engine.run_context import RunContext
 from dehazexl_cli.engine.scene import Group, Scene
-from dehazexl_cli.models.base import PatchBatch
-from dehazexl_cli.raster.base import RasterWriter
+from dehazexl_cli.engine.threads import prefetch
+from dehazexl_cli.grid import PatchGrid
+from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips, forward_in_memory
+from dehazexl_cli.raster.base import Pixels
 
-Strategy = Callable[[Scene, RunContext, RasterWriter], None]
 
-
-def strategy_for(layout: Layout) -> Strategy:
-    """How a layout is run."""
+def executor_for(scene: Scene, layout: Layout, run: RunContext) -> RowExecutor:
+    """Who computes the rows of a scene that is laid out so, in this process."""
     if layout.kind == "global":
-        return partial(dehaze_scene, layout=layout)
-
-    def once(scene: Scene, run_context: RunContext, writer: RasterWriter) -> None:
-        overlap, plan, report = layout.inner.overlap, run_context.plan, run_context.report
-        executor = LocalExecutor([SinglePass(model, overlap, plan, report) for model in run_context.models])
-        with torch.inference_mode():
-            if layout.kind == "tile":
-                dehaze_tiles(scene, executor, run_context, writer)
-            else:
-                dehaze_picture(scene, layout, executor.first, run_context, writer)
-        with run_context.report.timed("finish"):
-            run_context.watch("finish", 0, 1)
-            writer.commit()
-            run_context.watch("finish", 1, 1)
-
-    return once
+        models = [Fp32Fallback(model, run.report) for model in run.models]
+        return LocalExecutor(scene, models, run, run.plan.batch)
+    passes = [SinglePass(model, layout.inner.overlap, run) for model in run.models]
+    if layout.kind == "tile":
+        return LocalExecutor(scene, list(map(TileModel, passes)), run, 1, has_context=False)
+    return PictureExecutor(scene, layout, passes[0], run)
 
 
-def dehaze_tiles(
-    scene: Scene, executor: LocalExecutor[SinglePass], run_context: RunContext, writer: RasterWriter
-) -> None:
-    """Each tile by itself, as if it were all there is."""
-    tick = counting(
-        "decode", len(scene.groups) * len(scene.wanted_rows()) * scene.grid.cols, run_context.watch
-    )
-    canvases = [BlendBuffer(scene, group) for group in scene.groups]
+class SinglePass:
+    """A network that is shown an image as a whole; checks what comes out."""
 
-    def dehazed(run: SinglePass, piece: HostBatch, group: Group) -> tuple[PatchBatch, Tensor]:
-        batch = to_device(scene, group, piece, run.device or scene.device)
-        with run_context.report.working("decode"):
-            return batch, dehazed_tile(batch, run)
+    def __init__(self, model: DehazeModel, overlap: int, run: RunContext) -> None:
+        self.model, self.overlap, self.run = model, overlap, run
 
-    def wanted(row: PatchRow, group: Group) -> Iterator[HostBatch]:
-        for piece in pieces(scene, group, row, 1):
-            tick(1)
-            if scene.wants(piece.ids):
-                yield piece
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network is; None if it has no weights and is anywhere."""
+        first = next(self.model.parameters(), None)
+        return None if first is None else first.device
 
-    def lay(row: PatchRow, finish: OutputStrip) -> list[Residual]:
-        for buffer in canvases:
-            tick(len(row.absent))
-            for laid in executor.over(partial(dehazed, group=buffer.group), wanted(row, buffer.group)):
-                buffer.lay(*laid)
-                del laid  # else it is kept while the next tile is dehazed
-        return [Residual(buffer.group, buffer.finish(row.number, finish.box)) for buffer in canvases]
+    def __call__(self, image: Tensor) -> Tensor:
+        """[1, 3, h, w] in [0, 1] -> the same, dehazed, not clamped; finite."""
+        output = self._through(self.model, image)
+        if finite(output):
+            return output
+        report = self.run.report
+        report.count_redone()
+        output = self._through(copy.deepcopy(self.model).float(), image)
+        if not finite(output):
+            report.warn("the model gave no number for some pixels; they were left as they were")
+        return torch.where(torch.isfinite(output), output, image)
 
-    with run_context.report.timed("decode"):
-        decode_rows(scene, run_context, writer, lay)
-
-
-def dehazed_tile(batch: PatchBatch, run: SinglePass) -> Tensor:
-    """One tile [1, 3, tile, tile]; what overhangs the scene is not shown to the network and left as it is."""
-    box = batch.grid.box(batch.ids[0])
-    height, width = min(box.height, batch.grid.height - box.top), min(box.width, batch.grid.width - box.left)
-    output = batch.pixels.clone()
-    output[..., :height, :width] = run(batch.pixels[..., :height, :width])
-    return output
+    def _through(self, model: DehazeModel, image: Tensor) -> Tensor:
+        if not model.streams:
+            return model(image)
+        plan = self.run.plan
+        return forward_in_memory(model, image, seed=plan.seed, batch_size=plan.batch, overlap=self.overlap)
 
 
-def dehaze_picture(
-    scene: Scene, layout: Layout, run: SinglePass, run_context: RunContext, writer: RasterWriter
-) -> None:
-    """The scene, or a smaller picture of it, in one pass; what that changed is brought back by rows."""
-    report, watch = run_context.report, run_context.watch
-    with report.timed("encode"):
-        pictures = downsample(scene, layout.inner.height, layout.inner.width, run_context, "encode")
-    raising = []
-    with report.timed("mix"):
-        for number, (group, picture) in enumerate(zip(scene.groups, pictures, strict=True)):
-            watch("mix", number, len(pictures))
-            with report.working("decode"):
-                output = run_context.checkpoint.mixed(number, partial(run, picture), scene.device)
-            raising.append(way_back(picture[0], output[0], layout, scene, group))
-        watch("mix", len(pictures), len(pictures))
-    tick = counting("decode", len(scene.wanted_rows()), watch)
+class TileModel:
+    """A network whose patches are tiles: each is all that it sees, so there is nothing to encode."""
 
-    def lay(row: PatchRow, finish: OutputStrip) -> list[Residual]:
-        tick(1)
-        return [Residual(group, way(finish)) for group, way in zip(scene.groups, raising, strict=True)]
+    def __init__(self, show: SinglePass) -> None:
+        self._show = show
 
-    with report.timed("decode"):
-        decode_rows(scene, run_context, writer, lay)
+    @property
+    def device(self) -> torch.device | None:
+        """See SinglePass.device."""
+        return self._show.device
+
+    def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
+        """No tokens and no features."""
+        return batch.pixels.new_empty((len(batch.ids), 0)), ()
+
+    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        """Tiles learn nothing of each other."""
+        raise NotImplementedError
+
+    def decode(self, batch: PatchBatch, context: Tensor | None, skips: Skips) -> Tensor:
+        """One tile [1, 3, tile, tile]; what overhangs the scene is not shown and left as it is."""
+        box, grid = batch.grid.box(batch.ids[0]), batch.grid
+        height, width = min(box.height, grid.height - box.top), min(box.width, grid.width - box.left)
+        output = batch.pixels.clone()
+        output[..., :height, :width] = self._show(batch.pixels[..., :height, :width])
+        return output
 
 
-def way_back(
-    picture: Tensor, output: Tensor, layout: Layout, scene: Scene, group: Group
-) -> Callable[[OutputStrip], Tensor]:
-    """From rows of the scene to their change [3 or 1, h, w], by what a group's picture [3, h, w] became."""
-    grid = scene.grid
-    if layout.kind == "whole":
-        change = as_bands(output - picture, group)
-        return lambda finish: change[:, *slices(finish.box)]
-    transforms = colour_changes(picture, output, group)
+class PictureExecutor:
+    """Shows a network the scene, or a smaller picture of it, and brings back what that changed by rows.
 
-    def raised(finish: OutputStrip) -> Tensor:
-        source = torch.from_numpy(finish.source[[b - 1 for b in group.bands]]).to(scene.device)
-        hazy = to_unit(source, group.levels(scene.device))
-        if layout.upsampling == "guided":
-            factor, offset = upsample(transforms, finish.box, grid.height, grid.width).chunk(2)
+    The context of a group of bands is what brings it back: the change itself [3 or 1, h, w], or how colours
+    change, or what they became, in the picture. See RowExecutor.
+    """
+
+    has_context = True
+
+    def __init__(self, scene: Scene, layout: Layout, show: SinglePass, run: RunContext) -> None:
+        self._scene, self._layout, self._show, self._run = scene, layout, show, run
+        self._pictures: list[Tensor] = []  # of each group [1, 3, h, w] in [0, 1]
+
+    def encode(self, rows: range) -> Generator[EncodedRow, None, None]:
+        """Average each group down to a picture, its gaps filled; no row says anything by itself."""
+        scene, inner, report = self._scene, self._layout.inner, self._run.report
+        # Sums along rows take float64, which Apple's GPUs do not have.
+        device = torch.device("cpu") if scene.device.type == "mps" else scene.device
+        totals = [
+            torch.zeros(len(group.bands), inner.height, inner.width, device=device) for group in scene.groups
+        ]
+        source = rows_to_encode(scene, summed=True, numbers=rows)
+        with closing(prefetch(report.each_working("read", source))) as reading:
+            for row in reading:
+                band = scene.grid.band(row.number)
+                pixels = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
+                for group, total in zip(scene.groups, totals, strict=True):
+                    part = pixels[scene.place(group)]
+                    add_band(total, part, group.levels(device), band.top, scene.grid)
+                self._run.progress.advance(len(scene.groups) * scene.grid.cols)
+        self._pictures = [total.to(scene.device).expand(3, -1, -1)[None] for total in totals]
+        yield from ()
+
+    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """Show the network a group's picture; see RowExecutor.bottleneck."""
+        picture, bands = self._pictures[group], self._scene.groups[group]
+        with self._run.report.working("decode"):
+            output = self._show(picture)
+        if self._layout.kind == "whole":
+            return as_bands(output[0] - picture[0], bands)
+        if self._layout.upsampling == "guided":
+            return colour_changes(picture[0], output[0], bands)
+        return output[0]
+
+    def decode(self, rows: range, context: SceneContext) -> Generator[Pixels, None, None]:
+        """See RowExecutor.decode."""
+        self._pictures.clear()
+        scene, report = self._scene, self._run.report
+        with closing(prefetch(report.each_working("read", rows_to_decode(scene, rows)))) as reading:
+            for _, strip in reading:
+                self._run.progress.advance(len(scene.groups) * scene.grid.cols)
+                yield apply_residual(scene, strip, self._residuals(strip, context), report)
+
+    def _residuals(self, strip: OutputStrip, context: SceneContext) -> Sequence[Residual]:
+        return [
+            Residual(group, self._change(strip, group, each))
+            for group, each in zip(self._scene.groups, context, strict=True)
+            if each is not None
+        ]
+
+    def _change(self, strip: OutputStrip, group: Group, context: Tensor) -> Tensor:
+        """The change [3 or 1, h, w] of some rows of the scene."""
+        grid, device = self._scene.grid, self._scene.device
+        if self._layout.kind == "whole":
+            return context[:, *slices(strip.box)]
+        source = torch.from_numpy(strip.source[[band - 1 for band in group.bands]]).to(device)
+        hazy = to_unit(source, group.levels(device))
+        raised = upsample(context, strip.box, grid.height, grid.width)
+        if self._layout.upsampling == "guided":
+            factor, offset = raised.chunk(2)
             return torch.addcmul(offset, factor, hazy)
-        return as_bands(upsample(output, finish.box, grid.height, grid.width), group) - hazy
-
-    return raised
+        return as_bands(raised, group) - hazy

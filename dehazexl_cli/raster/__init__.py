@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dehazexl_cli.grid import Box
     from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.gdal_writer import Origin
+    from dehazexl_cli.raster.mosaic import PartMaker
 
 
 def open_reader(path: str | os.PathLike[str], trust: Trust = USUAL) -> RasterReader:
@@ -81,10 +82,12 @@ def open_writer(
     storage: Storage | None = None,
     info: RasterInfo | None = None,
     in_place: bool = False,
+    maker: PartMaker | None = None,
 ) -> FileWriter:
     """Create a raster of the shape and type of `like`, with all that its file says beside the pixels.
 
     With `info` the pixels are of another kind, and of what `like` says only its place is carried over.
+    `maker` writes the parts of a VRT.
     The suffix tells the format (GeoTIFF, PNG, JPEG, JPEG 2000, WebP, or VRT with GeoTIFFs in a folder
     beside it), unless `storage` does. Raises UsageError for a format that is none, OutputError if the target
     exists (unless `overwrite`), is a file that `like` is read from (unless it is the raster itself, which is
@@ -99,8 +102,10 @@ def open_writer(
     if info is not None:
         origin = origin._replace(place_only=True)
     require_sources_stay(path, like, in_place)
-    kind = MosaicWriter if choose_format(path, storage.format) is VRT else GdalWriter
-    return kind(path, info or like.info, origin, overwrite or in_place, storage)
+    info, overwrite = info or like.info, overwrite or in_place
+    if choose_format(path, storage.format) is VRT:
+        return MosaicWriter(path, info, origin, overwrite, storage, maker)
+    return GdalWriter(path, info, origin, overwrite, storage)
 
 
 def require_sources_stay(path: str, reader: RasterReader, in_place: bool = False) -> None:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 from uuid import uuid4
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -22,7 +22,7 @@ from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import is_same
 from dehazexl_cli.raster import formats
-from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.base import FileWriter, Pixels, RasterInfo
 from dehazexl_cli.raster.epoch import system_with_epoch
 from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal_writer import GdalWriter, Origin
@@ -52,18 +52,42 @@ class Part(NamedTuple):
         return self.top + self.height
 
 
+class PartMaker(Protocol):
+    """Who writes the parts of a scene, if not this process; they have their names only after `finish`."""
+
+    def open(self, path: str, info: RasterInfo, origin: Origin, storage: Storage) -> FileWriter:
+        """A writer for the rows of a part; its warnings are there after `finish`."""
+        ...
+
+    def finish(self) -> None:
+        """Wait until all parts are there; raises what went wrong with one."""
+        ...
+
+    def close(self) -> None:
+        """See that nobody writes any more."""
+        ...
+
+
 class MosaicWriter:
     """Writes one scene as GeoTIFFs; the VRT has its name, and the parts theirs, only after `commit`.
 
     The parts lie in OUT.parts, in a folder of their own: until the VRT is replaced, the older one keeps
-    its parts. All of them have the metadata and are stored as the whole would be. For what is given and
-    raised see GdalWriter.
+    its parts. All of them have the metadata and are stored as the whole would be. The first is written here,
+    so that what cannot be is refused before any work; the others by the `maker`, if there is one. For what
+    else is given and raised see GdalWriter.
     """
 
     def __init__(
-        self, path: str, info: RasterInfo, origin: Origin, overwrite: bool, storage: Storage
+        self,
+        path: str,
+        info: RasterInfo,
+        origin: Origin,
+        overwrite: bool,
+        storage: Storage,
+        maker: PartMaker | None = None,
     ) -> None:
         self.warnings: list[str] = []
+        self._maker = maker
         self._info, self._origin = info, origin
         self._options = formats.creation_options(formats.GTIFF, info, storage)
         self._overviews = storage.overviews
@@ -77,15 +101,18 @@ class MosaicWriter:
             raise OutputError(f"{self._home}: is no folder that can be written", "give OUT another name")
         self._folder = self._staging.folder / f"{self._staging.result.stem}{PARTS}" / uuid4().hex[:8]
         self._coming = iter(self._parts)
+        self._writers: list[FileWriter] = []  # of the parts so far; the last is in work
         self._finished = False
         self._cleanup = ExitStack()
         self._cleanup.callback(self._staging.discard)
+        if maker is not None:
+            self._cleanup.callback(maker.close)
         try:
             self._require_source_stays(path)
             with self._told_of_the_whole():
                 self._folder.mkdir(parents=True)
-                self._begin_part()
-                self._require_overviews_fit()
+                masked = self._begin_first_part()
+                self._require_overviews_fit(masked)
         except BaseException:
             self._cleanup.close()
             raise
@@ -98,7 +125,7 @@ class MosaicWriter:
         with self._told_of_the_whole():
             while top < self._counter.done:
                 stop = min(self._counter.done, self._part.bottom)
-                self._writer.write(rows[:, top - first : stop - first])
+                self._writers[-1].write(rows[:, top - first : stop - first])
                 top = stop
                 if top == self._part.bottom:
                     self._end_part()
@@ -109,6 +136,10 @@ class MosaicWriter:
             raise ValueError("this writer is finished")
         self._counter.require_all()
         with self._told_of_the_whole(), self._gdal():
+            if self._maker is not None:
+                self._maker.finish()
+            for writer in self._writers:
+                self.warnings += [text for text in writer.warnings if text not in self.warnings]
             self._check()
             self._describe(self._home)
             stale = self._parts_of_old_target()
@@ -138,23 +169,36 @@ class MosaicWriter:
         if self._parts_of_old_target() & read:
             raise OutputError(f"{path}: has parts that IN is read from", "give OUT another name")
 
+    def _begin_first_part(self) -> bool:
+        """Begin the first part; whether a mask band goes with its rows."""
+        path, info, origin = self._next_part()
+        writer = GdalWriter(path, info, origin, False, self._storage)
+        self._writers.append(self._cleanup.enter_context(writer))
+        return writer.masked
+
     def _begin_part(self) -> None:
+        path, info, origin = self._next_part()
+        if self._maker is None:
+            writer: FileWriter = GdalWriter(path, info, origin, False, self._storage)
+        else:
+            writer = self._maker.open(path, info, origin, self._storage)
+        self._writers.append(self._cleanup.enter_context(writer))
+
+    def _next_part(self) -> tuple[str, RasterInfo, Origin]:
         self._part = next(self._coming)
         whole = self._origin.box or Box(0, 0, self._info.height, self._info.width)
         box = Box(whole.top + self._part.top, whole.left, self._part.height, self._info.width)
-        path, info = str(self._folder / self._part.name), replace(self._info, height=self._part.height)
-        origin = self._origin._replace(box=box)
-        self._writer = self._cleanup.enter_context(GdalWriter(path, info, origin, False, self._storage))
+        info = replace(self._info, height=self._part.height)
+        return str(self._folder / self._part.name), info, self._origin._replace(box=box)
 
     def _end_part(self) -> None:
-        self._writer.commit()
-        self.warnings += [text for text in self._writer.warnings if text not in self.warnings]
+        self._writers[-1].commit()
         if self._part is not self._parts[-1]:
             self._begin_part()
 
-    def _require_overviews_fit(self) -> None:
+    def _require_overviews_fit(self, masked: bool) -> None:
         # GDAL would take what is masked for ground in all but the largest.
-        if self._overviews and self._writer.masked:
+        if self._overviews and masked:
             raise OutputError(
                 f"{self._staging.target}: a VRT has no overviews beside a mask",
                 "leave out --overviews, or write a GeoTIFF",
@@ -199,8 +243,10 @@ class MosaicWriter:
         try:
             yield
         except OutputError as error:
-            part = str(self._folder / self._part.name)
-            raise OutputError(error.message.replace(part, str(self._staging.target)), error.hint) from error
+            message = error.message
+            for part in self._parts:
+                message = message.replace(str(self._folder / part.name), str(self._staging.target))
+            raise OutputError(message, error.hint) from error
         except GDAL_ERRORS as error:
             raise self._staging.failure(reason(error)) from error
 

@@ -1,8 +1,8 @@
-"""A scene that workers share, perhaps on several machines, through a folder that all of them see.
+"""A scene whose rows workers compute, perhaps on several machines, through a folder that all of them see.
 
 Rows of patches go to workers by bands. What a row says, and later its pixels, is a file that has its name
 only when it is whole; so what a lost worker had finished counts, and who takes its band goes on from there.
-Who leads the team mixes the scene and writes the result, and has decided all that could change a bit.
+Who leads lets all patches see each other and writes the result, and has decided all that could change a bit.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import io
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dehazexl_cli.engine.executor import EncodedRow, RowExecutor, SceneContext
 from dehazexl_cli.engine.prepared import Options
+from dehazexl_cli.engine.run_context import RunContext
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, PatchGrid
@@ -34,11 +36,10 @@ from dehazexl_cli.report import Report
 
 Step = Literal["encode", "decode"]
 Found = dict[str, Any]  # in the file of a row
-Tick = Callable[[int], None]  # patches done since the last time
 
 # For each worker: of more bands, more rows are decoded twice; of fewer, some workers wait for others.
 BANDS_EACH = 2
-MIXED = "mixed"
+CONTEXT = "context"
 # Network file systems may show a file to one machine some time after another has named it.
 LATE_SECONDS = 60.0
 LOOK_SECONDS = 0.2
@@ -48,7 +49,7 @@ LOOK_SECONDS = 0.2
 class SceneSpec:
     """What a worker is told of a scene, so that its rows have the bits they would have anywhere."""
 
-    folder: Path  # where rows go; the whole team sees it
+    folder: Path  # where rows go; all workers see it
     grid: PatchGrid
     groups: tuple[Group, ...]
     strength: float
@@ -57,7 +58,7 @@ class SceneSpec:
     ground: Box | None
     dtype: torch.dtype
     plan: Plan
-    size: int  # of the team
+    size: int  # of the pool
 
     def scene(self, reader: RasterReader, device: torch.device) -> Scene:
         """The scene as a worker has it; `reader` is of the ground."""
@@ -81,8 +82,8 @@ class WorkerPool(Protocol):
         ...
 
 
-def for_team(options: Options, model: DehazeModel) -> Options:
-    """The options of a scene that a team shares; UsageError for those that do not allow it."""
+def for_workers(options: Options, model: DehazeModel) -> Options:
+    """The options of a scene that workers share; UsageError for those that do not allow it."""
     kind = options.mode.settled(model)
     if kind != "global":
         raise UsageError(
@@ -98,24 +99,16 @@ def for_team(options: Options, model: DehazeModel) -> Options:
     return replace(options, mode=replace(options.mode, kind="global"))
 
 
-class Encoded(NamedTuple):
-    """What a row of patches says."""
+class ClusterExecutor:
+    """Has workers encode and decode rows, and raises what one raises; see RowExecutor."""
 
-    number: int
-    absent: frozenset[int]  # patches that have no ground
-    tokens: list[Tensor | None]  # what `GroupState.encode` gives, for each group
+    has_context = True
 
-
-class SharedRows:
-    """A scene whose rows a team encodes and decodes; raises what a worker raises."""
-
-    def __init__(
-        self, team: WorkerPool, scene: Scene, plan: Plan, dtype: torch.dtype, report: Report
-    ) -> None:
-        self._team, self._scene, self._report = team, scene, report
-        self._folder = team.folder / uuid4().hex  # another attempt's rows may differ
+    def __init__(self, pool: WorkerPool, scene: Scene, run: RunContext, here: RowExecutor) -> None:
+        self._pool, self._scene, self._run, self._here = pool, scene, run, here
+        self._folder = pool.folder / uuid4().hex  # another attempt's rows may differ
         self._folder.mkdir()
-        self._brief = SceneSpec(
+        self._spec = SceneSpec(
             self._folder,
             scene.grid,
             scene.groups,
@@ -123,56 +116,57 @@ class SharedRows:
             scene.device.type,
             scene.wanted,
             scene.ground,
-            dtype,
-            plan,
-            team.size,
+            next(run.models[0].parameters()).dtype,
+            run.plan,
+            pool.size,
         )
+        run.report.plan["workers"] = pool.size
 
-    def encoded(self, rows: range, tick: Tick) -> Generator[Encoded, None, None]:
-        """What the patches of rows say, row by row."""
-        with closing(self._each("encode", rows, tick)) as each:
+    def encode(self, rows: range) -> Generator[EncodedRow, None, None]:
+        """See RowExecutor.encode."""
+        with closing(self._each("encode", rows)) as each:
             for number, found in each:
-                yield Encoded(number, frozenset(found["absent"]), found["tokens"])
+                yield EncodedRow(number, frozenset(found["absent"]), tuple(found["tokens"]))
 
-    def tell(self, states: Sequence[object]) -> None:
-        """Tell the team what decoding needs to know of the whole scene: what each `GroupState.told` gives."""
-        keep(self._folder / MIXED, list(states))
+    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """See RowExecutor.bottleneck; it is done in this process."""
+        return self._here.bottleneck(group, tokens, absent)
 
-    def decoded(self, done: int, tick: Tick) -> Generator[Pixels, None, None]:
-        """The result's rows, for each of the wanted rows of patches but those that are done."""
-        rows = range(done, len(self._scene.wanted_rows()))
-        with closing(self._each("decode", rows, tick)) as each:
+    def decode(self, rows: range, context: SceneContext) -> Generator[Pixels, None, None]:
+        """See RowExecutor.decode."""
+        keep(self._folder / CONTEXT, [None if each is None else each.cpu() for each in context])
+        with closing(self._each("decode", rows)) as each:
             for _, found in each:
                 yield found["rows"].numpy().view(found["dtype"]).reshape(found["shape"])
 
-    def _each(self, step: Step, rows: range, tick: Tick) -> Generator[tuple[int, Found], None, None]:
-        waiting, told = deque(rows), 0
+    def _each(self, step: Step, rows: range) -> Generator[tuple[int, Found], None, None]:
+        waiting, told, progress = deque(rows), 0, self._run.progress
         patches = len(self._scene.groups) * self._scene.grid.cols
-        with closing(self._team.over(self._brief, step, bands_of(rows, self._team.size))) as news:
+        with closing(self._pool.over(self._spec, step, bands_of(rows, self._pool.size))) as news:
             for how_it_went in news:
                 if how_it_went is not None:
-                    self._report.take_in(how_it_went)
+                    self._run.report.take_in(how_it_went)
                 there = numbers_in(self._folder, step).intersection(waiting)
                 done = len(rows) - len(waiting) + len(there)
-                tick(patches * (done - told))
+                progress.advance(patches * (done - told))
                 told = done
                 while waiting and waiting[0] in there:
                     yield waiting[0], self._taken(step, waiting.popleft())
         for number in waiting:
             yield number, self._taken(step, number)
-        tick(patches * (len(rows) - told))
+        progress.advance(patches * (len(rows) - told))
 
     def _taken(self, step: Step, number: int) -> Found:
-        path = self._folder / name_of(step, number)
+        path, report = self._folder / name_of(step, number), self._run.report
         found: Found = fetch(path)
         path.unlink(missing_ok=True)
-        before = self._report.counts()
-        self._report.set_counts({name: before[name] + found["counts"][name] for name in before})
+        before = report.counts()
+        report.set_counts({name: before[name] + found["counts"][name] for name in before})
         return found
 
 
 def bands_of(rows: range, size: int) -> list[range]:
-    """Rows cut evenly into bands for a team."""
+    """Rows cut evenly into bands for so many workers."""
     count = min(len(rows), BANDS_EACH * size)
     ends = [rows.start + len(rows) * part // count for part in range(count + 1)] if count else []
     return [range(start, stop) for start, stop in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""One scene on the workers of a Dask cluster: the engine's team, whose bands of rows are tasks.
+"""One scene on the workers of a Dask cluster: bands of its rows are tasks.
 
 Tasks are small, and so is what they return: tokens and pixels go through a folder that all machines see.
 """
@@ -13,18 +13,18 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
-from dehazexl_cli.batch.dask import (
+from dehazexl_cli.cluster.connection import (
     CONNECT_SECONDS,
     MEMORY_HINT,
     ONE_AT_A_TIME,
     PATIENCE_SECONDS,
     Abandoned,
+    arrived,
     cancel,
     connected,
     kept,
@@ -33,19 +33,21 @@ from dehazexl_cli.batch.dask import (
     named_in_full,
     raise_if_cancelled,
     resources_for,
+    surveyed,
     workers_of,
 )
-from dehazexl_cli.batch.in_process import WorkerConfig
-from dehazexl_cli.batch.signals import defer_signals
-from dehazexl_cli.batch.sources import is_gdal_name
-from dehazexl_cli.errors import DehazeError, DeviceError, InputError, OutputError, WeightsError, reason
+from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
 from dehazexl_cli.owner import Owner, tidy
+from dehazexl_cli.paths import is_gdal_name
+from dehazexl_cli.signals import defer_signals
+from dehazexl_cli.worker_config import WorkerConfig
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-    from dehazexl_cli.engine.scene_worker import SceneWorker
-    from dehazexl_cli.engine.team import SceneSpec, Step
+    from dehazexl_cli.cluster.parts import PartSpec
+    from dehazexl_cli.cluster.scene import SceneSpec, Step
+    from dehazexl_cli.cluster.worker import SceneWorker
     from dehazexl_cli.report import Report
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
@@ -66,20 +68,30 @@ def dehaze_shared(
     target, or `tmp_dir`, must be one that all machines see. Raises the DehazeError that fits, and leaves no
     output, if anything goes wrong.
     """
+    from dehazexl_cli.cluster.scene import ClusterExecutor, for_workers
     from dehazexl_cli.files import compute, finished, open_scene
 
     source = source if is_gdal_name(source) else os.path.abspath(source)
     setup = named_in_full(setup)
     loaded = setup.load()
-    opened = open_scene(source, setup.recipe)
+    options = for_workers(setup.recipe.options, loaded.model)
+    opened = open_scene(source, replace(setup.recipe, options=options))
     try:
         with (
             connected(address, None) as client,
             shared_folder(target, setup.recipe.storage.tmp_dir) as folder,
-            DaskTeam(client, address, setup, source, loaded.sha256, folder) as team,
+            DaskPool(client, address, setup, source, loaded.sha256, folder) as pool,
         ):
-            computed = compute(opened, target, loaded, setup.recipe, overwrite, watch, team=team)
-            for warning in team.warnings:
+            computed = compute(
+                opened,
+                target,
+                loaded,
+                setup.recipe,
+                overwrite,
+                watch,
+                distribute=partial(ClusterExecutor, pool),
+            )
+            for warning in pool.warnings:
                 computed.report.warn(warning)
     finally:
         opened.reader.close()
@@ -106,8 +118,8 @@ def shared_folder(target: str, tmp_dir: str | None) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-class DaskTeam:
-    """An engine's Team of the workers that a scheduler has.
+class DaskPool:
+    """The workers that a scheduler has, as a WorkerPool.
 
     Raises DeviceError where there are none, OutputError where one does not see the folder, InputError where
     one does not see the source. `warnings` says where a worker has other versions.
@@ -130,14 +142,16 @@ class DaskTeam:
         self._task = Task(replace(setup, share=share), source, weights_sha256)
         self._resources = resources_for(setup.recipe.options.device, workers)
         self._home: dict[int, str] = {}  # row -> who has its features
+        self._parts: list[Future] = []
+        self._parts_run = uuid4().hex  # a name for the parts that are left together
 
     def over(
-        self, brief: SceneSpec, step: Step, bands: Sequence[range]
+        self, spec: SceneSpec, step: Step, bands: Sequence[range]
     ) -> Generator[Report | None, None, None]:
-        """See engine.team.WorkerPool."""
-        task = replace(self._task, setup=decided(self._task.setup, brief), run=uuid4().hex)
+        """See WorkerPool.over."""
+        task = replace(self._task, setup=decided(self._task.setup, spec), run=uuid4().hex)
         coming: SimpleQueue[Future] = SimpleQueue()
-        given = {self._submit(task, brief, step, band): band for band in bands}
+        given = {self._submit(task, spec, step, band): band for band in bands}
         for future in given:
             future.add_done_callback(coming.put)
         lonely_since = None
@@ -150,20 +164,20 @@ class DaskTeam:
                     yield None
                     continue
                 band = given.pop(future)
-                worker, report = self._told(future)
+                worker, report = self.told(future)
                 self._home |= dict.fromkeys(band, worker)
                 yield report
         finally:
             if given:
                 self._abandon(task.run, list(given))
 
-    def _submit(self, task: Task, brief: SceneSpec, step: Step, band: range) -> Future:
+    def _submit(self, task: Task, spec: SceneSpec, step: Step, band: range) -> Future:
         home = self._home.get(band.start) if step == "decode" else None
         is_there = home in workers_of(self._client)
         return self._client.submit(
             do,
             task,
-            brief,
+            spec,
             step,
             band,
             key=f"dehazexl-{step}-{band.start}-{uuid4().hex}",
@@ -173,7 +187,31 @@ class DaskTeam:
             allow_other_workers=is_there,
         )
 
-    def _told(self, future: Future) -> tuple[str, Report]:
+    def submit_part(self, spec: PartSpec) -> DaskPart:
+        """See PartPool.submit_part; parts go before bands of rows, as what waits for them takes room."""
+        key = f"dehazexl-part-{uuid4().hex}"
+        future = self._client.submit(write, spec, self._parts_run, key=key, pure=False, priority=1)
+        self._parts.append(future)
+        return DaskPart(self, future)
+
+    def abandon_parts(self) -> None:
+        """See PartPool.abandon_parts."""
+        self._abandon(self._parts_run, [future for future in self._parts if not future.done()])
+        self._parts, self._parts_run = [], uuid4().hex
+
+    def wait(self, future: Future) -> None:
+        """Wait for a task, but not where there are no workers any more: DeviceError."""
+        from distributed import wait
+
+        lonely_since = None
+        while not future.done():
+            try:
+                wait([future], timeout=LOOK_SECONDS)
+            except TimeoutError:
+                lonely_since = self._lonely(lonely_since)
+
+    def told(self, future: Future) -> Any:
+        """What a task that has ended gives; raises what it raised."""
         from distributed.scheduler import KilledWorker
 
         if future.status in ("cancelled", "lost"):
@@ -183,8 +221,7 @@ class DaskTeam:
             raise DeviceError("every worker that had some rows of this scene was lost", MEMORY_HINT)
         if error is not None:
             raise error
-        told: tuple[str, Report] = future.result()
-        return told
+        return future.result()
 
     def _lonely(self, since: float | None) -> float | None:
         """Since when there is no worker; DeviceError if that is too long."""
@@ -213,45 +250,29 @@ class DaskTeam:
             self._client.run(leave_unless_busy)
 
 
-def arrived(client: Client, address: str) -> dict[str, Any]:
-    """The workers, once there are any; DeviceError if none comes."""
-    try:
-        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-    except TimeoutError as error:
-        raise DeviceError(
-            f"the scheduler at {address} has no workers", f"start some: dask worker {address} --nthreads 1"
-        ) from error
-    return workers_of(client)
+class DaskPart:
+    """A part of a scene that a worker writes; see PendingPart."""
+
+    def __init__(self, pool: DaskPool, future: Future) -> None:
+        self._pool, self._future = pool, future
+
+    def done(self) -> bool:
+        """See PendingPart.done."""
+        return bool(self._future.done())
+
+    def result(self) -> list[str]:
+        """See PendingPart.result."""
+        self._pool.wait(self._future)
+        warnings: list[str] = self._pool.told(self._future)
+        return warnings
 
 
-def surveyed(client: Client, source: str, folder: Path) -> list[str]:
-    """Warnings about workers with other versions; raises what keeps one from its work."""
-    mine, warnings = versions(), []
-    found = client.run(sight, source, folder, on_error="return")
-    for address, sees in sorted(found.items()):
-        if isinstance(sees, DehazeError):
-            raise type(sees)(f"worker {address}: {sees.message}", sees.hint)
-        if isinstance(sees, BaseException):
-            raise DeviceError(
-                f"worker {address} cannot take part ({reason(sees)})", "install the same dehazexl there"
-            )
-        others = [f"{name} {sees[name]}, here {mine[name]}" for name in mine if sees[name] != mine[name]]
-        if others:
-            warnings.append(f"worker {address} has {' and '.join(others)}: its pixels may differ a little")
-    return warnings
-
-
-def versions() -> dict[str, str]:
-    """Of what computes."""
-    return {name: version(name) for name in ("dehazexl", "torch")}
-
-
-def decided(setup: WorkerConfig, brief: SceneSpec) -> WorkerConfig:
+def decided(setup: WorkerConfig, spec: SceneSpec) -> WorkerConfig:
     """The setup with what was decided for all workers."""
     from dehazexl_cli.engine.device import precision_name
 
     recipe = setup.recipe
-    options = replace(recipe.options, device=brief.device, precision=precision_name(brief.dtype))
+    options = replace(recipe.options, device=spec.device, precision=precision_name(spec.dtype))
     return replace(setup, recipe=replace(recipe, options=options))
 
 
@@ -268,58 +289,59 @@ class Task:
     run: str = ""  # a name for the tasks that are given, and left, together
 
 
-def sight(source: str, folder: Path) -> dict[str, str]:
-    """The versions of a worker that sees the folder and the source; else the DehazeError that fits."""
-    if not folder.is_dir():
-        raise OutputError(
-            f"there is no {folder.parent} that is the same as here",
-            "name a --tmp-dir on a disk that all machines share",
-        )
-    if not is_gdal_name(source) and not os.path.exists(source):
-        raise InputError(f"it does not see {source}", "put it where all machines see it by the same name")
-    return versions()
-
-
-def do(task: Task, brief: SceneSpec, step: Step, band: range) -> tuple[str, Report] | None:
+def do(task: Task, spec: SceneSpec, step: Step, band: range) -> tuple[str, Report] | None:
     """Do a step for a band of rows on a worker, and say which that is; None if the run has ended before.
 
     Raises the DehazeError that fits, with the name of the machine.
     """
     from distributed import get_worker
 
-    with ONE_AT_A_TIME:
-        try:
-            raise_if_cancelled(task.run)
-            return get_worker().address, station(task, brief).do(
-                step, band, partial(raise_if_cancelled, task.run)
-            )
-        except Abandoned:
-            return None
-        except DehazeError as error:
-            raise type(error)(f"{error.message} (on {socket.gethostname()})", error.hint) from error
+    watch = partial(raise_if_cancelled, task.run)
+    with suppress(Abandoned), naming_the_machine(), ONE_AT_A_TIME:
+        watch()
+        return get_worker().address, scene_worker(task, spec).do(step, band, watch)
+    return None
 
 
-_STATIONS: dict[Path, SceneWorker] = {}
+def write(spec: PartSpec, run: str) -> list[str] | None:
+    """Write a part on a worker; see write_part. None if the run has ended before."""
+    from dehazexl_cli.cluster.parts import write_part
+
+    with suppress(Abandoned), naming_the_machine():
+        return write_part(spec, partial(raise_if_cancelled, run))
+    return None
 
 
-def station(task: Task, brief: SceneSpec) -> SceneWorker:
+@contextmanager
+def naming_the_machine() -> Iterator[None]:
+    """Have errors say on which machine they came up."""
+    try:
+        yield
+    except DehazeError as error:
+        raise type(error)(f"{error.message} (on {socket.gethostname()})", error.hint) from error
+
+
+_WORKERS: dict[Path, SceneWorker] = {}
+
+
+def scene_worker(task: Task, spec: SceneSpec) -> SceneWorker:
     """What this worker keeps of a scene while it is worked on; only of the last."""
-    from dehazexl_cli.engine.scene_worker import SceneWorker
+    from dehazexl_cli.cluster.worker import SceneWorker
 
-    if brief.folder not in _STATIONS:
+    if spec.folder not in _WORKERS:
         leave()
         loaded = kept(task.setup, modified(task.setup.weights))
         if loaded.sha256 != task.weights_sha256:
             raise WeightsError(f"these are other weights of {loaded.name}", "give all machines the same file")
         opened = task.setup.open(task.source)
-        _STATIONS[brief.folder] = SceneWorker(brief, opened.reader, loaded.model, opened.options)
-    return _STATIONS[brief.folder]
+        _WORKERS[spec.folder] = SceneWorker(spec, opened.reader, loaded.model, opened.options)
+    return _WORKERS[spec.folder]
 
 
 def leave() -> None:
     """Let go of what is kept of a scene."""
-    while _STATIONS:
-        _STATIONS.popitem()[1].close()
+    while _WORKERS:
+        _WORKERS.popitem()[1].close()
 
 
 def leave_unless_busy() -> None:

@@ -1,0 +1,136 @@
+"""Runs a model over a raster: decide, then stream; on lack of memory, the next smaller plan."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dehazexl_cli.engine.device import precision_name
+from dehazexl_cli.engine.executor import RowExecutor
+from dehazexl_cli.engine.fallback import in_words, run_with_fallback
+from dehazexl_cli.engine.layout import Layout
+from dehazexl_cli.engine.prepared import Options, PreparedRun, prepare
+from dehazexl_cli.engine.resume import Resume, resumption
+from dehazexl_cli.engine.run_context import Progress, RunContext, Watch
+from dehazexl_cli.engine.scaling import is_stretched_unit
+from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.single_pass import executor_for
+from dehazexl_cli.grid import Box
+from dehazexl_cli.models.base import DehazeModel
+from dehazexl_cli.plan import Plan, gigabytes
+from dehazexl_cli.raster.base import RasterReader, RasterWriter
+from dehazexl_cli.report import Report, peak_host_bytes
+
+Distribute = Callable[[Scene, RunContext, RowExecutor], RowExecutor]
+
+
+def run(
+    reader: RasterReader,
+    make_writer: Callable[[], RasterWriter],
+    model: DehazeModel,
+    options: Options,
+    watch: Watch | None = None,
+    resume: Resume | None = None,
+    distribute: Distribute | None = None,
+) -> Report:
+    """Dehaze a raster into a new one and say how it went.
+
+    `make_writer` is called once per attempt; the file appears when the last row is written. With `resume`,
+    what is done survives the process, and a later run goes on from there. `distribute` makes of the executor
+    that would compute rows here one that has others compute them, to the same bytes by the same plan.
+    Raises a DehazeError of the kind that fits, and leaves no output, if anything goes wrong.
+    """
+    report = Report()
+    with processors(options.threads):
+        with report.timed("prepare"):
+            job = prepare(reader, model, options)
+            models = replicas(model, job)
+        describe(report, job, options)
+        if job.first and job.plan.tile and not job.plans[0].tile:
+            report.fallbacks.append(told_of_tiles(job))
+        with resumption(resume, job, options, report) as resuming:
+
+            def make_executor(scene: Scene, layout: Layout, context: RunContext) -> RowExecutor:
+                describe_plan(report, job, context.plan)
+                executor = executor_for(scene, layout, context)
+                if distribute is not None:
+                    executor = distribute(scene, context, executor)
+                return resuming.over(executor, scene, context)
+
+            folder = Path(options.tmp_dir) if options.tmp_dir else None
+            context = RunContext(resuming.plan, models, report, Progress(watch), folder)
+            run_with_fallback(job, context, make_executor, make_writer)
+    report.peak_host_bytes = peak_host_bytes()
+    if job.scene.device.type == "cuda":
+        report.peak_device_bytes = max(torch.cuda.max_memory_allocated(device) for device in job.devices)
+    return report
+
+
+@contextmanager
+def processors(threads: int | None) -> Iterator[None]:
+    """Compute on so many threads meanwhile; None is what torch takes."""
+    before = torch.get_num_threads()
+    try:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def replicas(model: DehazeModel, job: PreparedRun) -> list[DehazeModel]:
+    """The model on every device, in the job's precision; the first is the model itself."""
+    model.to(dtype=job.dtype)  # before there are copies, which half precision makes half as large
+    others = [copy.deepcopy(model) for _ in job.devices[1:]]
+    return [each.to(device=device) for each, device in zip([model, *others], job.devices, strict=True)]
+
+
+def told_of_tiles(job: PreparedRun) -> str:
+    """Why a scene is cut into tiles, in a sentence."""
+    best = min(plan.host_bytes + plan.device_bytes for plan in job.plans if not plan.tile)
+    return (
+        f"the scene as one needs {gigabytes(best)} of memory, more than may be used; "
+        f"went on with {in_words(job.plan)}"
+    )
+
+
+def describe(report: Report, job: PreparedRun, options: Options) -> None:
+    """Write what was decided into the report."""
+    info, first = job.scene.reader.info, job.scene.groups[0]
+    target = job.frame.target if job.frame else Box(0, 0, info.height, info.width)
+    report.input = info.name
+    report.height, report.width = target.height, target.width
+    report.count, report.dtype = info.count, info.dtype
+    report.bands = first.bands
+    report.low, report.high = first.ranges[0].low, first.ranges[0].high
+    report.range_source = first.ranges[0].source
+    report.groups = [describe_group(group) for group in job.scene.groups]
+    report.strength = options.strength
+    report.device = ",".join(map(str, job.devices))
+    report.precision = precision_name(job.dtype)
+    for note in job.notes:
+        report.warn(note)
+    if options.band_ranges is None and is_stretched_unit(info, first):
+        report.notes.append(
+            f"the floats, of 0 to 1, are shown to the model from 0 to {report.high:.3g} as black to white; "
+            "--input-range dtype shows them as they are, as it does bytes"
+        )
+
+
+def describe_plan(report: Report, job: PreparedRun, plan: Plan) -> None:
+    """Write into the report by which plan a scene is run."""
+    layout = job.layout_of(plan)
+    report.plan = plan.to_dict() | layout.facts
+    report.mode = layout.kind
+    report.overlap = layout.inner.overlap
+    report.joints = job.joints_of(plan)._asdict()
+
+
+def describe_group(group: Group) -> dict[str, Any]:
+    """Bands that were shown to the model together, and the source values that were its 0 and 1."""
+    return {"bands": group.bands, "ranges": [(range.low, range.high) for range in group.ranges]}
