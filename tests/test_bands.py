@@ -81,7 +81,7 @@ def test_each_group_is_dehazed_as_if_it_were_alone() -> None:
 
 
 def test_bands_that_do_not_run_on_keep_their_order() -> None:
-    from dehazexl_cli.engine.rows import span
+    from dehazexl_cli.engine.patches import span
 
     assert span([2, 3, 4]) == slice(2, 5)
     assert span([0, 2, 1, 3]) == [0, 2, 1, 3]  # as far from end to end as if they ran on

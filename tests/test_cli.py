@@ -328,7 +328,7 @@ def test_an_output_of_a_failed_run_is_gone(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError("unforeseen")
 
-    monkeypatch.setattr("dehazexl_cli.engine.blending.finished_rows", broken)
+    monkeypatch.setattr("dehazexl_cli.engine.patches.finished_rows", broken)
     result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights, "-q")
     assert result.code == 1
     assert "ZeroDivisionError: unforeseen" in result.err

@@ -12,7 +12,7 @@ from test_stream import scene, streamed
 
 from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides
 from dehazexl_cli.engine.device import choose_devices
-from dehazexl_cli.engine.executor import in_turn
+from dehazexl_cli.engine.threads import in_turn
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import PatchBatch, Skips

@@ -10,14 +10,9 @@ from numpy.typing import NDArray
 from test_stream import FP32, streamed
 
 from dehazexl_cli.engine import Options
-from dehazexl_cli.engine.device import (
-    choose_device,
-    choose_precision,
-    to_source,
-    to_unit,
-)
+from dehazexl_cli.engine.device import choose_device, choose_precision
 from dehazexl_cli.engine.nodata_filling import fill_nodata
-from dehazexl_cli.engine.scaling import choose_range, range_of
+from dehazexl_cli.engine.scaling import choose_range, range_of, to_source, to_unit
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, ValueRange

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dehazexl_cli.attribution import Attribution, Detector, Path, Spread
     from dehazexl_cli.engine import InferenceMode, Options, PreparedRun
-    from dehazexl_cli.engine.run_context import Watch
+    from dehazexl_cli.engine.scene import Watch
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import RasterReader
 
@@ -169,7 +169,7 @@ def path_of(name: str, job: PreparedRun) -> Path:
     import torch
 
     from dehazexl_cli.attribution import Blend, Transmission, airlight_of
-    from dehazexl_cli.engine.device import to_unit
+    from dehazexl_cli.engine.scaling import to_unit
 
     if name == "blend":
         return Blend()

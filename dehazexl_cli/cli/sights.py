@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dehazexl_cli.attribution import Detector, Part
     from dehazexl_cli.engine import PreparedRun
-    from dehazexl_cli.engine.rows import PatchRow
+    from dehazexl_cli.engine.patches import PatchRow
     from dehazexl_cli.engine.scene import Scene
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import Pixels, RasterReader
@@ -115,7 +115,7 @@ def over_ground(job: PreparedRun, clear: RasterReader) -> RasterReader:
 def whole_of(scenes: Sequence[Scene], model: DehazeModel, detectors: Sequence[Detector]) -> Part:
     """All patches of the scene, which see each other."""
     from dehazexl_cli.attribution import Part, Sight
-    from dehazexl_cli.engine.rows import rows_to_encode
+    from dehazexl_cli.engine.patches import rows_to_encode
 
     seen: list[list[Tensor]] = []
     absent: frozenset[int] = frozenset()
@@ -134,7 +134,7 @@ def tiles_of(
 ) -> list[Part]:
     """Those tiles that the windows are restored from; none knows of another."""
     from dehazexl_cli.engine.nodata import around
-    from dehazexl_cli.engine.rows import rows_to_decode
+    from dehazexl_cli.engine.patches import rows_to_decode
 
     wanted = reduce(around, (detector.box for detector in detectors))
     scenes = [replace(scene, wanted=wanted) for scene in scenes]
@@ -187,7 +187,7 @@ def shown(scene: Scene, row: PatchRow) -> Tensor:
     """A row of patches as the network is shown it: [3 or 1, rows, width] in [0, 1], on the host."""
     import torch
 
-    from dehazexl_cli.engine.device import to_unit
+    from dehazexl_cli.engine.scaling import to_unit
 
     return to_unit(torch.from_numpy(row.view), scene.groups[0].levels(torch.device("cpu")))
 

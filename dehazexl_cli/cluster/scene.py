@@ -25,8 +25,8 @@ from torch import Tensor
 
 from dehazexl_cli.engine.executor import EncodedRow, RowExecutor, SceneContext
 from dehazexl_cli.engine.prepared import Options
-from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.scaling import Group
+from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models.base import DehazeModel

@@ -17,8 +17,7 @@ from dehazexl_cli.engine.layout import row_bytes
 from dehazexl_cli.engine.memory import measure_budget
 from dehazexl_cli.engine.prepared import Options, setting_for
 from dehazexl_cli.engine.run import processors
-from dehazexl_cli.engine.run_context import Progress, RunContext
-from dehazexl_cli.engine.scene import Scene
+from dehazexl_cli.engine.scene import Progress, RunContext, Scene
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import Plan, PlanOverrides, candidate_plans, choose
 from dehazexl_cli.raster.base import RasterReader

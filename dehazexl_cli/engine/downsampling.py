@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dehazexl_cli.engine.device import Scaling, to_unit
-from dehazexl_cli.engine.rows import slices
-from dehazexl_cli.engine.scene import Group
+from dehazexl_cli.engine.patches import slices
+from dehazexl_cli.engine.scaling import Group, Scaling, to_unit
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.raster.base import Pixels
 

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.blending import BlendBuffer, Residual, apply_residual
-from dehazexl_cli.engine.rows import PatchRow, extract_patches, rows_to_decode, rows_to_encode, to_device
-from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.patches import (
+    BlendBuffer,
+    PatchRow,
+    Residual,
+    apply_residual,
+    extract_patches,
+    rows_to_decode,
+    rows_to_encode,
+    to_device,
+)
+from dehazexl_cli.engine.scaling import Group
+from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.engine.skip_cache import make_cache
-from dehazexl_cli.engine.threads import prefetch
+from dehazexl_cli.engine.threads import in_turn, prefetch
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import PatchBatch, Skips
 from dehazexl_cli.raster.base import Pixels
-
-W = TypeVar("W")
-T = TypeVar("T")
-R = TypeVar("R")
 
 SceneContext = Sequence[Tensor | None]  # what each group's patches learn of the scene; None: nothing
 
@@ -135,8 +137,9 @@ class LocalExecutor:
         source = rows_to_encode(self.scene, self._summed, rows)
         with closing(prefetch(self.run.report.each_working("read", source))) as reading:
             for row in reading:
-                tokens = tuple(self._encode(group, row) for group in self._groups)
-                yield EncodedRow(row.number, row.absent, tokens)
+                yield EncodedRow(
+                    row.number, row.absent, tuple(self._encode(group, row) for group in self._groups)
+                )
 
     def _encode(self, group: GroupState, row: PatchRow) -> Tensor | None:
         """Tokens of a row's patches that have ground [n, …], or their sum [1, …]."""
@@ -233,32 +236,3 @@ class LocalExecutor:
 
     def _device_of(self, model: PatchModel) -> torch.device:
         return model.device or self.scene.device
-
-
-def in_turn(workers: Sequence[W], work: Callable[[W, T], R], pieces: Iterable[T]) -> Iterator[R]:
-    """Results of work(worker, piece) in the order of the pieces, which go to the workers in turn.
-
-    Each worker does one piece at a time; with a single one, no thread is started. Pieces are taken as
-    workers become free, here, so that what makes them needs no lock. What one raises is raised here, after
-    the others have ended what they had begun.
-    """
-    if len(workers) == 1:
-        for piece in pieces:
-            yield work(workers[0], piece)
-            del piece  # else its features are kept while the next one's are fetched
-        return
-
-    def inferred(worker: W, piece: T) -> R:
-        with torch.inference_mode():  # is told to each thread by itself
-            return work(worker, piece)
-
-    with ExitStack() as stack:
-        pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in workers]
-        under_way: deque[Future[R]] = deque()
-        for number, piece in enumerate(pieces):
-            turn = number % len(pools)
-            under_way.append(pools[turn].submit(inferred, workers[turn], piece))
-            if len(under_way) == len(pools):
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()

@@ -14,8 +14,7 @@ from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.padding import PaddingWriter
 from dehazexl_cli.engine.pipeline import dehaze_scene
 from dehazexl_cli.engine.prepared import PreparedRun
-from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.scene import Scene
+from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.engine.skip_cache import DiskFull
 from dehazexl_cli.errors import DeviceError, is_lack_of_memory
 from dehazexl_cli.plan import Plan, next_smaller

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from dehazexl_cli.engine.executor import RowExecutor, SceneContext
 from dehazexl_cli.engine.memory import trim
-from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.scene import Scene
+from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.engine.threads import BackgroundWriter
 from dehazexl_cli.raster.base import RasterWriter
 

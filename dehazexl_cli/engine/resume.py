@@ -14,8 +14,7 @@ from torch import Tensor
 from dehazexl_cli.engine.executor import EncodedRow, RowExecutor, SceneContext
 from dehazexl_cli.engine.prepared import OF_THE_MACHINE, Options, PreparedRun
 from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
-from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.scene import Scene
+from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.raster.base import Pixels
 from dehazexl_cli.report import Report

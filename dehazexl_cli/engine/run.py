@@ -16,9 +16,8 @@ from dehazexl_cli.engine.fallback import in_words, run_with_fallback
 from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.prepared import Options, PreparedRun, prepare
 from dehazexl_cli.engine.resume import Resume, resumption
-from dehazexl_cli.engine.run_context import Progress, RunContext, Watch
-from dehazexl_cli.engine.scaling import is_stretched_unit
-from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.scaling import Group, is_stretched_unit
+from dehazexl_cli.engine.scene import Progress, RunContext, Scene, Watch
 from dehazexl_cli.engine.single_pass import executor_for
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import DehazeModel
@@ -55,16 +54,16 @@ def run(
             report.fallbacks.append(told_of_tiles(job))
         with resumption(resume, job, options, report) as resuming:
 
-            def make_executor(scene: Scene, layout: Layout, context: RunContext) -> RowExecutor:
-                describe_plan(report, job, context.plan)
-                executor = executor_for(scene, layout, context)
+            def make_executor(scene: Scene, layout: Layout, attempt: RunContext) -> RowExecutor:
+                describe_plan(report, job, attempt.plan)
+                executor = executor_for(scene, layout, attempt)
                 if distribute is not None:
-                    executor = distribute(scene, context, executor)
-                return resuming.over(executor, scene, context)
+                    executor = distribute(scene, attempt, executor)
+                return resuming.over(executor, scene, attempt)
 
             folder = Path(options.tmp_dir) if options.tmp_dir else None
-            context = RunContext(resuming.plan, models, report, Progress(watch), folder)
-            run_with_fallback(job, context, make_executor, make_writer)
+            first = RunContext(resuming.plan, models, report, Progress(watch), folder)
+            run_with_fallback(job, first, make_executor, make_writer)
     report.peak_host_bytes = peak_host_bytes()
     if job.scene.device.type == "cuda":
         report.peak_device_bytes = max(torch.cuda.max_memory_allocated(device) for device in job.devices)

@@ -1,42 +1,25 @@
-"""A scene about to be dehazed, with everything about it decided."""
+"""A scene about to be dehazed, with everything about it decided, and how that is done this time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from dehazexl_cli.engine.device import Scaling
+from dehazexl_cli.engine.scaling import Group
 from dehazexl_cli.grid import Box, PatchGrid
-from dehazexl_cli.raster.base import Pixels, RasterReader, ValueRange
+from dehazexl_cli.models.base import DehazeModel
+from dehazexl_cli.plan import Plan
+from dehazexl_cli.raster.base import Pixels, RasterReader
+from dehazexl_cli.report import Report
+
+Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 
 GROUND_SIDE = 256  # of the thinned view that the scene's mean colour is taken from
-
-
-@dataclass(frozen=True)
-class Group:
-    """Bands that are shown to the model together: three colours, or one grey."""
-
-    bands: tuple[int, ...]  # 1-based
-    ranges: tuple[ValueRange, ...]  # of each band
-
-    def levels(self, device: torch.device) -> Scaling:
-        """The ranges as the transfer to the device takes them."""
-        if len(set(self.ranges)) == 1:
-            return self.ranges[0]
-        lows, scales = ([getattr(range, name) for range in self.ranges] for name in ("low", "scale"))
-        wide = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no wider one
-        return BandScaling(*(torch.tensor(x, dtype=wide, device=device) for x in (lows, scales)))
-
-
-class BandScaling:
-    """Levels that differ between bands: tensors [bands, 1, 1] beside pixels [..., bands, height, width]."""
-
-    def __init__(self, low: torch.Tensor, scale: torch.Tensor) -> None:
-        self.low, self.scale = low[:, None, None], scale[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -78,3 +61,34 @@ class Scene:
         """The rows of patches that reach into the wanted part."""
         rows = [row for row in range(self.grid.rows) if self.wants(self.grid.ids_of_row(row))]
         return range(rows[0], rows[-1] + 1) if rows else range(0)
+
+
+class Progress:
+    """Counts the patches of a phase and tells a watch, which may raise to have the run end."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self._watch = watch or (lambda phase, done, total: None)
+        self.phase = "encode"
+        self._done = self._total = 0
+
+    def begin(self, phase: str, total: int) -> None:
+        """Begin a phase of so many patches."""
+        self.phase, self._done, self._total = phase, 0, total
+        self.advance(0)
+
+    def advance(self, count: int) -> None:
+        """Count patches that are done."""
+        self._done += count
+        if self._total:  # there is nothing to do for a part without ground
+            self._watch(self.phase, self._done, self._total)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One attempt at a scene."""
+
+    plan: Plan
+    models: Sequence[DehazeModel]  # replicas, each on its device; the first sees all patches
+    report: Report
+    progress: Progress
+    folder: Path | None = None  # where what finds no room in memory may be put

@@ -9,15 +9,20 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.blending import Residual, apply_residual
-from dehazexl_cli.engine.device import to_unit
 from dehazexl_cli.engine.downsampling import add_band, as_bands, colour_changes, upsample
 from dehazexl_cli.engine.executor import EncodedRow, LocalExecutor, RowExecutor, SceneContext
 from dehazexl_cli.engine.fp32_fallback import Fp32Fallback, finite
 from dehazexl_cli.engine.layout import Layout
-from dehazexl_cli.engine.rows import OutputStrip, rows_to_decode, rows_to_encode, slices
-from dehazexl_cli.engine.run_context import RunContext
-from dehazexl_cli.engine.scene import Group, Scene
+from dehazexl_cli.engine.patches import (
+    OutputStrip,
+    Residual,
+    apply_residual,
+    rows_to_decode,
+    rows_to_encode,
+    slices,
+)
+from dehazexl_cli.engine.scaling import Group, to_unit
+from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.engine.threads import prefetch
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips, forward_in_memory

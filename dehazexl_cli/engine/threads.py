@@ -1,19 +1,25 @@
-"""Reading ahead and writing behind, each on one thread, with errors that come back to the caller."""
+"""Reading ahead, writing behind and a thread for each device, with errors that come back to the caller."""
 
 from __future__ import annotations
 
 import queue
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self, TypeVar
+
+import torch
 
 from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
 T = TypeVar("T")
+W = TypeVar("W")
+R = TypeVar("R")
 
 DEPTH = 1  # rows of patches that may wait in a pipe
 POLL_SECONDS = 0.1
@@ -150,3 +156,32 @@ class BackgroundWriter:
             raise
         if kind is None and self._error is not None:
             raise self._error
+
+
+def in_turn(workers: Sequence[W], work: Callable[[W, T], R], pieces: Iterable[T]) -> Iterator[R]:
+    """Results of work(worker, piece) in the order of the pieces, which go to the workers in turn.
+
+    Each worker does one piece at a time; with a single one, no thread is started. Pieces are taken as
+    workers become free, here, so that what makes them needs no lock. What one raises is raised here, after
+    the others have ended what they had begun.
+    """
+    if len(workers) == 1:
+        for piece in pieces:
+            yield work(workers[0], piece)
+            del piece  # else its features are kept while the next one's are fetched
+        return
+
+    def inferred(worker: W, piece: T) -> R:
+        with torch.inference_mode():  # is told to each thread by itself
+            return work(worker, piece)
+
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(1)) for _ in workers]
+        under_way: deque[Future[R]] = deque()
+        for number, piece in enumerate(pieces):
+            turn = number % len(pools)
+            under_way.append(pools[turn].submit(inferred, workers[turn], piece))
+            if len(under_way) == len(pools):
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
