@@ -137,7 +137,7 @@ class PatchGrid:
         row, col = divmod(id, self.cols)
         return Box(row * self.stride, col * self.stride, self.patch, self.patch)
 
-    def reaching(self, box: Box) -> tuple[int, int]:
+    def count_overlapping(self, box: Box) -> tuple[int, int]:
         """How many rows and columns of patches reach into a box within the scene."""
         if not box.pixels:
             return 0, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -115,10 +115,10 @@ class Plan:
     seed: int | None  # of the sampled attention; None: attention is exact
     host_bytes: int = 0
     device_bytes: int = 0  # 0 where the device is the host
-    kept: int | None = None  # patches whose features wait; the others' are computed again. None: all
-    queries: int | None = None  # that attend at once; None: all
+    cached_patches: int | None = None  # whose features wait; the others' are computed again. None: all
+    query_chunk: int | None = None  # that attend at once; None: all
     tile: int | None = None  # pixels: the scene is not judged as one, but by tiles of this side
-    flow_bytes: int = 0  # of the above, where the network runs: while patches are encoded and decoded
+    patch_phase_bytes: int = 0  # of the above, where the network runs: while patches are encoded and decoded
     mixing_bytes: int = 0  # and while they are mixed
     disk_bytes: int = 0  # of features that wait in a file
 
@@ -128,9 +128,9 @@ class Plan:
         return "exact" if self.seed is None else "sampled"
 
     @property
-    def thrift(self) -> int:
+    def degradation(self) -> int:
         """How far the scene's view of itself is cut to save memory; less is better."""
-        return 3 if self.tile else 2 if self.seed is not None else 1 if self.queries else 0
+        return 3 if self.tile else 2 if self.seed is not None else 1 if self.query_chunk else 0
 
     def fits(self, budget: MemoryBudget) -> bool:
         """Whether the expected need is within the budget."""
@@ -140,11 +140,24 @@ class Plan:
         """Bytes expected in a phase of the run, where the network runs; or on disk, for "disk"."""
         if phase == "disk":
             return self.disk_bytes
-        return self.mixing_bytes if phase == "mix" and not self.tile else self.flow_bytes
+        return self.mixing_bytes if phase == "mix" and not self.tile else self.patch_phase_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values."""
-        return asdict(self) | {"attention": self.attention}
+        """The plan as plain values, by the names that reports have."""
+        return {
+            "skips": self.skips,
+            "batch": self.batch,
+            "seed": self.seed,
+            "host_bytes": self.host_bytes,
+            "device_bytes": self.device_bytes,
+            "kept": self.cached_patches,
+            "queries": self.query_chunk,
+            "tile": self.tile,
+            "flow_bytes": self.patch_phase_bytes,
+            "mixing_bytes": self.mixing_bytes,
+            "disk_bytes": self.disk_bytes,
+            "attention": self.attention,
+        }
 
 
 def candidate_plans(
@@ -226,7 +239,7 @@ class CandidatePlans:
             return [Plan("recompute", 0, self.wishes.seed)]
         whole = Plan("recompute", 0, None)
         in_parts = self.footprint.mix_part_bytes is not None
-        return [whole, replace(whole, queries=QUERIES)] if in_parts else [whole]
+        return [whole, replace(whole, query_chunk=QUERIES)] if in_parts else [whole]
 
     def _made_to_measure(self, form: Plan, size: int) -> Plan | None:
         budget = self.setting.budget
@@ -236,11 +249,11 @@ class CandidatePlans:
         if self.setting.on_gpu:
             room["device"] = (budget.device_bytes or 0) - bare.device_bytes
         policy = max(room, key=room.__getitem__)
-        kept = int(room[policy] / (KEPT_SHARE * self.footprint.skip_bytes))
+        cached_patches = int(room[policy] / (KEPT_SHARE * self.footprint.skip_bytes))
         most = most_kept(size, self.grid, self.setting)
-        if not bare.fits(budget) or not LEAST_KEPT * most <= kept < most:
+        if not bare.fits(budget) or not LEAST_KEPT * most <= cached_patches < most:
             return None
-        return self._plan(replace(bare, skips=policy, kept=kept))
+        return self._plan(replace(bare, skips=policy, cached_patches=cached_patches))
 
     def _plan(self, plan: Plan) -> Plan:
         return estimated(plan, self.footprint, self.grid, self.setting)
@@ -249,11 +262,13 @@ class CandidatePlans:
 def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanInputs) -> Plan:
     """The plan with the memory it is expected to need."""
     patches = len(grid)
-    kept = most_kept(plan.batch, grid, setting) if plan.kept is None else plan.kept
-    waiting = int(KEPT_SHARE * footprint.skip_bytes * kept)
+    cached_patches = (
+        most_kept(plan.batch, grid, setting) if plan.cached_patches is None else plan.cached_patches
+    )
+    waiting = int(KEPT_SHARE * footprint.skip_bytes * cached_patches)
     plan = replace(plan, disk_bytes=waiting if plan.skips == "disk" else 0)
     tokens = footprint.token_bytes * patches
-    mixing = footprint.mix_bytes if plan.queries is None else footprint.mix_part_bytes or 0
+    mixing = footprint.mix_bytes if plan.query_chunk is None else footprint.mix_part_bytes or 0
     if plan.seed is not None and footprint.mix_sampled_bytes is not None:
         mixing = footprint.mix_sampled_bytes
     fixed = footprint.mix_fixed_bytes * min(patches, footprint.mix_fixed_patches or patches)
@@ -281,7 +296,7 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanIn
         flow, mix = flow + on_device, mix + on_device
         host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
         device = max(flow, mix)
-    return replace(plan, host_bytes=host, device_bytes=device, flow_bytes=flow, mixing_bytes=mix)
+    return replace(plan, host_bytes=host, device_bytes=device, patch_phase_bytes=flow, mixing_bytes=mix)
 
 
 def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanInputs) -> int:
@@ -338,11 +353,11 @@ def next_smaller(plans: Sequence[Plan], index: int, phase: str) -> int | None:
     failed = plans[index]
     for later in range(index + 1, len(plans)):
         plan = plans[later]
-        if plan.thrift < failed.thrift:
+        if plan.degradation < failed.degradation:
             continue
         less = plan.needs(phase) < failed.needs(phase)
         less_on_host = bool(plan.device_bytes) and phase != "disk" and plan.host_bytes < failed.host_bytes
-        if less or less_on_host or (phase == "mix" and plan.thrift > failed.thrift):
+        if less or less_on_host or (phase == "mix" and plan.degradation > failed.degradation):
             return later
     return None
 

@@ -126,7 +126,7 @@ class Identity(DehazeModel):
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         return batch.pixels.mean((2, 3)), ()
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         return tokens
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
@@ -147,9 +147,9 @@ class Toy(Identity):
     Each patch becomes a blur of itself and its halo, minus the scene's mean, weighted by where it lies.
     """
 
-    def __init__(self, patch: int = 16, halo: int = 2, gather: str = "stack") -> None:
+    def __init__(self, patch: int = 16, halo: int = 2, token_reduction: str = "stack") -> None:
         super().__init__(patch, halo)
-        self.gather = gather  # type: ignore[assignment]
+        self.token_reduction = token_reduction  # type: ignore[assignment]
         self.encoded: list[int] = []
         self.mixed = 0
 
@@ -158,16 +158,16 @@ class Toy(Identity):
         blurred = torch.nn.functional.avg_pool2d(batch.pixels, 2 * self.halo + 1, 1)
         return self.inner(batch.pixels).mean((2, 3)), (blurred,)
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         self.mixed += 1
-        if self.gather == "sum":
+        if self.token_reduction == "sum":
             return tokens / len(grid)
         order = torch.arange(tokens.shape[1]).view(1, -1, 1) + 1
         return (tokens * order).sum(1, keepdim=True) / order.sum() + tokens / order
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         (blurred,) = skips
-        if self.gather == "sum":
+        if self.token_reduction == "sum":
             rows = [id // len(batch.grid) for id in batch.ids]
             context = scene[rows]
         else:

@@ -128,11 +128,11 @@ def test_attention_by_parts_is_exact_attention(queries: int) -> None:
     tokens = torch.randn(2, len(grid), 64, model.config.token_dim)  # type: ignore[union-attr, operator]
     again, before = tokens.clone(), tokens.clone()
     with torch.inference_mode():
-        whole = model.mix(tokens, grid, None)
+        whole = model.apply_bottleneck(tokens, grid, None)
         assert torch.equal(tokens, before)
-        model.queries = queries
-        by_parts = model.mix(tokens, grid, None)
-        sampled = model.mix(again, grid, 3)
+        model.query_chunk = queries
+        by_parts = model.apply_bottleneck(tokens, grid, None)
+        sampled = model.apply_bottleneck(again, grid, 3)
     assert torch.allclose(whole, by_parts, atol=1e-4 * float(whole.abs().max()))
     # What is for scenes of many tokens takes no memory for a second scene.
     assert by_parts.data_ptr() == tokens.data_ptr() and sampled.data_ptr() == again.data_ptr()
@@ -167,8 +167,10 @@ def test_sampling_a_few_heads_at_a_time_is_sampling_all() -> None:
 
 def test_attention_by_parts_lets_gradients_through() -> None:
     model = DehazeXL(TINY)
-    model.queries = 3
-    model.mix(torch.randn(1, 2, 4, TINY.token_dim), PatchGrid(64, 128, 64), None).sum().backward()
+    model.query_chunk = 3
+    model.apply_bottleneck(
+        torch.randn(1, 2, 4, TINY.token_dim), PatchGrid(64, 128, 64), None
+    ).sum().backward()
     assert model.mixer.layers[1].qkv.weight.grad.abs().sum() > 0  # type: ignore[union-attr, operator]
 
 

@@ -113,11 +113,11 @@ def tiny_bilateral() -> MultiGuidedBilateral:
 NETWORKS = {"dehazexl": (tiny_xl, 8), "mgbl-s": (tiny_spatial, 0), "mgbl-paper": (tiny_bilateral, 0)}
 
 
-@pytest.mark.parametrize("gather", ["stack", "sum"])
-def test_on_a_linear_model_one_step_is_exact(gather: str) -> None:
+@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
+def test_on_a_linear_model_one_step_is_exact(token_reduction: str) -> None:
     hazy, clear = scenes(37, 50)
     window = Box(20, 30, 7, 11)
-    model = Toy(gather=gather)
+    model = Toy(token_reduction=token_reduction)
     (found,) = explain(model, hazy, clear, window, steps=1)
     assert unlike(found.map, whole_image(model, hazy, clear, window, 0.3, Blend(), 0)) < 1e-5
     assert found.gap < 1e-5

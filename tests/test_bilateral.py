@@ -169,7 +169,7 @@ def test_patches_may_come_in_any_order() -> None:
     order = torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))
     mixed = PatchBatch(tuple(order.tolist()), grid, batch.pixels[order])
     with torch.inference_mode():
-        scene = model.mix(model.encode(mixed)[0].sum(0, keepdim=True), grid, None)
+        scene = model.apply_bottleneck(model.encode(mixed)[0].sum(0, keepdim=True), grid, None)
         patches = model.decode(mixed, scene, ())[order.argsort()]
         require_close(join_patches(patches[None], grid), model(image), STREAMED)
 
@@ -189,7 +189,7 @@ def test_what_overhangs_the_scene_is_never_looked_at(size: tuple[int, int]) -> N
     with torch.inference_mode():
         tokens, _ = model.encode(elsewhere)
         assert torch.equal(tokens, model.encode(batch)[0])
-        scene = model.mix(tokens.sum(0, keepdim=True), grid, None)
+        scene = model.apply_bottleneck(tokens.sum(0, keepdim=True), grid, None)
         both = [join_patches(model.decode(b, scene, ())[None], grid) for b in (batch, elsewhere)]
     assert torch.equal(*both)
 
@@ -227,10 +227,10 @@ def test_thumbnails_and_pixels_are_float32_whatever_the_weights(dtype: torch.dty
     (batch,) = cut_batches(image, grid, len(grid))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         tokens, skips = model.encode(batch)
-        pixels = model.decode(batch, model.mix(tokens.sum(0, keepdim=True), grid, None), skips)
+        pixels = model.decode(batch, model.apply_bottleneck(tokens.sum(0, keepdim=True), grid, None), skips)
     assert (tokens.dtype, pixels.dtype, skips) == (torch.float32, torch.float32, ())
     inner = batch.pixels[..., model.halo : -model.halo, model.halo : -model.halo]
-    expected = small().decode(batch, small().mix(tokens.sum(0, keepdim=True), grid, None), ())
+    expected = small().decode(batch, small().apply_bottleneck(tokens.sum(0, keepdim=True), grid, None), ())
     error = (pixels - expected).abs()
     assert error.mean() < 0.1 * (expected - inner).abs().mean()
     assert (

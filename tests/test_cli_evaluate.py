@@ -282,5 +282,5 @@ def test_patches_mixed_alone_overlap_as_ever() -> None:
 
 def test_a_model_without_tokens_of_patches_cannot_mix_them_alone() -> None:
     with pytest.raises(UsageError, match="mix each by itself"):
-        MixingPatches(Toy(gather="sum"))
+        MixingPatches(Toy(token_reduction="sum"))
     assert MixingPatches(Identity().eval()).training is False

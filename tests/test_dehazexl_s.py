@@ -223,10 +223,10 @@ def test_patches_without_ground_say_nothing_to_the_others() -> None:
     with torch.no_grad():
         tokens, _ = model.encode(batch)
         absent = replace(grid, absent=frozenset({1}))
-        told = [model.mix(x[[0, 2, 3]][None], absent, None) for x in (tokens, tokens + 0)]
+        told = [model.apply_bottleneck(x[[0, 2, 3]][None], absent, None) for x in (tokens, tokens + 0)]
         assert told[0].shape[:2] == (1, 3)
         assert torch.equal(*told)
-        whole = model.mix(tokens[None], grid, None)
+        whole = model.apply_bottleneck(tokens[None], grid, None)
     assert (whole[:, [0, 2, 3]] - told[0]).abs().max() > 1e-4
 
 

@@ -23,8 +23,8 @@ ARRAY = scene(50, 120)
 class Watched(Toy):
     """Notes in a list that its copies share who encoded what, and in which thread."""
 
-    def __init__(self, gather: str = "stack") -> None:
-        super().__init__(gather=gather)
+    def __init__(self, token_reduction: str = "stack") -> None:
+        super().__init__(token_reduction=token_reduction)
         self.seen = Shared()
 
     def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
@@ -42,13 +42,15 @@ class Shared:
         return self
 
 
-@pytest.mark.parametrize("gather", ["stack", "sum"])
+@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
 @pytest.mark.parametrize("skips", ["device", "host", "disk", "recompute"])
 @pytest.mark.parametrize("device", ["cpu,cpu", "cpu,cpu,cpu"])
-def test_replicas_share_the_batches_and_give_the_same(gather: str, skips: str, device: str) -> None:
+def test_replicas_share_the_batches_and_give_the_same(token_reduction: str, skips: str, device: str) -> None:
     wishes = PlanOverrides(skips, 2)  # type: ignore[arg-type]
-    expected, _ = streamed(ARRAY, Toy(gather=gather), Options(device="cpu", precision="fp32", wishes=wishes))
-    model = Watched(gather)
+    expected, _ = streamed(
+        ARRAY, Toy(token_reduction=token_reduction), Options(device="cpu", precision="fp32", wishes=wishes)
+    )
+    model = Watched(token_reduction)
     output, report = streamed(ARRAY, model, Options(device=device, precision="fp32", wishes=wishes))
     assert np.array_equal(output, expected)
     assert report.device == device

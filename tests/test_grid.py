@@ -99,7 +99,7 @@ def test_patches_that_reach_into_a_box_are_counted_without_looking_at_each(overl
         cols = sum(
             1 for col in range(grid.cols) if grid.box(col).within(box._replace(top=0, height=90)).pixels
         )
-        assert grid.reaching(box) == (rows, cols)
-    assert grid.reaching(Box(5, 5, 0, 10)) == (0, 0)
+        assert grid.count_overlapping(box) == (rows, cols)
+    assert grid.count_overlapping(Box(5, 5, 0, 10)) == (0, 0)
     endless = PatchGrid(2**31 - 1, 2**31 - 1, 256, overlap=overlap)
-    assert endless.reaching(Box(0, 0, 2**31 - 1, 2**31 - 1)) == (endless.rows, endless.cols)
+    assert endless.count_overlapping(Box(0, 0, 2**31 - 1, 2**31 - 1)) == (endless.rows, endless.cols)

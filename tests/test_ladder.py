@@ -40,9 +40,9 @@ class Failing(Toy):
         self.fail("encode")
         return super().encode(batch)
 
-    def mix(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
+    def apply_bottleneck(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
         self.fail("mix")
-        return super().mix(tokens, grid, seed)
+        return super().apply_bottleneck(tokens, grid, seed)
 
     def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
         self.fail("decode")
@@ -215,9 +215,9 @@ def test_threads_are_as_many_as_asked_for_and_given_back() -> None:
     class Counting(Toy):
         seen = 0
 
-        def mix(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
+        def apply_bottleneck(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
             self.seen = torch.get_num_threads()
-            return super().mix(tokens, grid, seed)
+            return super().apply_bottleneck(tokens, grid, seed)
 
     model, before = Counting(), torch.get_num_threads()
     streamed(ARRAY, model, Options(**FP32, threads=before + 1))

@@ -27,14 +27,16 @@ def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("border", [((7, 0), (0, 0)), ((0, 13), (40, 5)), ((300, 21), (17, 600))])
-@pytest.mark.parametrize("gather", ["stack", "sum"])
+@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_a_border_of_nodata_changes_not_a_bit(
-    border: tuple[tuple[int, int], tuple[int, int]], gather: str, dtype: str
+    border: tuple[tuple[int, int], tuple[int, int]], token_reduction: str, dtype: str
 ) -> None:
     array = scene(50, 70).astype(dtype)
-    alone, _ = streamed(array, Toy(gather=gather), Options(**FP32))
-    framed, report = streamed(np.pad(array, (*border, (0, 0))), Toy(gather=gather), Options(**FP32), nodata=0)
+    alone, _ = streamed(array, Toy(token_reduction=token_reduction), Options(**FP32))
+    framed, report = streamed(
+        np.pad(array, (*border, (0, 0))), Toy(token_reduction=token_reduction), Options(**FP32), nodata=0
+    )
     assert np.array_equal(framed, np.pad(alone, (*border, (0, 0))))
     assert report.invalid_pixels == framed.shape[0] * framed.shape[1] - 50 * 70
     assert not np.array_equal(alone, array)
@@ -81,15 +83,19 @@ def ellipse(height: int, width: int) -> Bools:
     return inside
 
 
-@pytest.mark.parametrize("gather", ["stack", "sum"])
+@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
 @pytest.mark.parametrize("hidden", [0.0, 77.0, np.nan, np.inf])
-def test_what_stands_in_invalid_pixels_never_reaches_the_model(gather: str, hidden: float) -> None:
+def test_what_stands_in_invalid_pixels_never_reaches_the_model(token_reduction: str, hidden: float) -> None:
     valid = ellipse(90, 130)
     array = np.where(valid[:, :, None], scene(90, 130), 0).astype(np.float32)
     alpha = np.where(valid, 255, 0).astype(np.float32)[:, :, None]
-    expected, _ = streamed(np.concatenate([array, alpha], 2), Toy(gather=gather), Options(**FP32), alpha=4)
+    expected, _ = streamed(
+        np.concatenate([array, alpha], 2), Toy(token_reduction=token_reduction), Options(**FP32), alpha=4
+    )
     array[~valid] = hidden
-    output, report = streamed(np.concatenate([array, alpha], 2), Toy(gather=gather), Options(**FP32), alpha=4)
+    output, report = streamed(
+        np.concatenate([array, alpha], 2), Toy(token_reduction=token_reduction), Options(**FP32), alpha=4
+    )
     assert report.invalid_pixels == (~valid).sum()
     assert np.array_equal(output[valid], expected[valid])
     assert output[~valid].tobytes() == np.concatenate([array, alpha], 2)[~valid].tobytes()
@@ -107,8 +113,8 @@ def test_a_patch_without_ground_is_not_computed() -> None:
 
 def test_a_scene_without_any_ground_comes_out_as_it_was() -> None:
     array = np.zeros((40, 60, 3), np.uint8)
-    for gather in ("stack", "sum"):
-        output, report = streamed(array, Toy(gather=gather), Options(**FP32), nodata=0)
+    for token_reduction in ("stack", "sum"):
+        output, report = streamed(array, Toy(token_reduction=token_reduction), Options(**FP32), nodata=0)
         assert (output == 0).all()
         assert report.invalid_pixels == 2400
 

@@ -133,7 +133,7 @@ def test_groups_of_bands_keep_their_tokens_and_features_side_by_side() -> None:
 def test_overlapping_patches_leave_a_second_row_of_changes() -> None:
     apart, shared = (PatchGrid(2560, 2560, 256, overlap=overlap) for overlap in (0, 32))
     flow = [
-        candidate_plans(FOOTPRINT, grid, CPU, PlanOverrides("recompute", 8))[0].flow_bytes
+        candidate_plans(FOOTPRINT, grid, CPU, PlanOverrides("recompute", 8))[0].patch_phase_bytes
         - 100 * MB * (len(grid) // 100)
         for grid in (apart, shared)
     ]
@@ -147,9 +147,9 @@ def lean(footprint: Footprint) -> Footprint:
 
 def test_mixing_in_parts_comes_before_anything_else_is_given_up() -> None:
     plans = candidate_plans(lean(FOOTPRINT), GRID, CPU, PlanOverrides("recompute", 1))
-    whole = next(plan for plan in plans if plan.queries is None)
+    whole = next(plan for plan in plans if plan.query_chunk is None)
     plan = plans[choose(plans, MemoryBudget(whole.host_bytes - 1, None))]
-    assert plan.queries and plan.attention == "exact"
+    assert plan.query_chunk and plan.attention == "exact"
     assert whole.host_bytes - plan.host_bytes == 100 * MB  # mixing 2 MB a patch and not 1
 
 
@@ -171,7 +171,7 @@ def test_as_many_features_wait_as_there_is_room_for() -> None:
     budget = MemoryBudget(WITHOUT_SKIPS + 400 * MB + 315 * MB, None)  # 400 MB are for the batch
     plans = candidate_plans(FOOTPRINT, GRID, PlanInputs(0, budget=budget), PlanOverrides())
     plan = plans[choose(plans, budget)]
-    assert (plan.skips, plan.batch, plan.kept) == ("host", 8, 30)
+    assert (plan.skips, plan.batch, plan.cached_patches) == ("host", 8, 30)
     assert plan.fits(budget)
     little = MemoryBudget(WITHOUT_SKIPS + 400 * MB + 90 * MB, None)  # for fewer it is not worth its trouble
     plans = candidate_plans(FOOTPRINT, GRID, PlanInputs(0, budget=little), PlanOverrides(batch=8))
@@ -184,7 +184,7 @@ def test_a_gpu_keeps_some_features_wherever_there_is_more_room() -> None:
         budget = MemoryBudget(bare.host_bytes + host * MB, bare.device_bytes + device * MB)
         plans = candidate_plans(FOOTPRINT, GRID, PlanInputs(0, True, budget), PlanOverrides(batch=8))
         plan = plans[choose(plans, budget)]
-        assert (plan.skips, plan.kept) == (where, 50)
+        assert (plan.skips, plan.cached_patches) == (where, 50)
         assert plan.fits(budget)
 
 
@@ -192,13 +192,13 @@ def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> 
     plans = candidate_plans(lean(FOOTPRINT), GRID, PlanInputs(0, disk_bytes=1 << 40), PlanOverrides())
     index = next(i for i, plan in enumerate(plans) if (plan.skips, plan.batch) == ("host", 8))
     after_encode, after_mix = (plans[next_smaller(plans, index, phase) or 0] for phase in ("encode", "mix"))
-    assert (after_encode.skips, after_encode.batch, after_encode.queries) == ("host", 4, None)
-    assert (after_mix.skips, after_mix.batch) == ("host", 8) and after_mix.queries
+    assert (after_encode.skips, after_encode.batch, after_encode.query_chunk) == ("host", 4, None)
+    assert (after_mix.skips, after_mix.batch) == ("host", 8) and after_mix.query_chunk
     names = []
     step: int | None = index
     while step is not None:
         plan = plans[step]
-        names.append((plan.skips, plan.attention, plan.queries is not None))
+        names.append((plan.skips, plan.attention, plan.query_chunk is not None))
         step = next_smaller(plans, step, "mix")
     assert names == [
         ("host", "exact", False),
@@ -217,8 +217,8 @@ def test_what_was_given_up_is_not_taken_back() -> None:
             step = next_smaller(plans, step, phase)  # type: ignore[assignment]
         assert len(steps) > 2
         for before, after in itertools.pairwise(steps):
-            assert after.thrift >= before.thrift
-            assert after.needs(phase) < before.needs(phase) or after.thrift > before.thrift
+            assert after.degradation >= before.degradation
+            assert after.needs(phase) < before.needs(phase) or after.degradation > before.degradation
     assert next_smaller([Plan("host", 1, None)], 0, "encode") is None
 
 

@@ -40,8 +40,8 @@ class Killed(Exception):
 class Mortal(Toy):
     """Is killed at its n-th call of one of its three steps."""
 
-    def __init__(self, phase: str, calls: int, gather: str = "stack") -> None:
-        super().__init__(gather=gather)
+    def __init__(self, phase: str, calls: int, token_reduction: str = "stack") -> None:
+        super().__init__(token_reduction=token_reduction)
         self.phase, self.calls = phase, calls
         self.done: list[str] = []
 
@@ -56,9 +56,9 @@ class Mortal(Toy):
         self.step("encode")
         return super().encode(batch)
 
-    def mix(self, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+    def apply_bottleneck(self, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
         self.step("mix")
-        return super().mix(tokens, *rest)  # type: ignore[arg-type]
+        return super().apply_bottleneck(tokens, *rest)  # type: ignore[arg-type]
 
     def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
         self.step("decode")
@@ -98,18 +98,18 @@ KILLS = [
 ]
 
 
-@pytest.mark.parametrize(("phase", "calls", "gather", "options"), KILLS)
+@pytest.mark.parametrize(("phase", "calls", "token_reduction", "options"), KILLS)
 def test_a_run_goes_on_from_wherever_it_was_killed(
-    phase: str, calls: int, gather: str, options: dict[str, object], tmp_path: Path
+    phase: str, calls: int, token_reduction: str, options: dict[str, object], tmp_path: Path
 ) -> None:
-    expected, plain = attempt(Toy(gather=gather), None, **options)
+    expected, plain = attempt(Toy(token_reduction=token_reduction), None, **options)
     resume = Resume(str(tmp_path / "journal"), {"the input": 1})
-    whole = Mortal("none", 0, gather)
+    whole = Mortal("none", 0, token_reduction)
     attempt(whole, None, **options)
-    mortal = Mortal(phase, calls, gather)
+    mortal = Mortal(phase, calls, token_reduction)
     assert attempt(mortal, resume, **options) == (None, None)
     left = (tmp_path / "journal").exists()
-    second = Mortal("none", 0, gather)
+    second = Mortal("none", 0, token_reduction)
     output, report = attempt(second, resume, **options)
     assert output is not None and expected is not None and report is not None and plain is not None
     assert np.array_equal(output, expected)
@@ -256,7 +256,7 @@ def wait(of, name):
     setattr(of, name, slow)
 
 from dehazexl_cli.raster.gdal_writer import GdalWriter
-step = {"encode": "_encode", "mix": "bottleneck", "decode": "_decode"}
+step = {"encode": "_encode", "mix": "apply_bottleneck", "decode": "_decode"}
 wait(*(GdalWriter, "commit") if phase == "finish" else (LocalExecutor, step[phase]))
 sys.argv = ["dehazexl", *sys.argv[4:]]
 from dehazexl_cli.cli import main
@@ -303,7 +303,7 @@ def test_a_command_notices_that_its_input_changed(
         raise DehazeError("planned for a test")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dehazexl_cli.engine.executor.LocalExecutor.bottleneck", stopped)
+        patch.setattr("dehazexl_cli.engine.executor.LocalExecutor.apply_bottleneck", stopped)
         assert dehazexl("run", hazy, again, *options, "--resume").code == 1
     assert (tmp_path / ".again.tif.resume").is_dir()
     before = hazy.stat()

@@ -74,7 +74,7 @@ def kinds(name: str, options: Options) -> list[Plan]:
         return found[0]
 
     with_plans(name, options, use)
-    return list({(p.skips, p.kept is None, p.tile): p for p in found}.values())
+    return list({(p.skips, p.cached_patches is None, p.tile): p for p in found}.values())
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])

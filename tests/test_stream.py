@@ -47,11 +47,11 @@ def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 40), (37, 5), (16, 16), (33, 50), (64, 48)])
-@pytest.mark.parametrize("gather", ["stack", "sum"])
-def test_streamed_equals_whole_for_every_size(height: int, width: int, gather: str) -> None:
+@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
+def test_streamed_equals_whole_for_every_size(height: int, width: int, token_reduction: str) -> None:
     array = scene(height, width)
-    output, _ = streamed(array, Toy(gather=gather), Options(**FP32))
-    difference = abs(output.astype(int) - whole(array, Toy(gather=gather)).astype(int))
+    output, _ = streamed(array, Toy(token_reduction=token_reduction), Options(**FP32))
+    difference = abs(output.astype(int) - whole(array, Toy(token_reduction=token_reduction)).astype(int))
     # The change is added to the integer, the whole image rounded from its float: at a tie they may differ.
     assert difference.max() <= 1
     assert (difference == 0).mean() > 0.99
@@ -98,7 +98,7 @@ def test_overlap_smooths_what_patches_disagree_about() -> None:
 
 
 def test_overlap_a_model_cannot_have_is_refused() -> None:
-    for model, overlap in ((Toy(gather="sum"), 4), (Toy(), 9), (Toy(), -1)):
+    for model, overlap in ((Toy(token_reduction="sum"), 4), (Toy(), 9), (Toy(), -1)):
         with pytest.raises(UsageError, match="not possible with this model"):
             streamed(scene(40, 40), model, Options(overlap=overlap))
 
@@ -234,15 +234,15 @@ def test_a_batch_that_overflows_is_done_again_in_float32_and_counted() -> None:
 class OverflowingMixer(Toy):
     """Mixes where the tokens lie, unless they are of half precision, in which it overflows."""
 
-    def mix(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
+    def apply_bottleneck(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
         return tokens.mul_(2) if tokens.dtype == torch.float32 else torch.full_like(tokens, torch.inf)
 
 
 def test_a_scene_that_overflows_is_mixed_again_from_what_its_tokens_were() -> None:
     report = Report()
     tokens = torch.rand(1, 4, 3).half()
-    careful = Fp32Fallback(OverflowingMixer().half(), report)
-    assert torch.equal(careful.mix(tokens.clone(), PatchGrid(32, 32, 16), None), 2 * tokens)
+    fallback = Fp32Fallback(OverflowingMixer().half(), report)
+    assert torch.equal(fallback.apply_bottleneck(tokens.clone(), PatchGrid(32, 32, 16), None), 2 * tokens)
     assert report.redone_batches == 1
 
 

@@ -54,7 +54,7 @@ class Here:
                     break
                 except Killed:
                     self.lost += 1
-                    self.workers[number] = Toy(gather=self.workers[number].gather)
+                    self.workers[number] = Toy(token_reduction=self.workers[number].token_reduction)
                     del self.stations[spec.folder, number]
 
     def station(self, spec: SceneSpec, number: int) -> SceneWorker:
@@ -103,13 +103,16 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize(("gather", "options"), WAYS)
+@pytest.mark.parametrize(("token_reduction", "options"), WAYS)
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_team_gives_the_pixels_of_one(
-    gather: str, options: dict[str, object], size: int, tmp_path: Path
+    token_reduction: str, options: dict[str, object], size: int, tmp_path: Path
 ) -> None:
-    expected, alone = dehazed(None, Toy(gather=gather), **options)
-    leader, shared = Toy(gather=gather), Here(tmp_path, [Toy(gather=gather) for _ in range(size)])
+    expected, alone = dehazed(None, Toy(token_reduction=token_reduction), **options)
+    leader, shared = (
+        Toy(token_reduction=token_reduction),
+        Here(tmp_path, [Toy(token_reduction=token_reduction) for _ in range(size)]),
+    )
     output, report = dehazed(shared, leader, **options)
     assert np.array_equal(output, expected)
     assert not np.array_equal(output, ARRAY[: output.shape[0], : output.shape[1]])
@@ -119,12 +122,14 @@ def test_a_team_gives_the_pixels_of_one(
 
 
 @pytest.mark.parametrize(("phase", "calls"), [("encode", 0), ("encode", 4), ("decode", 0), ("decode", 3)])
-@pytest.mark.parametrize("gather", ["stack", "sum"])
-def test_what_a_lost_worker_had_finished_counts(phase: str, calls: int, gather: str, tmp_path: Path) -> None:
-    options = OVERLAP if gather == "stack" else {}
-    expected, alone = dehazed(None, Toy(gather=gather), **options)
-    shared = Here(tmp_path, [Mortal(phase, calls, gather), Toy(gather=gather)])
-    output, report = dehazed(shared, Toy(gather=gather), **options)
+@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
+def test_what_a_lost_worker_had_finished_counts(
+    phase: str, calls: int, token_reduction: str, tmp_path: Path
+) -> None:
+    options = OVERLAP if token_reduction == "stack" else {}
+    expected, alone = dehazed(None, Toy(token_reduction=token_reduction), **options)
+    shared = Here(tmp_path, [Mortal(phase, calls, token_reduction), Toy(token_reduction=token_reduction)])
+    output, report = dehazed(shared, Toy(token_reduction=token_reduction), **options)
     assert shared.lost == 1
     assert np.array_equal(output, expected)
     assert report.counts() == alone.counts()

@@ -12,7 +12,7 @@ from test_stream import FP32, streamed
 from dehazexl_cli.engine import Options
 from dehazexl_cli.engine.device import choose_device, choose_precision
 from dehazexl_cli.engine.nodata_filling import fill_nodata
-from dehazexl_cli.engine.scaling import choose_range, range_of, to_source, to_unit
+from dehazexl_cli.engine.scaling import apply_change, choose_range, normalize, range_of
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, ValueRange
@@ -119,16 +119,16 @@ def test_a_range_that_does_not_fit_the_numbers_is_doubted(
 def test_no_change_gives_back_every_bit_and_a_change_its_amount(dtype: torch.dtype) -> None:
     numbers = torch.tensor([0, 3, 77, 200], dtype=dtype)
     radiometry = ValueRange(0.0, 100.0, "given")
-    assert to_unit(numbers, radiometry).tolist() == pytest.approx([0, 0.03, 0.77, 1])
-    assert torch.equal(to_source(numbers, torch.zeros(4), radiometry), numbers)
-    changed = to_source(numbers, torch.tensor([0.5, 0, -0.07, -0.25]), radiometry)
+    assert normalize(numbers, radiometry).tolist() == pytest.approx([0, 0.03, 0.77, 1])
+    assert torch.equal(apply_change(numbers, torch.zeros(4), radiometry), numbers)
+    changed = apply_change(numbers, torch.tensor([0.5, 0, -0.07, -0.25]), radiometry)
     assert changed.dtype == dtype
     assert changed.tolist() == pytest.approx([50, 3, 70, 175])
 
 
 def test_results_are_held_within_their_type() -> None:
     numbers = torch.tensor([5, 250], dtype=torch.uint8)
-    assert to_source(numbers, torch.tensor([-1.0, 1.0]), ValueRange(0, 255, "dtype")).tolist() == [0, 255]
+    assert apply_change(numbers, torch.tensor([-1.0, 1.0]), ValueRange(0, 255, "dtype")).tolist() == [0, 255]
 
 
 def nothing() -> NDArray[np.float64]:

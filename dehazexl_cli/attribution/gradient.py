@@ -37,7 +37,7 @@ class TwoPass:
     def __init__(self, network: Network, part: Part, path: Path) -> None:
         self.model, self.network = network.model, network
         self.part, self.sight, self.path = part, part.sight, path
-        self._stacks = network.model.gather == "stack"
+        self._stacks = network.model.token_reduction == "stack"
         # A sum is over all patches, with ground or without.
         self._grid = replace(self.sight.grid, absent=self.sight.absent if self._stacks else frozenset())
 
@@ -49,7 +49,9 @@ class TwoPass:
     def values(self, alpha: float, numbers: Sequence[int], tick: Tick) -> dict[int, float]:
         """What the detectors of these windows find at a point of the path."""
         with torch.no_grad():
-            scene = self._laid(self.model.mix(self._tokens(alpha, tick), self._grid, self.network.seed))
+            scene = self._laid(
+                self.model.apply_bottleneck(self._tokens(alpha, tick), self._grid, self.network.seed)
+            )
             return {
                 number: self._value(alpha, detector, scene) for number, detector in self._detectors(numbers)
             }
@@ -58,7 +60,7 @@ class TwoPass:
         """Add dD/dX · dX/dalpha, summed over colours, to the maps [height, width] of these windows."""
         tokens = self._tokens(alpha, tick).requires_grad_()
         with frozen(self.model), torch.enable_grad():
-            scene = self.model.mix(tokens, self._grid, self.network.seed)
+            scene = self.model.apply_bottleneck(tokens, self._grid, self.network.seed)
             laid = self._laid(scene.detach())
             detectors = list(self._detectors(numbers))
             shares = [self._through_decoder(alpha, each, laid, maps[number]) for number, each in detectors]

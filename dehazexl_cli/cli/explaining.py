@@ -100,7 +100,7 @@ def explain_scene(
     """
     from dehazexl_cli.engine import prepare
 
-    if not model.streams:
+    if not model.supports_streaming:
         raise UsageError("a generic network has no steps to go back through", "use another --model")
     jobs = [prepare(reader, model, replace(options, mode=question.mode(mode))) for mode in question.modes]
     model = model.to(device=jobs[0].scene.device, dtype=jobs[0].dtype)
@@ -169,13 +169,13 @@ def path_of(name: str, job: PreparedRun) -> Path:
     import torch
 
     from dehazexl_cli.attribution import Blend, Transmission, airlight_of
-    from dehazexl_cli.engine.scaling import to_unit
+    from dehazexl_cli.engine.scaling import normalize
 
     if name == "blend":
         return Blend()
     group = job.scene.groups[0]
     sample = torch.from_numpy(job.scene.reader.sample(group.bands, AIRLIGHT_SIDE))
-    pixels = to_unit(sample[:, None], group.levels(torch.device("cpu")))[:, 0]
+    pixels = normalize(sample[:, None], group.scaling(torch.device("cpu")))[:, 0]
     return Transmission(airlight_of(pixels.expand(3, -1)))
 
 

@@ -128,7 +128,7 @@ def describe(job: PreparedRun, model: str, network: DehazeModel) -> dict[str, An
         "mode": {"kind": job.layout.kind} | job.layout.facts,
         "patches": [job.layout.inner.rows, job.layout.inner.cols],
         "overlap": job.layout.inner.overlap,
-        "gather": network.gather if network.streams else None,
+        "gather": network.token_reduction if network.supports_streaming else None,
         "budget": {"host_bytes": job.budget.host_bytes, "device_bytes": job.budget.device_bytes},
         "plan": job.plan.to_dict(),
         "smallest": smallest(job).to_dict(),

@@ -121,7 +121,7 @@ def whole_of(scenes: Sequence[Scene], model: DehazeModel, detectors: Sequence[De
     absent: frozenset[int] = frozenset()
     for scene in scenes:
         seen.append([])
-        for row in rows_to_encode(scene, model.gather == "sum"):
+        for row in rows_to_encode(scene, model.token_reduction == "sum"):
             seen[-1].append(shown(scene, row))
             absent |= row.absent
     grid = scenes[0].grid
@@ -187,9 +187,9 @@ def shown(scene: Scene, row: PatchRow) -> Tensor:
     """A row of patches as the network is shown it: [3 or 1, rows, width] in [0, 1], on the host."""
     import torch
 
-    from dehazexl_cli.engine.scaling import to_unit
+    from dehazexl_cli.engine.scaling import normalize
 
-    return to_unit(torch.from_numpy(row.view), scene.groups[0].levels(torch.device("cpu")))
+    return normalize(torch.from_numpy(row.view), scene.groups[0].scaling(torch.device("cpu")))
 
 
 def black(images: Sequence[Tensor]) -> list[Tensor]:

@@ -168,8 +168,7 @@ class DaskPool:
                 self._home |= dict.fromkeys(band, worker)
                 yield report
         finally:
-            if given:
-                self._abandon(task.run, list(given))
+            self._abandon(task.run, list(given))
 
     def _submit(self, task: Task, spec: SceneSpec, step: Step, band: range) -> Future:
         home = self._home.get(band.start) if step == "decode" else None
@@ -236,7 +235,7 @@ class DaskPool:
         """Have workers leave what they have begun, so that nobody writes any more."""
         from distributed import wait
 
-        if self._client.status != "running":
+        if not given or self._client.status != "running":
             return
         with defer_signals(), suppress(TimeoutError):
             self._client.run(cancel, run)

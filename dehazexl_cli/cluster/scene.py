@@ -128,9 +128,9 @@ class ClusterExecutor:
             for number, found in each:
                 yield EncodedRow(number, frozenset(found["absent"]), tuple(found["tokens"]))
 
-    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
-        """See RowExecutor.bottleneck; it is done in this process."""
-        return self._here.bottleneck(group, tokens, absent)
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """See RowExecutor.apply_bottleneck; it is done in this process."""
+        return self._here.apply_bottleneck(group, tokens, absent)
 
     def decode(self, rows: range, context: SceneContext) -> Generator[Pixels, None, None]:
         """See RowExecutor.decode."""

@@ -32,7 +32,7 @@ class SceneWorker:
     """
 
     def __init__(self, spec: SceneSpec, reader: RasterReader, model: DehazeModel, options: Options) -> None:
-        device = choose_device(spec.device)
+        self._device = device = choose_device(spec.device)
         model.to(device=device, dtype=spec.dtype)
         self._folder, self._reader = spec.folder, reader
         scene = spec.scene(reader if spec.ground is None else WindowedReader(reader, spec.ground), device)
@@ -72,7 +72,8 @@ class SceneWorker:
 
     def _decode(self, rows: range) -> None:
         if self._context is None:
-            self._context = fetch(self._folder / CONTEXT)
+            found = fetch(self._folder / CONTEXT)
+            self._context = [None if each is None else each.to(self._device) for each in found]
         with closing(self._executor.decode(rows, self._context)) as strips:
             for number, strip in zip(rows, strips, strict=True):
                 self._keep("decode", number, packed(strip))
@@ -95,6 +96,8 @@ def plan_here(spec: SceneSpec, scene: Scene, model: DehazeModel, options: Option
     # The leader mixes.
     footprint = model.footprint(spec.dtype).times(len(scene.groups)).without_mixing()
     plans = [
-        each for each in candidate_plans(footprint, grid, setting, wishes) if each.queries == plan.queries
+        each
+        for each in candidate_plans(footprint, grid, setting, wishes)
+        if each.query_chunk == plan.query_chunk
     ]
     return plans[choose(plans, budget)]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dehazexl_cli.engine.patches import slices
-from dehazexl_cli.engine.scaling import Group, Scaling, to_unit
+from dehazexl_cli.engine.scaling import Group, Scaling, normalize
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.raster.base import Pixels
 
@@ -16,15 +16,15 @@ GUIDE_EPSILON = 1e-5  # of squared pixels: where a picture varies less, it guide
 AVERAGED_AT_ONCE = 2**18  # pixels, as averaging needs several times what they take
 
 
-def add_band(total: Tensor, band: Pixels, levels: Scaling, top: int, grid: PatchGrid) -> None:
+def add_band(total: Tensor, band: Pixels, scaling: Scaling, top: int, grid: PatchGrid) -> None:
     """Add what a band of rows [bands, n, w] from `top` on makes up of a picture [bands, height, width]."""
     if total.shape[1:] == (grid.height, grid.width):
-        total[:, top : top + band.shape[1]] = to_unit(torch.from_numpy(band).to(total.device), levels)
+        total[:, top : top + band.shape[1]] = normalize(torch.from_numpy(band).to(total.device), scaling)
         return
     at_once = max(1, AVERAGED_AT_ONCE // grid.width)
     for first in range(0, band.shape[1], at_once):
         source = torch.from_numpy(band[:, first : first + at_once]).to(total.device)
-        add_rows(total, to_unit(source, levels), top + first, grid.height)
+        add_rows(total, normalize(source, scaling), top + first, grid.height)
 
 
 def add_rows(total: Tensor, rows: Tensor, top: int, scene_height: int) -> None:

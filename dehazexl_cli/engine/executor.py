@@ -37,9 +37,7 @@ class EncodedRow(NamedTuple):
 
     number: int
     absent: frozenset[int]  # patches that have no ground
-    tokens: tuple[
-        Tensor | None, ...
-    ]  # of each group: of the others [n, …], or their sum [1, …]; None of none
+    tokens: tuple[Tensor | None, ...]  # of each group: of the others [n, …] or their sum [1, …]; None of none
 
 
 class RowExecutor(Protocol):
@@ -54,7 +52,7 @@ class RowExecutor(Protocol):
         """Encode rows of patches, in order."""
         ...
 
-    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
         """Let all patches of a group of bands see each other; None if there are none."""
         ...
 
@@ -71,7 +69,7 @@ class PatchModel(Protocol):
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]: ...
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor: ...
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor: ...
 
     def decode(self, batch: PatchBatch, context: Tensor | None, skips: Skips) -> Tensor: ...
 
@@ -91,8 +89,9 @@ class GroupState:
         self.group = group
         self.buffer = BlendBuffer(scene, group)
         self._skips = make_cache(run.plan.skips, run.folder)
-        self._room = len(scene.grid) if run.plan.kept is None else run.plan.kept
-        self._context: dict[torch.device, Tensor] = {}
+        self._room = len(scene.grid) if run.plan.cached_patches is None else run.plan.cached_patches
+        self._context: Tensor | None = None
+        self._replicas: dict[torch.device, Tensor] = {}  # of the context
 
     def keep(self, ids: tuple[int, ...], skips: Skips) -> None:
         """Have a batch's features wait, if there is room for them."""
@@ -107,13 +106,13 @@ class GroupState:
     def begin_decoding(self, scene: Scene, context: Tensor | None) -> None:
         """Take what patches learn of the scene, and forget what was decoded."""
         self.buffer = BlendBuffer(scene, self.group)
-        self._context = {} if context is None else {scene.device: context.to(scene.device)}
+        self._context, self._replicas = context, {}
 
     def context_on(self, device: torch.device) -> Tensor | None:
         """The context on a device; None where patches learn nothing."""
-        if self._context and device not in self._context:
-            self._context[device] = next(iter(self._context.values())).to(device)
-        return self._context.get(device)
+        if self._context is not None and device not in self._replicas:
+            self._replicas[device] = self._context.to(device)  # the threads of devices do not meet here
+        return self._replicas.get(device)
 
 
 class LocalExecutor:
@@ -129,7 +128,7 @@ class LocalExecutor:
     ) -> None:
         self.scene, self.run, self.has_context = scene, run, has_context
         self._models, self._batch_size = models, batch_size
-        self._summed = run.models[0].gather == "sum"
+        self._summed = run.models[0].token_reduction == "sum"
         self._groups = [GroupState(scene, group, run) for group in scene.groups]
 
     def encode(self, rows: range) -> Generator[EncodedRow, None, None]:
@@ -164,19 +163,19 @@ class LocalExecutor:
         return said
 
     def _encode_batch(
-        self, group: GroupState, model: PatchModel, piece: HostBatch
+        self, group: GroupState, model: PatchModel, host_batch: HostBatch
     ) -> tuple[tuple[int, ...], Tensor, Skips]:
-        batch = to_device(self.scene, group.group, piece.ids, piece.source, self._device_of(model))
+        batch = to_device(self.scene, group.group, host_batch.ids, host_batch.source, self._device_of(model))
         with self.run.report.working("encode"):
-            return piece.ids, *model.encode(batch)
+            return host_batch.ids, *model.encode(batch)
 
-    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
-        """See RowExecutor.bottleneck."""
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """See RowExecutor.apply_bottleneck."""
         if tokens is None:
             return None
         grid = replace(self.scene.grid, absent=absent)
         with self.run.report.working("mix"):
-            context = self._models[0].mix(tokens, grid, self.run.plan.seed)
+            context = self._models[0].apply_bottleneck(tokens, grid, self.run.plan.seed)
         if not absent or self._summed:
             return context
         placed = context.new_zeros((1, len(grid), *context.shape[2:]))  # a patch is found by its number
@@ -208,25 +207,25 @@ class LocalExecutor:
         self.run.progress.advance(len(row.absent) if counts else 0)
         wanted = self._wanted(group, row, counts)
         for batch, pixels in in_turn(self._models, partial(self._decode_batch, group), wanted):
-            group.buffer.lay(batch, pixels)
+            group.buffer.add(batch, pixels)
             del batch, pixels  # else they are kept while the next batch is decoded
 
     def _wanted(self, group: GroupState, row: PatchRow, counts: bool) -> Iterator[HostBatch]:
-        for piece in self._batches(group, row):
-            self.run.progress.advance(len(piece.ids) if counts else 0)
-            if self.scene.wants(piece.ids):
-                yield piece._replace(skips=group.take(piece.ids, self.scene.device))
+        for host_batch in self._batches(group, row):
+            self.run.progress.advance(len(host_batch.ids) if counts else 0)
+            if self.scene.wants(host_batch.ids):
+                yield host_batch._replace(skips=group.take(host_batch.ids, self.scene.device))
 
     def _decode_batch(
-        self, group: GroupState, model: PatchModel, piece: HostBatch
+        self, group: GroupState, model: PatchModel, host_batch: HostBatch
     ) -> tuple[PatchBatch, Tensor]:
         device = self._device_of(model)
-        batch = to_device(self.scene, group.group, piece.ids, piece.source, device)
+        batch = to_device(self.scene, group.group, host_batch.ids, host_batch.source, device)
         with self.run.report.working("decode"):
-            if piece.skips is None:
+            if host_batch.skips is None:
                 skips = model.encode(batch)[1]
             else:
-                skips = tuple(skip.to(device) for skip in piece.skips)
+                skips = tuple(skip.to(device) for skip in host_batch.skips)
             return batch, model.decode(batch, group.context_on(device), skips)
 
     def _batches(self, group: GroupState, row: PatchRow) -> Iterator[HostBatch]:

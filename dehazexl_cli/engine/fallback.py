@@ -78,7 +78,7 @@ def attempt(
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
     scene, layout = job.at(run.plan)
     for model in run.models:
-        model.queries = run.plan.queries
+        model.query_chunk = run.plan.query_chunk
     executor = make_executor(scene, layout, run)
     with make_writer() as writer, noticing_lack_of_memory():
         framed = PaddingWriter(writer, job.frame) if job.frame else writer
@@ -114,10 +114,12 @@ def in_words(plan: Plan) -> str:
     """A plan as a person would tell it from its neighbours."""
     if plan.tile:
         return f"tiles of {plan.tile} pixels, {plan.batch} patches at a time"
-    attending = f"exact attention by {plan.queries} tokens" if plan.queries else f"{plan.attention} attention"
+    attending = (
+        f"exact attention by {plan.query_chunk} tokens" if plan.query_chunk else f"{plan.attention} attention"
+    )
     if plan.skips == "recompute":
         features = "features computed again"
     else:
-        some = "" if plan.kept is None else f" of {plan.kept} patches"
+        some = "" if plan.cached_patches is None else f" of {plan.cached_patches} patches"
         features = f"features{some} {WAITING[plan.skips]}"
     return f"{features}, {attending}, {plan.batch} patches at a time"

@@ -44,18 +44,18 @@ class Fp32Fallback:
         again, full_skips = self.full.encode(batch)
         return held(again, tokens.dtype), tuple(held(skip, tokens.dtype) for skip in full_skips)
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        """The mixed scene, which may lie where `tokens` lay; see DehazeModel.mix."""
-        scene = self.model.mix(tokens, grid, seed)
-        # The other types reach as far as float32 does, so mixing anew would give the same.
-        if tokens.dtype != torch.float16 or finite(scene):
-            return scene
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        """The context, which may lie where `tokens` lay; see DehazeModel.apply_bottleneck."""
+        context = self.model.apply_bottleneck(tokens, grid, seed)
+        # The other types reach as far as float32 does, so doing it anew would give the same.
+        if tokens.dtype != torch.float16 or finite(context):
+            return context
         self.report.count_redone()
-        return held(self.full.mix(tokens.float(), grid, seed), tokens.dtype)
+        return held(self.full.apply_bottleneck(tokens.float(), grid, seed), tokens.dtype)
 
     def decode(self, batch: PatchBatch, context: Tensor | None, skips: Skips) -> Tensor:
         """Dehazed pixels; where even float32 gives no number, the pixel stays as it was."""
-        assert context is not None, "a patch with ground was mixed with none"
+        assert context is not None, "a patch with ground has seen no other"
         pixels = self.model.decode(batch, context, skips)
         if finite(pixels):
             return pixels

@@ -1,6 +1,6 @@
 """The ways a scene may be run, and what each means for the grids, the plan and the places of seams.
 
-`global` streams encode, mix and decode. `tile` and `whole` and `downsample` send a tile, the scene or a
+`global` streams the three steps of a model. `tile` and `whole` and `downsample` send a tile, the scene or a
 smaller picture of it through a network in one pass; they serve comparison, and networks that know no other.
 """
 
@@ -63,8 +63,8 @@ class InferenceMode:
 
     def settled(self, model: DehazeModel) -> Kind:
         """The kind for this model; UsageError where options and model do not go together."""
-        kind = self.kind or ("global" if model.streams else "tile")
-        if kind == "global" and not model.streams:
+        kind = self.kind or ("global" if model.supports_streaming else "tile")
+        if kind == "global" and not model.supports_streaming:
             raise UsageError(
                 "this network sees an image in one pass only, so it cannot run with --mode global",
                 "use --mode tile, downsample or whole",
@@ -169,7 +169,7 @@ def plans_for(layout: Layout, footprint: Footprint, setting: PlanInputs, wishes:
     def grown(plan: Plan) -> Plan:
         """The plan with what is needed around a pass; phases are all one then."""
         need = max(getattr(plan, where) + passing, finishing) + 2 * 3 * 4 * outer.patch * outer.width
-        return replace(plan, tile=tile, flow_bytes=need, mixing_bytes=need, **{where: need})
+        return replace(plan, tile=tile, patch_phase_bytes=need, mixing_bytes=need, **{where: need})
 
     return [grown(plan) for plan in candidate_plans(footprint, inner, setting, kept)]
 
@@ -182,7 +182,7 @@ def row_bytes(info: RasterInfo) -> int:
 def plan_inputs(layout: Layout, info: RasterInfo, setting: PlanInputs, wanted: Box) -> PlanInputs:
     """A setting for a layout's rows, and for its patches that reach into what is written."""
     outer = layout.outer
-    reached = outer.reaching(wanted) if layout.kind == "global" else None
+    reached = outer.count_overlapping(wanted) if layout.kind == "global" else None
     return replace(setting, band_bytes=(outer.patch + 2 * outer.halo) * row_bytes(info), wanted=reached)
 
 
@@ -190,7 +190,7 @@ def fallback_tiles(
     info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None
 ) -> list[Layout]:
     """Tiles for a scene that finds no room as one, the largest first; none where the mode was chosen."""
-    if mode.kind is not None or not model.streams:
+    if mode.kind is not None or not model.supports_streaming:
         return []
     sides = [side for side in LAST_TILES if side < max(info.height, info.width)]
     return [tiles(info, model, replace(mode, kind="tile", tile=side), overlap) for side in sides]

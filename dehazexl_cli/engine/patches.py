@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dehazexl_cli.engine.nodata import Bools, empty_patches, gaps
 from dehazexl_cli.engine.nodata_filling import fill_nodata
-from dehazexl_cli.engine.scaling import Group, as_units, to_source, to_unit
+from dehazexl_cli.engine.scaling import Group, apply_change, as_units, normalize
 from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import PatchBatch, blend_weights
@@ -73,8 +73,8 @@ def rows_to_decode(scene: Scene, numbers: range | None = None) -> Iterator[tuple
             view = without_gaps(scene, view, valid, gaps(grid, number, valid, absent))
         finished = grid.band(number).within(scene.wanted)
         rows, cols = slices(finished.moved(-box.top, 0))
-        finish = OutputStrip(finished, pixels[:, rows, cols], None if valid is None else valid[rows, cols])
-        yield PatchRow(number, view, box.top, absent), finish
+        strip = OutputStrip(finished, pixels[:, rows, cols], None if valid is None else valid[rows, cols])
+        yield PatchRow(number, view, box.top, absent), strip
 
 
 def seen_rows(scene: Scene, number: int) -> Box:
@@ -116,7 +116,7 @@ def to_device(
     scene: Scene, group: Group, ids: tuple[int, ...], source: Pixels, device: torch.device
 ) -> PatchBatch:
     """What a model is shown: pixels in [0, 1] on its device, which they reach as they are stored."""
-    pixels = to_unit(torch.from_numpy(source).to(device, non_blocking=True), group.levels(device))
+    pixels = normalize(torch.from_numpy(source).to(device, non_blocking=True), group.scaling(device))
     return PatchBatch(ids, scene.grid, pixels.expand(-1, 3, -1, -1))
 
 
@@ -140,7 +140,7 @@ class BlendBuffer:
         self._change: Tensor | None = None  # of the row in work; none until something is laid
         self._rest: Tensor | None = None  # what the row before changes in it
 
-    def lay(self, batch: PatchBatch, pixels: Tensor) -> None:
+    def add(self, batch: PatchBatch, pixels: Tensor) -> None:
         """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
         grid = self.scene.grid
         inner = slice(grid.halo, grid.halo + grid.patch)
@@ -184,22 +184,22 @@ def apply_residual(scene: Scene, strip: OutputStrip, changes: Sequence[Residual]
     return rows
 
 
-def finished_rows(scene: Scene, finish: OutputStrip, changes: Sequence[Residual], report: Report) -> Pixels:
+def finished_rows(scene: Scene, strip: OutputStrip, changes: Sequence[Residual], report: Report) -> Pixels:
     """Output rows [count, height, width]: the source's, with each group's change added to its bands.
 
     The model's result is held within its range only here, so that overlapping patches blend as they are.
     """
-    out = finish.source.copy()
+    out = strip.source.copy()
     _, height, width = out.shape
     pixels_at_once = FINISHED_ON_GPU if scene.device.type == "cuda" else PIXELS_AT_ONCE
     at_once = max(1, pixels_at_once // max(1, width))
     for top in range(0, height, at_once):
         rows = slice(top, top + at_once)
-        valid = None if finish.valid is None else finish.valid[rows]
+        valid = None if strip.valid is None else strip.valid[rows]
         for change in changes:
-            dehaze(scene, change.rows(rows), finish.source[:, rows], valid, out[:, rows], report)
-    if finish.valid is not None:
-        np.copyto(out, finish.source, where=~finish.valid)
+            dehaze(scene, change.rows(rows), strip.source[:, rows], valid, out[:, rows], report)
+    if strip.valid is not None:
+        np.copyto(out, strip.source, where=~strip.valid)
     return out
 
 
@@ -215,15 +215,15 @@ def dehaze(
     info, group = scene.reader.info, change.group
     indices = [band - 1 for band in group.bands]
     colours = torch.from_numpy(source[indices]).to(scene.device, non_blocking=True)
-    levels = group.levels(scene.device)
-    shown = as_units(colours, levels)
+    scaling = group.scaling(scene.device)
+    shown = as_units(colours, scaling)
     hazy = shown.clamp(0, 1).float()
     result = hazy + change.pixels
     ground = None if valid is None else torch.from_numpy(valid).to(scene.device)
     report.outside_range += count_outside(shown, ground)
     report.clipped_values += count_outside(result, ground)
     less_haze = (result.clamp(0, 1) - hazy) * scene.strength
-    dehazed = to_source(colours, less_haze, levels, info.bits).cpu().numpy()
+    dehazed = apply_change(colours, less_haze, scaling, info.bits).cpu().numpy()
     for index, values in zip(indices, dehazed, strict=True):
         keep_off_nodata(values, source[index], info.nodata)
         out[index] = values

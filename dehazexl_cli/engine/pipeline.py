@@ -40,7 +40,7 @@ def dehaze_scene(scene: Scene, executor: RowExecutor, run: RunContext, writer: R
 def look_at_all(scene: Scene, executor: RowExecutor, run: RunContext) -> SceneContext:
     """What the bottleneck gives to all patches, for each group of bands."""
     report, progress, grid = run.report, run.progress, scene.grid
-    summed = run.models[0].gather == "sum"
+    summed = run.models[0].token_reduction == "sum"
     buffers = [TokenBuffer(len(grid), summed, scene.device) for _ in scene.groups]
     absent: frozenset[int] = frozenset()
     with report.timed("encode"):
@@ -56,7 +56,7 @@ def look_at_all(scene: Scene, executor: RowExecutor, run: RunContext) -> SceneCo
     with report.timed("mix"):
         progress.begin("mix", len(scene.groups))
         for group, buffer in enumerate(buffers):
-            context.append(executor.bottleneck(group, buffer.take(), absent))
+            context.append(executor.apply_bottleneck(group, buffer.take(), absent))
             progress.advance(1)
         trim()
     return context

@@ -185,7 +185,7 @@ def setting_for(
 
 def precision_for(model: DehazeModel, wanted: str, device: torch.device) -> torch.dtype:
     """The dtype to compute in; UsageError for half precision in a network that knows float32 only."""
-    if model.streams:
+    if model.supports_streaming:
         return choose_precision(wanted, device)
     if wanted not in ("auto", "fp32"):
         raise UsageError(f"--precision {wanted} is not possible with this model", "use fp32, or auto")
@@ -200,7 +200,7 @@ def joints_of(info: RasterInfo, model: DehazeModel, options: Options) -> SeamLin
 
 def require_overlap(model: DehazeModel, wanted: int | None) -> None:
     """Raises UsageError if patches of this model cannot overlap as wanted; None leaves it to the model."""
-    most = 0 if model.gather == "sum" or not model.streams else model.patch // 2
+    most = 0 if model.token_reduction == "sum" or not model.supports_streaming else model.patch // 2
     if wanted is not None and not 0 <= wanted <= most:
         raise UsageError(
             f"--overlap {wanted} is not possible with this model", f"use 0 to {most} pixels, or auto"

@@ -44,7 +44,7 @@ class Group:
     bands: tuple[int, ...]  # 1-based
     ranges: tuple[ValueRange, ...]  # of each band
 
-    def levels(self, device: torch.device) -> Scaling:
+    def scaling(self, device: torch.device) -> Scaling:
         """The ranges as the transfer to the device takes them."""
         if len(set(self.ranges)) == 1:
             return self.ranges[0]
@@ -60,31 +60,31 @@ class BandScaling:
         self.low, self.scale = low[:, None, None], scale[:, None, None]
 
 
-def to_unit(source: Tensor, levels: Scaling) -> Tensor:
+def normalize(source: Tensor, scaling: Scaling) -> Tensor:
     """Source numbers -> float32 in [0, 1]; what lies outside the range is held at its ends."""
-    return as_units(source, levels).clamp(0, 1).float()
+    return as_units(source, scaling).clamp(0, 1).float()
 
 
-def as_units(source: Tensor, levels: Scaling) -> Tensor:
+def as_units(source: Tensor, scaling: Scaling) -> Tensor:
     """Source numbers in units of the range; what lies outside it is below 0 or above 1."""
-    return (source.to(arithmetic(source.dtype, levels)) - levels.low) / levels.scale
+    return (source.to(arithmetic(source.dtype, scaling)) - scaling.low) / scaling.scale
 
 
-def arithmetic(dtype: torch.dtype, levels: Scaling) -> torch.dtype:
+def arithmetic(dtype: torch.dtype, scaling: Scaling) -> torch.dtype:
     """The type in which numbers of a range are computed with: float32 unless they would not fit."""
-    far = isinstance(levels.scale, float) and levels.scale > FARTHEST_FLOAT32
+    far = isinstance(scaling.scale, float) and scaling.scale > FARTHEST_FLOAT32
     return torch.float64 if far or dtype in WIDE else torch.float32
 
 
-def to_source(source: Tensor, change: Tensor, levels: Scaling, bits: int | None = None) -> Tensor:
+def apply_change(source: Tensor, change: Tensor, scaling: Scaling, bits: int | None = None) -> Tensor:
     """Source numbers with a change, in units of [0, 1], added; rounded and held within the source's type.
 
     The change is added to the original number, so no change gives back every bit, and what lay outside
     the range of the model keeps its distance from it. `bits` are those in use, if fewer than the type has.
     """
     dtype = source.dtype
-    wide = arithmetic(dtype, levels)
-    result = source.to(wide) + (change.to(wide) * levels.scale).to(wide)
+    wide = arithmetic(dtype, scaling)
+    result = source.to(wide) + (change.to(wide) * scaling.scale).to(wide)
     if dtype.is_floating_point:
         return result.to(dtype)
     limits = torch.iinfo(dtype)

@@ -21,7 +21,7 @@ from dehazexl_cli.engine.patches import (
     rows_to_encode,
     slices,
 )
-from dehazexl_cli.engine.scaling import Group, to_unit
+from dehazexl_cli.engine.scaling import Group, normalize
 from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.engine.threads import prefetch
 from dehazexl_cli.grid import PatchGrid
@@ -65,7 +65,7 @@ class SinglePass:
         return torch.where(torch.isfinite(output), output, image)
 
     def _through(self, model: DehazeModel, image: Tensor) -> Tensor:
-        if not model.streams:
+        if not model.supports_streaming:
             return model(image)
         plan = self.run.plan
         return forward_in_memory(model, image, seed=plan.seed, batch_size=plan.batch, overlap=self.overlap)
@@ -86,7 +86,7 @@ class TileModel:
         """No tokens and no features."""
         return batch.pixels.new_empty((len(batch.ids), 0)), ()
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         """Tiles learn nothing of each other."""
         raise NotImplementedError
 
@@ -127,13 +127,13 @@ class PictureExecutor:
                 pixels = row.view[:, band.top - row.view_top : band.bottom - row.view_top]
                 for group, total in zip(scene.groups, totals, strict=True):
                     part = pixels[scene.place(group)]
-                    add_band(total, part, group.levels(device), band.top, scene.grid)
+                    add_band(total, part, group.scaling(device), band.top, scene.grid)
                 self._run.progress.advance(len(scene.groups) * scene.grid.cols)
         self._pictures = [total.to(scene.device).expand(3, -1, -1)[None] for total in totals]
         yield from ()
 
-    def bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
-        """Show the network a group's picture; see RowExecutor.bottleneck."""
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+        """Show the network a group's picture; see RowExecutor.apply_bottleneck."""
         picture, bands = self._pictures[group], self._scene.groups[group]
         with self._run.report.working("decode"):
             output = self._show(picture)
@@ -165,7 +165,7 @@ class PictureExecutor:
         if self._layout.kind == "whole":
             return context[:, *slices(strip.box)]
         source = torch.from_numpy(strip.source[[band - 1 for band in group.bands]]).to(device)
-        hazy = to_unit(source, group.levels(device))
+        hazy = normalize(source, group.scaling(device))
         raised = upsample(context, strip.box, grid.height, grid.width)
         if self._layout.upsampling == "guided":
             factor, offset = raised.chunk(2)

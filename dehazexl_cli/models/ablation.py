@@ -21,23 +21,23 @@ class MixingPatches(DehazeModel):
 
     def __init__(self, model: DehazeModel) -> None:
         super().__init__()
-        if model.gather != "stack":
+        if model.token_reduction != "stack":
             raise UsageError(
                 "this model keeps no tokens of single patches, so it cannot mix each by itself",
                 "choose a model with tokens of patches, such as dehazexl-s",
             )
         self.model = model
         self.patch, self.halo, self.overlap = model.patch, model.halo, model.overlap
-        self.gather = model.gather
+        self.token_reduction = model.token_reduction
         self.train(model.training)
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         return self.model.encode(batch)
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         alone = PatchGrid(self.patch, self.patch, self.patch, self.halo)
         parts = tokens.flatten(0, 1)[:, None].split(AT_ONCE)
-        mixed = torch.cat([self.model.mix(part, alone, seed) for part in parts])
+        mixed = torch.cat([self.model.apply_bottleneck(part, alone, seed) for part in parts])
         return mixed.view(*tokens.shape[:2], *mixed.shape[2:])
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:

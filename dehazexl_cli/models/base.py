@@ -1,4 +1,4 @@
-"""The contract between engine and models: a scene is encoded by patches, mixed once, decoded by patches.
+"""The contract between engine and models: encode patches, let all see each other once, decode patches.
 
 Models know tensors and patch grids, never rasters. `forward_in_memory` runs the contract in memory, so that
 training, attribution and tests run the same arithmetic as the streaming engine.
@@ -36,17 +36,17 @@ class DehazeModel(nn.Module):
     patch: int  # side of a patch, pixels
     halo: int = 0  # pixels seen around a patch beside it
     overlap: int = 0  # pixels, at most, that neighbouring patches share unless the user says otherwise
-    gather: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
-    streams: bool = True  # whether it has the three steps, or `forward` alone
-    queries: int | None = None  # tokens that attend at once in exact attention, where memory is short
+    token_reduction: Literal["stack", "sum"] = "stack"  # tokens of all patches are kept apart, or added up
+    supports_streaming: bool = True  # whether it has the three steps, or `forward` alone
+    query_chunk: int | None = None  # tokens that attend at once in exact attention, where memory is short
     tile: int | None = None  # the only side of an image it takes, if it is bound to one
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
-        """What each patch says of itself: tokens [b, …] for the mixer, skips [b, …] for its own decoding."""
+        """Encode patches: tokens [b, …] for the bottleneck, skips [b, …] for their own decoding."""
         raise NotImplementedError
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        """Let all patches see each other once.
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        """Let all patches see each other once; what comes out is their context.
 
         `tokens` is [scenes, patches, …] of `grid.present`, and so is what it returns; a model that gathers
         by sum gets [scenes, …] summed over all patches and returns [scenes, …]. Scenes do not see each other.
@@ -57,7 +57,7 @@ class DehazeModel(nn.Module):
         raise NotImplementedError
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
-        """Dehazed patches [b, 3, patch, patch] float32, not clamped, knowing the mixed scenes."""
+        """Decode patches, knowing the context of their scenes: [b, 3, patch, patch] float32, not clamped."""
         raise NotImplementedError
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
@@ -86,7 +86,7 @@ def forward_in_memory(
     overlap: int = 0,
     origin: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """Encode, mix and decode whole images [b, 3, height, width] in memory, each image a scene of its own.
+    """Take images [b, 3, height, width] through the three steps in memory, each as a scene of its own.
 
     All patches go through the network at once unless `batch_size` says how many. They meet edge to edge, as
     published, unless they overlap.
@@ -99,12 +99,14 @@ def forward_in_memory(
     for batch in batches:
         tokens, skips = model.encode(batch)
         kept.append(skips)
-        if model.gather == "sum" and b == 1:  # added up as they come: kept apart they may outgrow the image
+        if (
+            model.token_reduction == "sum" and b == 1
+        ):  # added up as they come: kept apart they may outgrow the image
             said = [sum(said, tokens.sum(0, keepdim=True))]
         else:
             said.append(tokens)
     tokens = torch.cat(said).unflatten(0, (b, -1))
-    scene = model.mix(tokens.sum(1) if model.gather == "sum" else tokens, grid, seed)
+    scene = model.apply_bottleneck(tokens.sum(1) if model.token_reduction == "sum" else tokens, grid, seed)
     patches = [model.decode(batch, scene, skips) for batch, skips in zip(batches, kept, strict=True)]
     return join_patches(torch.cat(patches).unflatten(0, (b, len(grid))), grid)
 
@@ -112,7 +114,7 @@ def forward_in_memory(
 def forward_some_patches(
     model: DehazeModel, image: Tensor, ids: Sequence[int], *, origin: tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """Encode and mix an image [1, 3, height, width] as a whole, and decode only the patches named.
+    """Encode an image [1, 3, height, width] as a whole, and decode only the patches named.
 
     Returns them, [b, 3, patch, patch]. They meet edge to edge.
     """
@@ -120,7 +122,9 @@ def forward_some_patches(
     grid = PatchGrid(height, width, model.patch, model.halo, origin=origin)
     (batch,) = cut_batches(image, grid, len(grid))
     tokens, skips = model.encode(batch)
-    scene = model.mix((tokens.sum(0) if model.gather == "sum" else tokens)[None], grid, None)
+    scene = model.apply_bottleneck(
+        (tokens.sum(0) if model.token_reduction == "sum" else tokens)[None], grid, None
+    )
     chosen = list(ids)
     some = PatchBatch(tuple(chosen), grid, batch.pixels[chosen])
     return model.decode(some, scene, tuple(skip[chosen] for skip in skips))

@@ -73,7 +73,7 @@ class Thumbnail(NamedTuple):
 class BilateralGridModel(DehazeModel):
     """The network. Tokens are the sums of the view's blocks [b, n]; the scene is its grid [scenes, k]."""
 
-    gather = "sum"
+    token_reduction = "sum"
     mean: Tensor
     std: Tensor
 
@@ -101,7 +101,7 @@ class BilateralGridModel(DehazeModel):
                 add_block_sums(pixels, batch.grid, id % len(batch.grid), view, sums[number])
         return sums.flatten(1), ()
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         view = Thumbnail.of(grid, self.config.view)
         rows = block_sizes(grid.height, view.step, tokens)
         cols = block_sizes(grid.width, view.step, tokens)

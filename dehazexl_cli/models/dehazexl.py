@@ -70,8 +70,8 @@ class DehazeXL(DehazeModel):
         *skips, deepest = self.encoder(batch.pixels.to(self.dtype))
         return deepest.flatten(1, 2), (*skips, deepest)
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
-        mixed = self.mixer(tokens.flatten(1, 2), token_places(grid, tokens.device), seed, self.queries)
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+        mixed = self.mixer(tokens.flatten(1, 2), token_places(grid, tokens.device), seed, self.query_chunk)
         return mixed.view_as(tokens)
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:

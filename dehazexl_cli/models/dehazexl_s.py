@@ -116,7 +116,7 @@ class DehazeXLS(DehazeModel):
         # Half precision has room for statistics of 8 bits and more; bfloat16 has not.
         return (tokens if self.dtype == torch.float32 else tokens.half()), ()
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         # The map begins with the scene, wherever that lies in a larger one.
         places = token_places(replace(grid, origin=(0, 0)), tokens.device)
         size = -(-grid.height // STRIDE), -(-grid.width // STRIDE)
@@ -156,7 +156,7 @@ class DehazeXLS(DehazeModel):
         grid = PatchGrid(small.shape[2], small.shape[3], self.patch)
         (batch,) = cut_batches(small, grid, len(small))
         tokens, _ = self.encode(batch)
-        told = self._told(batch, self.mix(tokens[:, None], grid, None))
+        told = self._told(batch, self.apply_bottleneck(tokens[:, None], grid, None))
         transforms = keep_unseen(*self.decoder.transforms(batch.pixels, *told))
         inside = transforms[..., : -(-grid.height // STEM), : -(-grid.width // STEM)]
         size = present.shape[2:]

@@ -32,7 +32,7 @@ PIXEL_BYTES = 16 * 64 * 4
 class ExportedModel(DehazeModel):
     """A network with nothing but `forward`; float32, sides that are multiples of `multiple`."""
 
-    streams = False
+    supports_streaming = False
     patch = ARITHMETIC_PATCH
 
     def __init__(self, net: nn.Module, multiple: int, size: tuple[int, int] | None = None) -> None:

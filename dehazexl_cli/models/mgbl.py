@@ -67,7 +67,7 @@ class Thumbnail(NamedTuple):
 class MultiGuidedBilateral(DehazeModel):
     """The network. Tokens are both thumbnails [b, n]; the scene is grid and colour picture [scenes, k]."""
 
-    gather = "sum"
+    token_reduction = "sum"
     halo = HALO
 
     def __init__(self, config: BilateralConfig) -> None:
@@ -96,7 +96,7 @@ class MultiGuidedBilateral(DehazeModel):
             ]
         return torch.cat([thumbnail.flatten(1) for thumbnail in thumbnails], dim=1), ()
 
-    def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
+    def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         config = self.config
         first = 3 * config.grid_side**2
         for_grid = tokens[:, :first].view(-1, 3, config.grid_side, config.grid_side)
