@@ -10,8 +10,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from dehazexl_cli import processors
+from dehazexl_cli.config import FOR_FILES, FOR_STORING, Options
 from dehazexl_cli.errors import UsageError, in_words_of_python, pythonic
-from dehazexl_cli.options import FOR_FILES, FOR_STORING, Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,8 +107,8 @@ def dehaze_file(
     from dehazexl_cli import files
 
     with in_words_of_python():
-        recipe = replace(checked(options).recipe(resume), in_place=in_place)
-        return files.dehaze_file(path_of(source), path_of(target), ready(model), recipe, overwrite, watch)
+        config = checked(options).run_config(resume, in_place)
+        return files.dehaze_file(path_of(source), path_of(target), ready(model), config, overwrite, watch)
 
 
 def checked(options: Options | None) -> Options:
@@ -152,8 +152,8 @@ def opened_file(
     if channel_axis is not None:
         raise UsageError("a file says itself which its bands are", "leave out channel_axis")
     options.require_unset(FOR_STORING, "use dehaze_file to write a file")
-    recipe = options.recipe() if nodata is None else replace(options, nodata=nodata).recipe()
-    return open_scene(path_of(path), recipe)
+    options = options if nodata is None else replace(options, nodata=nodata)
+    return open_scene(path_of(path), options.run_config())
 
 
 def opened_array(
@@ -166,4 +166,4 @@ def opened_array(
     options.require_unset(FOR_FILES, "it is for files; cut arrays yourself: image[:512, :512]")
     picture = understood(image, channel_axis, options.nodata if nodata is None else nodata)
     reader = picture.reader()
-    return picture, OpenedScene("array", reader, reader, options.recipe().options)
+    return picture, OpenedScene("array", reader, reader, options.run_config().options)

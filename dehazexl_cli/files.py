@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from dehazexl_cli import __version__
-from dehazexl_cli.engine import Options, Resume, run
+from dehazexl_cli.config import EngineOptions, RunConfig, Storage
+from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import is_same
-from dehazexl_cli.provenance import Provenance, changed
+from dehazexl_cli.provenance import Provenance
 from dehazexl_cli.raster import open_writer
 from dehazexl_cli.raster.bands import holds_classes_only
 from dehazexl_cli.raster.base import FileWriter, Pixels, RasterReader
 from dehazexl_cli.raster.copying import FileCopy
 from dehazexl_cli.raster.fingerprint import fingerprint
-from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.selection import Selection, open_selected
+from dehazexl_cli.raster.selection import open_selected
 from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
@@ -37,38 +35,6 @@ Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 # twice as much.
 READ_AHEAD_BYTES = 48 << 20
 STRIP_ROWS = 256
-BESIDES = {"tmp_dir", "threads"}  # options that say how a result was made, and nothing of what it is
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How files are dehazed, whichever they are."""
-
-    options: Options = field(default_factory=Options)
-    selection: Selection = field(default_factory=Selection)
-    storage: Storage = field(default_factory=Storage)
-    provenance: bool = True  # whether a GeoTIFF says what it was made with
-    resume: bool = False  # whether what is done survives a process that is killed
-    in_place: bool = False  # the result replaces its source
-    spare_classes: bool = False  # whether what its name says to be flags or classes is copied as it is
-
-    def settings(self) -> dict[str, object]:
-        """What was decided otherwise than by default, as a result's provenance has it."""
-        found = changed(self.options, self.selection, self.storage)
-        return {name: value for name, value in found.items() if name not in BESIDES}
-
-    def resuming(self, opened: OpenedScene, target: str, loaded: Loaded) -> Resume | None:
-        """Where what is done is kept, and what tells one scene from another; None if it is not to be kept."""
-        if not self.resume:
-            return None
-        path = Path(os.path.realpath(target))
-        folder = path.parent if self.storage.tmp_dir is None else Path(self.storage.tmp_dir)
-        identity = {
-            "the input": fingerprint(opened.reader),
-            "the weights": loaded.sha256,
-            "the selection": repr(replace(self.selection, mask=None)),
-        }
-        return Resume(str(folder / f".{path.name}.resume"), identity)
 
 
 @dataclass(frozen=True)
@@ -78,18 +44,18 @@ class OpenedScene:
     source: str
     reader: RasterReader  # of what the engine looks at
     like: RasterReader  # of what is written
-    options: Options
+    options: EngineOptions
 
 
-def open_scene(source: str, recipe: RunConfig) -> OpenedScene:
+def open_scene(source: str, config: RunConfig) -> OpenedScene:
     """Open a file and find the part that is wanted; InputError or UsageError if that cannot be."""
-    reader, box = open_selected(source, recipe.selection)
+    reader, box = open_selected(source, config.selection)
     if box is None:
-        return OpenedScene(source, reader, reader, recipe.options)
+        return OpenedScene(source, reader, reader, config.options)
     part = WindowedReader(reader, box)
-    if recipe.selection.context == "scene":
-        return OpenedScene(source, reader, part, replace(recipe.options, window=box))
-    return OpenedScene(source, part, part, recipe.options)
+    if config.selection.context == "scene":
+        return OpenedScene(source, reader, part, replace(config.options, window=box))
+    return OpenedScene(source, part, part, config.options)
 
 
 def read_ahead(opened: OpenedScene) -> None:
@@ -167,7 +133,7 @@ def compute(
     opened: OpenedScene,
     target: str,
     loaded: Loaded,
-    recipe: RunConfig,
+    config: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
     pending: list[DeferredCommitWriter] | None = None,
@@ -178,20 +144,13 @@ def compute(
     With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
     With a `team`, its workers encode and decode.
     """
-    if recipe.in_place and not is_same(target, opened.source):
+    if config.in_place and not is_same(target, opened.source):
         raise UsageError(f"in place, OUT is IN, and {target} is not {opened.source}", "name one file twice")
-    made = Provenance(
-        __version__,
-        loaded.name,
-        loaded.sha256,
-        recipe.settings(),
-        opened.source,
-        datetime.now(UTC),
-    )
-    to_copy = recipe.spare_classes and holds_classes_only(opened.like.info)
-    as_stored = to_copy and is_wanted_as_stored(opened, target, recipe.storage)
-    told = recipe.provenance and not to_copy
-    storage = replace(recipe.storage, provenance=made.tags() if told else ())
+    made = Provenance.now(loaded.name, loaded.sha256, config.settings(), opened.source)
+    to_copy = config.spare_classes and holds_classes_only(opened.like.info)
+    as_stored = to_copy and is_wanted_as_stored(opened, target, config.storage)
+    told = config.provenance and not to_copy
+    storage = replace(config.storage, provenance=made.tags() if told else ())
     writers: list[FileWriter] = []
 
     def make_writer() -> FileWriter:
@@ -199,19 +158,31 @@ def compute(
         if as_stored:
             writer = FileCopy(opened.source, target, overwrite, storage.tmp_dir)
         else:
-            writer = open_writer(target, opened.like, overwrite, storage, in_place=recipe.in_place)
+            writer = open_writer(target, opened.like, overwrite, storage, in_place=config.in_place)
         if pending is not None:
             writer = DeferredCommitWriter(writer)
             pending.append(writer)
         writers.append(writer)
         return writer
 
-    resume = recipe.resuming(opened, target, loaded)
+    resume = resume_of(config, opened, target, loaded) if config.resume else None
     if to_copy:
         report = copy(opened, make_writer, by_rows=not as_stored)
     else:
         report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, team)
     return UncommittedResult(report, writers[-1], made, target)
+
+
+def resume_of(config: RunConfig, opened: OpenedScene, target: str, loaded: Loaded) -> Resume:
+    """Return where what is done is kept, and what tells one scene from another."""
+    path = Path(os.path.realpath(target))
+    folder = path.parent if config.storage.tmp_dir is None else Path(config.storage.tmp_dir)
+    identity = {
+        "the input": fingerprint(opened.reader),
+        "the weights": loaded.sha256,
+        "the selection": repr(replace(config.selection, mask=None)),
+    }
+    return Resume(str(folder / f".{path.name}.resume"), identity)
 
 
 def copy(opened: OpenedScene, make_writer: Callable[[], FileWriter], by_rows: bool) -> Report:
@@ -239,14 +210,14 @@ def dehaze_file(
     source: str,
     target: str,
     loaded: Loaded,
-    recipe: RunConfig,
+    config: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
 ) -> Report:
     """Dehaze a file into a new one; raises the DehazeError that fits."""
-    opened = open_scene(source, recipe)
+    opened = open_scene(source, config)
     try:
-        computed = compute(opened, target, loaded, recipe, overwrite, watch)
+        computed = compute(opened, target, loaded, config, overwrite, watch)
     finally:
         opened.reader.close()
     return finished(computed)
@@ -266,6 +237,7 @@ def finished(computed: UncommittedResult) -> Report:
     for warning in computed.writer.warnings:
         report.warn(warning)
     report.output = computed.target
-    report.model, report.weights_sha256, report.version = made.model, made.weights_sha256, made.version
+    report.model, report.weights_sha256, _ = made.origin
+    report.version = made.version
     report.processing = made.stac()
     return report

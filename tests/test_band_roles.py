@@ -16,12 +16,12 @@ from rasterio.enums import ColorInterp
 from test_bands import loaded, make, noise, read
 from test_stream import FP32, streamed
 
+from dehazexl_cli.config import Selection
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.bands import choose_bands, holds_classes_only
 from dehazexl_cli.raster.base import RasterInfo
-from dehazexl_cli.raster.selection import Selection
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -21,10 +21,9 @@ from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
 from dehazexl_cli.batch.in_process import WorkerConfig
 from dehazexl_cli.batch.results import Job
 from dehazexl_cli.batch.sources import Scene
+from dehazexl_cli.config import RunConfig, Selection
 from dehazexl_cli.engine import Options
-from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
-from dehazexl_cli.raster.selection import Selection
 
 pytest.importorskip("distributed")
 pytestmark = [
@@ -134,7 +133,7 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
     assert one["job"].scene == Scene(os.path.abspath("a.tif"), Path("out/a.tif").absolute(), 1)
     setup = WorkerConfig(RunConfig(selection=Selection(mask="m.tif")), weights=Path("w.safetensors"))
     full = named_in_full(setup)
-    assert full.recipe.selection.mask == os.path.abspath("m.tif")
+    assert full.config.selection.mask == os.path.abspath("m.tif")
     assert full.weights == Path("w.safetensors").absolute()
 
 

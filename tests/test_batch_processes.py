@@ -18,9 +18,9 @@ from dehazexl_cli.batch.in_process import WorkerConfig
 from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
 from dehazexl_cli.batch.results import Job, JobResult, State
 from dehazexl_cli.batch.sources import Scene
+from dehazexl_cli.config import RunConfig
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import UsageError, WeightsError
-from dehazexl_cli.files import RunConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

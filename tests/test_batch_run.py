@@ -17,8 +17,8 @@ import dehazexl_cli.files
 from dehazexl_cli.batch.in_process import InProcessExecutor, WorkerConfig
 from dehazexl_cli.batch.results import Job, JobResult
 from dehazexl_cli.batch.sources import Scene
+from dehazexl_cli.config import RunConfig
 from dehazexl_cli.engine import Options, memory
-from dehazexl_cli.files import RunConfig
 from dehazexl_cli.models import loading
 
 Command = Callable[..., Result]
@@ -94,9 +94,9 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
     def number(path: str) -> int:
         return int(Path(path).stem)
 
-    def watched_open(source: str, recipe: RunConfig) -> Any:
+    def watched_open(source: str, config: RunConfig) -> Any:
         opened[number(source)].set()
-        return open_scene(source, recipe)
+        return open_scene(source, config)
 
     def watched_compute(scene: Any, target: str, *rest: Any) -> Any:
         computing[number(target)].set()

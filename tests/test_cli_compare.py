@@ -15,7 +15,7 @@ from test_cli_evaluate import write
 
 from dehazexl_cli.cli import measuring
 from dehazexl_cli.cli.compare import input_row, list_candidates
-from dehazexl_cli.cli.measuring import View
+from dehazexl_cli.evaluation.measures import View
 
 Command = Callable[..., Result]
 
@@ -92,7 +92,9 @@ def test_the_input_is_measured_without_what_only_a_run_has(
 
 
 def test_models_times_modes_are_what_is_run() -> None:
-    found = list_candidates("dehazexl-s,net.pt2", "paper,tile", [], {"tile": ["--tile", "512"]}, 8)
+    found = list_candidates(
+        "dehazexl-s,net.pt2", "paper,tile", [], {"tile": ["--tile", "512"]}, ["--multiple", "8"]
+    )
     assert [candidate.label for candidate in found] == [
         "dehazexl-s paper",
         "dehazexl-s tile",

@@ -13,10 +13,10 @@ from test_cli_evaluate import write
 
 from dehazexl_cli import load_model
 from dehazexl_cli.cli.compare import Candidate, input_row
-from dehazexl_cli.cli.measuring import View, measure
-from dehazexl_cli.cli.page import comparison_page, worst_places
+from dehazexl_cli.cli.html_report import comparison_page, worst_places
 from dehazexl_cli.engine import InferenceMode, Options
 from dehazexl_cli.evaluation import Seam
+from dehazexl_cli.evaluation.measures import View, measure
 from dehazexl_cli.grid import Box
 
 HEIGHT, WIDTH = 420, 560

@@ -14,9 +14,9 @@ from rasterio.windows import Window
 from test_bands import loaded, make, read
 from test_stream import FP32
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.engine import Options
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.verifier import WriteVerifier
 from dehazexl_cli.report import Report
 

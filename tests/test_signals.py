@@ -30,7 +30,7 @@ PHASES = ("load", "encode", "mix", "decode", "finish", "rename")
 DRIVER = """
 import os, sys, time
 import dehazexl_cli
-from dehazexl_cli.cli import console, main
+from dehazexl_cli.cli import main, output
 
 phase = sys.argv.pop(1)
 
@@ -47,7 +47,7 @@ def replace(source, target):
         stay()
     rename(source, target)
 
-show, rename = console.NoProgress.__call__, os.replace
+show, rename = output.Progress.__call__, os.replace
 
 def progress(self, now, done, total):
     show(self, now, done, total)
@@ -60,7 +60,7 @@ if phase == "load":
 elif phase == "rename":
     os.replace = replace
 else:
-    console.NoProgress.__call__ = progress
+    output.Progress.__call__ = progress
 main()
 """
 

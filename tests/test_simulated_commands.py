@@ -9,8 +9,7 @@ import pytest
 from helpers.simulated_cuda import simulated_cuda
 from test_simulated_cuda import dehazed, picture, small_next, tiny_paper
 
-from dehazexl_cli.cli.checkup_devices import check_device, check_precision
-from dehazexl_cli.cli.findings import Verdict
+from dehazexl_cli.cli.doctor_devices import Verdict, check_device, check_precision
 from dehazexl_cli.engine import Options, Resume, run
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 

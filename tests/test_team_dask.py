@@ -24,9 +24,9 @@ from test_stream import scene
 from dehazexl_cli.batch import team
 from dehazexl_cli.batch.in_process import WorkerConfig
 from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
+from dehazexl_cli.config import RunConfig
 from dehazexl_cli.engine.team import SceneSpec
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
-from dehazexl_cli.files import RunConfig
 from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import mosaic
 

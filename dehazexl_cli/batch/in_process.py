@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell, failure
-from dehazexl_cli.batch.signals import defer_signals
+from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State, failure
+from dehazexl_cli.config import RunConfig
+from dehazexl_cli.signals import defer_signals
 
 if TYPE_CHECKING:
-    from dehazexl_cli.files import DeferredCommitWriter, OpenedScene, RunConfig, UncommittedResult
+    from dehazexl_cli.files import DeferredCommitWriter, OpenedScene, UncommittedResult
     from dehazexl_cli.models.checkpoint import Loaded
 
 AHEAD = 2  # scenes open at a time: the one that is computed, and the next
@@ -25,7 +26,7 @@ AHEAD = 2  # scenes open at a time: the one that is computed, and the next
 class WorkerConfig:
     """What it takes to dehaze any scene of a batch; travels to other processes."""
 
-    recipe: RunConfig
+    config: RunConfig
     model: str | None = None
     weights: Path | None = None
     multiple: int | None = None
@@ -41,7 +42,7 @@ class WorkerConfig:
 
         if self.share > 1:
             torch.set_num_threads(max(1, processors() // self.share))
-        loaded, options = load_model(self.model, self.weights, self.multiple), self.recipe.options
+        loaded, options = load_model(self.model, self.weights, self.multiple), self.config.options
         precision_for(loaded.model, options.precision, choose_devices(options.device)[0])
         require_overlap(loaded.model, options.overlap)
         options.mode.settled(loaded.model)
@@ -52,10 +53,10 @@ class WorkerConfig:
         from dehazexl_cli.engine.memory import share_of_host
         from dehazexl_cli.files import open_scene
 
-        opened = open_scene(source, self.recipe)
+        opened = open_scene(source, self.config)
         if self.share == 1:
             return opened
-        mine = share_of_host(self.share, self.recipe.options.max_ram)
+        mine = share_of_host(self.share, self.config.options.max_ram)
         return replace(opened, options=replace(opened.options, max_ram=mine))
 
 
@@ -86,7 +87,7 @@ class InProcessExecutor:
         self._ahead: deque[Item] = deque()  # the one that is computed, and those that are being opened
         self._behind: Future[JobResult] | None = None  # the one that is being finished
 
-    def __call__(self, take: Take, tell: Tell) -> None:
+    def __call__(self, next_job: NextJob, on_result: OnResult) -> None:
         """Dehaze all that can be taken; what became of each is told from this thread.
 
         If it is stopped, a scene that is being finished gets its name and is told; nothing is left of the
@@ -94,20 +95,20 @@ class InProcessExecutor:
         """
         with ThreadPoolExecutor(1, "next-scene") as opening, ThreadPoolExecutor(1, "last-scene") as finishing:
             try:
-                while self._fill(take, tell, opening):
-                    self._work(tell, finishing)
+                while self._fill(next_job, on_result, opening):
+                    self._work(on_result, finishing)
             finally:
                 while self._ahead:
                     self._ahead.popleft().drop()
-                self._settle(tell)
+                self._settle(on_result)
 
-    def _fill(self, take: Take, tell: Tell, opening: ThreadPoolExecutor) -> bool:
+    def _fill(self, next_job: NextJob, on_result: OnResult, opening: ThreadPoolExecutor) -> bool:
         """Have scenes opened; False if there are none left."""
         while len(self._ahead) < AHEAD:
-            job = take(False)
+            job = next_job(False)
             if job is None and not self._ahead:
-                self._settle(tell)  # before waiting: who gives work may wait for what became of it
-                job = take(True)
+                self._settle(on_result)  # before waiting: who gives work may wait for what became of it
+                job = next_job(True)
             if job is None:
                 break
             self._ahead.append(Item(job, opening.submit(self._open, job)))
@@ -124,16 +125,16 @@ class InProcessExecutor:
             raise
         return opened
 
-    def _work(self, tell: Tell, finishing: ThreadPoolExecutor) -> None:
+    def _work(self, on_result: OnResult, finishing: ThreadPoolExecutor) -> None:
         """Compute the first of the scenes that were opened, and have it finished."""
         item = self._ahead[0]
         try:
             computed = self._compute(item)
         except Exception as error:  # whatever a damaged file sets off
             self._ahead.popleft().drop()
-            self._settle(tell)
-            return tell(failure(item.job.scene, error))
-        self._settle(tell)
+            self._settle(on_result)
+            return on_result(failure(item.job.scene, error))
+        self._settle(on_result)
         self._behind = finishing.submit(finish, item.job, computed)
         self._ahead.popleft()
 
@@ -146,7 +147,7 @@ class InProcessExecutor:
                 opened,
                 str(job.scene.target),
                 self._loaded,
-                self._setup.recipe,
+                self._setup.config,
                 job.overwrite,
                 partial(self._watch, job),
                 item.pending,
@@ -154,14 +155,14 @@ class InProcessExecutor:
         finally:
             opened.reader.close()
 
-    def _settle(self, tell: Tell) -> None:
+    def _settle(self, on_result: OnResult) -> None:
         """Wait for the scene that is being finished, and tell what became of it."""
         if self._behind is None:
             return
         outcome = self._behind.result()
         with defer_signals():
             self._behind = None
-            tell(outcome)
+            on_result(outcome)
 
 
 def finish(job: Job, computed: UncommittedResult) -> JobResult:

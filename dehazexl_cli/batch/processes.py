@@ -13,10 +13,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from dehazexl_cli.batch.in_process import InProcessExecutor, WorkerConfig
-from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell
-from dehazexl_cli.batch.signals import defer_signals
+from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, Interrupted, UsageError
+from dehazexl_cli.signals import defer_signals
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -47,81 +47,81 @@ class ProcessExecutor:
         self._workers: list[Worker] = []
         self._again: deque[Job] = deque()  # lost with a process, for whatever reason
 
-    def __call__(self, take: Take, tell: Tell) -> None:
+    def __call__(self, next_job: NextJob, on_result: OnResult) -> None:
         """Dehaze all that can be taken; what became of each is told from this thread.
 
         Raises what no scene could be run with, as the DehazeError that fits.
         """
         try:
             self._workers = [start(setup) for setup in self._setups]
-            while self._deal(take):
+            while self._deal(next_job):
                 for pipe in wait([worker.pipe for worker in self._workers if worker.given]):
-                    self._listen(next(worker for worker in self._workers if worker.pipe is pipe), tell)
+                    self._listen(next(worker for worker in self._workers if worker.pipe is pipe), on_result)
         finally:
-            self._stop(tell)
+            self._stop(on_result)
 
-    def _deal(self, take: Take) -> bool:
+    def _deal(self, next_job: NextJob) -> bool:
         """Give every process something to do; False if nothing is left that anybody does."""
         for depth in range(1, DEPTH + 1):
             for worker in self._workers:
                 if len(worker.given) < depth:
-                    job = self._next(worker, take)
+                    job = self._next(worker, next_job)
                     if job is not None:
                         worker.given[job.scene] = job
                         with suppress(OSError):  # it has ended; that is heard when it is listened to
                             worker.pipe.send(job)
         return any(worker.given for worker in self._workers)
 
-    def _next(self, worker: Worker, take: Take) -> Job | None:
+    def _next(self, worker: Worker, next_job: NextJob) -> Job | None:
         """A scene for a process; one that was lost is given alone, to see whether it is the cause."""
         if worker.on_trial or (self._again and worker.given):
             return None
         if self._again:
             worker.on_trial = True
             return self._again.popleft()
-        return take(not any(each.given for each in self._workers))
+        return next_job(not any(each.given for each in self._workers))
 
-    def _listen(self, worker: Worker, tell: Tell) -> None:
+    def _listen(self, worker: Worker, on_result: OnResult) -> None:
         """Hear what a process has to say, or that it is no more."""
         with defer_signals():  # what was heard is to be told
             try:
                 said = worker.pipe.recv()
             except (EOFError, OSError):
-                return self._replace(worker, tell)
+                return self._replace(worker, on_result)
             if isinstance(said, DehazeError):
                 raise said
             worker.given.pop(said.scene, None)
             worker.on_trial = False
-            tell(said)
+            on_result(said)
 
-    def _replace(self, worker: Worker, tell: Tell) -> None:
+    def _replace(self, worker: Worker, on_result: OnResult) -> None:
         """Start another process for one that has ended; a scene that was lost again, alone, is the cause."""
         worker.process.join()
         for job in worker.given.values():
             if worker.on_trial:
-                tell(JobResult(job.scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
+                on_result(JobResult(job.scene, State.failed, why=how_it_ended(worker), hint=MEMORY_HINT))
             else:
                 # It may have got its name before the process was lost; nobody else could make it meanwhile.
                 self._again.append(replace(job, overwrite=True))
         worker.pipe.close()
         self._workers[self._workers.index(worker)] = start(worker.setup)
 
-    def _stop(self, tell: Tell) -> None:
+    def _stop(self, on_result: OnResult) -> None:
         """End all processes; those that have something to do are asked to leave it, and leave nothing."""
         for worker in self._workers:
             if worker.given and worker.process.is_alive():
                 worker.process.terminate()
         for worker in self._workers:
-            self._say_goodbye(worker, tell)
+            self._say_goodbye(worker, on_result)
 
-    def _say_goodbye(self, worker: Worker, tell: Tell) -> None:
+    def _say_goodbye(self, worker: Worker, on_result: OnResult) -> None:
         with suppress(OSError):  # it has ended; what it said before can still be heard
             worker.pipe.send(None)
         try:
             while worker.pipe.poll(PATIENCE_SECONDS):
                 said = worker.pipe.recv()  # what was finished on the way
                 if isinstance(said, JobResult):
-                    tell(said)
+                    on_result(said)
         except (EOFError, OSError):
             pass
         worker.process.join(PATIENCE_SECONDS)
@@ -191,14 +191,14 @@ def shared_out(setup: WorkerConfig, jobs: int, gpus: Sequence[int]) -> list[Work
     """
     from dehazexl_cli.engine.device import choose_device, choose_devices
 
-    device = setup.recipe.options.device
+    device = setup.config.options.device
     if gpus:
         if device != "auto":
             raise UsageError(f"--gpus and --device {device} both say where to run", "leave out --device")
         found = []
         for gpu in gpus:
-            options = replace(setup.recipe.options, device=str(choose_device(f"cuda:{gpu}")))
-            found.append(replace(setup, recipe=replace(setup.recipe, options=options), share=len(gpus)))
+            options = replace(setup.config.options, device=str(choose_device(f"cuda:{gpu}")))
+            found.append(replace(setup, config=replace(setup.config, options=options), share=len(gpus)))
         return found
     if jobs > 1 and choose_devices(device)[0].type != "cpu":
         raise UsageError("--jobs is for the CPU, and a GPU is here", "use --gpus, or add --device cpu")

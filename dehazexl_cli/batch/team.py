@@ -36,10 +36,10 @@ from dehazexl_cli.batch.dask import (
     workers_of,
 )
 from dehazexl_cli.batch.in_process import WorkerConfig
-from dehazexl_cli.batch.signals import defer_signals
 from dehazexl_cli.batch.sources import is_gdal_name
 from dehazexl_cli.errors import DehazeError, DeviceError, InputError, OutputError, WeightsError, reason
 from dehazexl_cli.owner import Owner, tidy
+from dehazexl_cli.signals import defer_signals
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -71,14 +71,14 @@ def dehaze_shared(
     source = source if is_gdal_name(source) else os.path.abspath(source)
     setup = named_in_full(setup)
     loaded = setup.load()
-    opened = open_scene(source, setup.recipe)
+    opened = open_scene(source, setup.config)
     try:
         with (
             connected(address, None) as client,
-            shared_folder(target, setup.recipe.storage.tmp_dir) as folder,
+            shared_folder(target, setup.config.storage.tmp_dir) as folder,
             DaskTeam(client, address, setup, source, loaded.sha256, folder) as team,
         ):
-            computed = compute(opened, target, loaded, setup.recipe, overwrite, watch, team=team)
+            computed = compute(opened, target, loaded, setup.config, overwrite, watch, team=team)
             for warning in team.warnings:
                 computed.report.warn(warning)
     finally:
@@ -128,7 +128,7 @@ class DaskTeam:
         self.warnings = surveyed(client, source, folder)
         share = most_on_a_host(workers)
         self._task = Task(replace(setup, share=share), source, weights_sha256)
-        self._resources = resources_for(setup.recipe.options.device, workers)
+        self._resources = resources_for(setup.config.options.device, workers)
         self._home: dict[int, str] = {}  # row -> who has its features
 
     def over(
@@ -250,9 +250,9 @@ def decided(setup: WorkerConfig, brief: SceneSpec) -> WorkerConfig:
     """The setup with what was decided for all workers."""
     from dehazexl_cli.engine.device import precision_name
 
-    recipe = setup.recipe
-    options = replace(recipe.options, device=brief.device, precision=precision_name(brief.dtype))
-    return replace(setup, recipe=replace(recipe, options=options))
+    config = setup.config
+    options = replace(config.options, device=brief.device, precision=precision_name(brief.dtype))
+    return replace(setup, config=replace(config, options=options))
 
 
 # On a worker.

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dehazexl_cli.config import EngineOptions as Options
+from dehazexl_cli.config import InferenceMode
 from dehazexl_cli.engine.device import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.doubts import doubts_of
 from dehazexl_cli.engine.fallback import (
@@ -23,7 +25,6 @@ from dehazexl_cli.engine.fallback import (
     run_with_fallback,
 )
 from dehazexl_cli.engine.layout import (
-    InferenceMode,
     Layout,
     fallback_tiles,
     make_layout,
@@ -33,7 +34,7 @@ from dehazexl_cli.engine.layout import (
 from dehazexl_cli.engine.memory import loading_bytes, measure_budget, process_bytes
 from dehazexl_cli.engine.nodata import valid_bounds
 from dehazexl_cli.engine.padding import Padding
-from dehazexl_cli.engine.prepared import Options, PreparedRun
+from dehazexl_cli.engine.prepared import PreparedRun
 from dehazexl_cli.engine.resume import Resume, opened
 from dehazexl_cli.engine.run_context import RunContext, Watch
 from dehazexl_cli.engine.scaling import choose_groups, is_stretched_unit

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from dehazexl_cli.engine.prepared import OF_THE_MACHINE, Options, PreparedRun
+from dehazexl_cli.config import OF_THE_MACHINE
+from dehazexl_cli.config import EngineOptions as Options
+from dehazexl_cli.engine.prepared import PreparedRun
 from dehazexl_cli.engine.run_checkpoint import FolderCheckpoint, RunCheckpoint
 from dehazexl_cli.plan import Plan
 from dehazexl_cli.report import Report

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.prepared import Options
+from dehazexl_cli.config import EngineOptions as Options
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, PatchGrid

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dehazexl_cli.cli import console
+from dehazexl_cli.cli import output
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Scores, Seams
@@ -131,9 +130,7 @@ def print_table(results: Sequence[Result]) -> None:
     for group, members in groups.items() if len(groups) > 1 else ():
         table.add_row(f"mean of {len(members)}", group, *cells(means(members)))
     table.add_row(f"mean of {len(results)}", "all", *cells(means(results)))
-    # Names are no markup; and in a file or a pipe no line is to be broken.
-    width = None if sys.stdout.isatty() else 250
-    console.put_table(table, width)
+    output.put_table(table)
 
 
 def cells(values: dict[str, float]) -> list[str]:
