@@ -59,29 +59,23 @@ def dehaze(
     the run is a Python warning. Raises the DehazeError that fits.
     """
     processors.warn_of_spinning()
-    from dehazexl_cli.engine import run
-    from dehazexl_cli.raster.memory import ArrayWriter
+    from dehazexl_cli.files import run_in_memory
 
-    writers: list[ArrayWriter] = []
     with in_words_of_python():
         loaded, picture = ready(model), None
         if isinstance(image, str | PathLike):
             opened = opened_file(image, checked(options), nodata, channel_axis)
         else:
             picture, opened = opened_array(image, checked(options), nodata, channel_axis)
-        like = opened.like.info
-
-        def make_writer() -> ArrayWriter:
-            writers.append(ArrayWriter(like, "hwc" if picture is None else picture.layout))
-            return writers[-1]
-
+        layout = "hwc" if picture is None else picture.layout
         try:
-            report = run(opened.reader, make_writer, loaded.model, opened.options)
+            result, report = run_in_memory(
+                opened.reader, loaded.model, opened.options, layout, like=opened.like.info
+            )
         finally:
             opened.reader.close()
     for message in (*report.fallbacks, *report.warnings, *report.notes):
         warnings.warn(pythonic(message), stacklevel=2)
-    result = writers[-1].array
     return result if picture is None else picture.like(result)
 
 

@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Self
 from dehazexl_cli.config import EngineOptions, RunConfig, Storage
 from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.errors import UsageError
-from dehazexl_cli.grid import Box
+from dehazexl_cli.grid import strips
 from dehazexl_cli.paths import is_same
 from dehazexl_cli.provenance import Provenance
 from dehazexl_cli.raster import open_writer
 from dehazexl_cli.raster.bands import holds_classes_only
-from dehazexl_cli.raster.base import FileWriter, Pixels, RasterReader
+from dehazexl_cli.raster.base import FileWriter, Pixels, RasterInfo, RasterReader
 from dehazexl_cli.raster.copying import FileCopy
 from dehazexl_cli.raster.fingerprint import fingerprint
+from dehazexl_cli.raster.memory import ArrayWriter, Layout
 from dehazexl_cli.raster.selection import open_selected
 from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine.team import WorkerPool
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.models.checkpoint import Loaded
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
@@ -68,8 +70,7 @@ def read_ahead(opened: OpenedScene) -> None:
     info = opened.reader.info
     if info.height * info.width * info.count * np.dtype(info.dtype).itemsize > READ_AHEAD_BYTES:
         return
-    for top in range(0, info.height, STRIP_ROWS):
-        box = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
+    for box in strips(info.height, info.width, STRIP_ROWS):
         opened.reader.read(box, range(1, info.count + 1))
 
 
@@ -191,8 +192,7 @@ def copy(opened: OpenedScene, make_writer: Callable[[], FileWriter], by_rows: bo
     report = Report(input=info.name, height=info.height, width=info.width, count=info.count, dtype=info.dtype)
     report.warn("holds quality flags or classes, as its name says, and was copied as it is")
     with report.timed("copy"), make_writer() as writer:
-        for top in range(0, info.height if by_rows else 0, STRIP_ROWS):
-            box = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
+        for box in strips(info.height if by_rows else 0, info.width, STRIP_ROWS):
             writer.write(opened.like.read(box, range(1, info.count + 1)))
         writer.commit()
     return report
@@ -221,6 +221,25 @@ def dehaze_file(
     finally:
         opened.reader.close()
     return finished(computed)
+
+
+def run_in_memory(
+    reader: RasterReader,
+    model: DehazeModel,
+    options: EngineOptions,
+    layout: Layout = "chw",
+    watch: Watch | None = None,
+    like: RasterInfo | None = None,
+) -> tuple[Pixels, Report]:
+    """Dehaze a scene into an array of this layout, of the shape and type of `like`, by default its own."""
+    writers: list[ArrayWriter] = []
+
+    def make_writer() -> ArrayWriter:
+        writers.append(ArrayWriter(like or reader.info, layout))
+        return writers[-1]
+
+    report = run(reader, make_writer, model, options, watch)
+    return writers[-1].array, report
 
 
 def publish(computed: UncommittedResult) -> Report:

@@ -16,8 +16,8 @@ from conftest import Result, dehaze_file
 
 import dehazexl_cli
 import dehazexl_cli.files
+from dehazexl_cli.atomic import this_host
 from dehazexl_cli.batch.locks import LockOwner, Locks
-from dehazexl_cli.owner import this_host
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -16,6 +16,7 @@ import torch
 from batches import NAMES, alike, cut_short, files, finish, log_of, make_image, start, states, wait_for
 from conftest import Result
 
+from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.batch import dask
 from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
 from dehazexl_cli.batch.in_process import WorkerConfig
@@ -23,7 +24,6 @@ from dehazexl_cli.batch.results import Job
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.config import RunConfig, Selection
 from dehazexl_cli.engine import Options
-from dehazexl_cli.owner import Owner
 
 pytest.importorskip("distributed")
 pytestmark = [
@@ -61,7 +61,7 @@ def test_a_worker_killed_in_the_middle_costs_no_scene(
     source, out = images(tmp_path / "in", 6), tmp_path / "out"
     process = start(source, out, tiny_weights, "--no-provenance", "--dask", workers.scheduler_address)
     wait_for("a temporary", process, lambda: list(out.glob(".*.part.tif")))
-    owner = Owner.of(next(iter(out.glob(".*.part.tif"))).name)
+    owner = ProcessId.of(next(iter(out.glob(".*.part.tif"))).name)
     assert owner is not None and owner.pid != process.pid
     os.kill(owner.pid, signal.SIGKILL)
     code, told = finish(process)

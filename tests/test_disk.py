@@ -16,10 +16,10 @@ import rasterio
 from affine import Affine
 from conftest import Result
 
+from dehazexl_cli.atomic import remove
 from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.owner import remove
 from dehazexl_cli.raster import open_reader, open_writer
 
 Command = Callable[..., Result]

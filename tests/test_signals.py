@@ -18,8 +18,8 @@ import pytest
 import rasterio
 from conftest import Result, as_from_a_terminal, names
 
+from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.engine.threads import BackgroundWriter
-from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.gdal import GdalReader
 
@@ -273,7 +273,7 @@ def test_compare_ends_what_it_runs_and_tidies_up_after_it(scene: Path, tiny_weig
             time.sleep(0.01)
             parts = [name for name in names(out) if not name.endswith("trial")] if out.is_dir() else []
         (part,) = parts
-        other = Owner.of(part)
+        other = ProcessId.of(part)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     finally:

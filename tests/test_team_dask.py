@@ -21,13 +21,13 @@ from metadata_table import POINTS
 from test_mosaic import check_equal
 from test_stream import scene
 
+from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.batch import team
 from dehazexl_cli.batch.in_process import WorkerConfig
 from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
 from dehazexl_cli.config import RunConfig
 from dehazexl_cli.engine.team import SceneSpec
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
-from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import mosaic
 
 distributed = pytest.importorskip("distributed")
@@ -282,7 +282,7 @@ def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
 def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    mark = Owner.this()._replace(pid=ended.pid, born=1).mark()
+    mark = ProcessId.this()._replace(pid=ended.pid, born=1).mark()
     (tmp_path / f".out{mark}team" / "attempt").mkdir(parents=True)
     (tmp_path / f".out{mark}team" / "attempt" / "encode-1").touch()
     with shared_folder(str(tmp_path / "out.tif"), None) as folder:

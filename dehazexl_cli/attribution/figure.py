@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import imagecodecs
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,8 +17,7 @@ from dehazexl_cli.attribution.run import Answer
 from dehazexl_cli.evaluation.measures import View
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterReader
-from dehazexl_cli.raster.pixels import interleaved
-from dehazexl_cli.raster.thumbnail import thumbnail
+from dehazexl_cli.raster.thumbnail import png, thumbnail
 from dehazexl_cli.raster.views import WindowedReader
 
 TOKEN = 32  # pixels per side of a token in the networks of this family
@@ -40,7 +38,7 @@ def picture(answers: Sequence[Answer], reader: RasterReader, ground: Box, view: 
     columns = [panels(answer, reader, ground, view) for answer in answers]
     whole = beside(columns[0]) if len(columns) == 1 else beside([beneath(column) for column in columns])
     framed = np.pad(whole, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
-    return bytes(imagecodecs.png_encode(interleaved(framed), level=6))
+    return png(framed)
 
 
 def panels(answer: Answer, reader: RasterReader, ground: Box, view: View) -> list[Pixels]:

@@ -19,17 +19,18 @@ from dehazexl_cli.attribution.regions import ground_of, parts_of, require_alike,
 from dehazexl_cli.attribution.scene import Detector
 from dehazexl_cli.attribution.statistics import Spread, measure_spread
 from dehazexl_cli.config import EngineOptions, InferenceMode
-from dehazexl_cli.engine import OutOfMemory, PreparedRun, noticing_lack_of_memory, prepare, release, run
+from dehazexl_cli.engine import OutOfMemory, PreparedRun, noticing_lack_of_memory, prepare, release
 from dehazexl_cli.engine.device import precision_name, to_unit
 from dehazexl_cli.engine.nodata import around
 from dehazexl_cli.engine.run_context import Watch
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
+from dehazexl_cli.files import run_in_memory
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import PROCESS_BYTES, Footprint, Plan, PlanOverrides, choose
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import RasterReader
-from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
+from dehazexl_cli.raster.memory import ArrayReader
 
 MODES = ("global", "tile")
 PATHS = ("blend", "transmission")
@@ -154,17 +155,12 @@ def clear_scene(
             clear.close()
             raise
         return clear
-    writers: list[ArrayWriter] = []
-
-    def make_writer() -> ArrayWriter:
-        writers.append(ArrayWriter(reader.info, "chw"))
-        return writers[-1]
-
     began = time.perf_counter()
-    run(reader, make_writer, model, replace(options, wishes=PlanOverrides(exact_attention=True)), watch)
+    exactly = replace(options, wishes=PlanOverrides(exact_attention=True))
+    pixels, _ = run_in_memory(reader, model, exactly, watch=watch)
     seconds[SELF] = round(time.perf_counter() - began, 2)
     info = reader.info
-    return ArrayReader(writers[-1].array, True, info.nodata, info.alpha, f"{info.name}, dehazed")
+    return ArrayReader(pixels, True, info.nodata, info.alpha, f"{info.name}, dehazed")
 
 
 def path_of(name: str, job: PreparedRun) -> Path:

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dehazexl_cli.atomic import pour, write_atomic
 from dehazexl_cli.batch.locks import hold
 from dehazexl_cli.batch.results import JobResult, State
 from dehazexl_cli.batch.sources import Scene
-from dehazexl_cli.documents import pour, write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.paths import AnyPath, file_of, is_stream, make_folder, require_writable
 from dehazexl_cli.provenance import Origin
@@ -69,7 +69,7 @@ class BatchLog:
             path = self.report_of(scene)
             make_folder(path.parent)
             report = outcome.report | {"file": fingerprint(scene.target)}
-            write_whole(path, to_json(report, 2) + "\n", NO_ROOM)
+            write_atomic(path, to_json(report, 2) + "\n", NO_ROOM)
         line: dict[str, Any] = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "host": self._host,

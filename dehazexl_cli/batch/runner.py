@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dehazexl_cli.atomic import remove_orphans
 from dehazexl_cli.batch.locks import LockOwner, Locks
 from dehazexl_cli.batch.log import BatchLog
 from dehazexl_cli.batch.results import BatchExecutor, BatchSummary, Job, JobResult, OnResult, State, failure
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, OutputError
-from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import make_folder
 from dehazexl_cli.provenance import Origin
 from dehazexl_cli.signals import defer_signals
@@ -65,7 +65,7 @@ class BatchRunner:
                 executor(self.next_job, self.finish)
         finally:
             for folder in self._begun:  # a process that was lost has left what it had begun
-                remove_what_the_dead_left(folder)
+                remove_orphans(folder)
         return self.summary
 
     def next_job(self, wait: bool) -> Job | None:

@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
+from dehazexl_cli.atomic import ProcessId, remove_orphans_once
 from dehazexl_cli.batch.dask import (
     CONNECT_SECONDS,
     MEMORY_HINT,
@@ -38,7 +39,6 @@ from dehazexl_cli.batch.dask import (
 from dehazexl_cli.batch.in_process import WorkerConfig
 from dehazexl_cli.batch.sources import is_gdal_name
 from dehazexl_cli.errors import DehazeError, DeviceError, InputError, OutputError, WeightsError, reason
-from dehazexl_cli.owner import Owner, tidy
 from dehazexl_cli.signals import defer_signals
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def shared_folder(target: str, tmp_dir: str | None) -> Iterator[Path]:
     """A folder for what workers make, gone at the end; OutputError if there can be none."""
     path = Path(os.path.realpath(target))
     around = path.parent if tmp_dir is None else Path(os.path.realpath(tmp_dir))
-    folder = around / f".{path.stem[:30]}{Owner.this().mark()}team"
-    tidy(around)
+    folder = around / f".{path.stem[:30]}{ProcessId.this().mark()}team"
+    remove_orphans_once(around)
     try:
         folder.mkdir()
     except OSError as error:

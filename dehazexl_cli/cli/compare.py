@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dehazexl_cli.atomic import remove_orphans, write_atomic
 from dehazexl_cli.cli import options, output
 from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.cli.settings import PREFIX
-from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import Interrupted, UsageError
-from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import make_folder, require_all_writable
 from dehazexl_cli.signals import hint_when_stopped
 from dehazexl_cli.text import to_json
@@ -147,7 +146,7 @@ class Candidate:
                 start_new_session=True,
             )
         except Interrupted:
-            remove_what_the_dead_left(out)
+            remove_orphans(out)
             raise
         if done.returncode:
             self.error = f"`dehazexl run` ended with exit code {done.returncode}"
@@ -270,11 +269,11 @@ def publish(
     text = to_json(facts, 2)
     measured = [row for row in rows if "error" not in row]
     as_data, as_page = documents(out)
-    write_whole(as_data, text + "\n", NO_ROOM)
+    write_atomic(as_data, text + "\n", NO_ROOM)
     if done:
         from dehazexl_cli.cli.html_report import comparison_page
 
-        write_whole(as_page, comparison_page(source, reference, done, measured, spots), NO_ROOM)
+        write_atomic(as_page, comparison_page(source, reference, done, measured, spots), NO_ROOM)
     if as_json:
         output.put(text)
     elif done:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dehazexl_cli.atomic import write_atomic
 from dehazexl_cli.cli import options, output
 from dehazexl_cli.cli.evaluation_table import (
     Failure,
@@ -24,7 +25,6 @@ from dehazexl_cli.cli.evaluation_table import (
     print_table,
 )
 from dehazexl_cli.cli.options import Shared, shares
-from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import InputError, UsageError, reason
 from dehazexl_cli.paths import STDOUT, descriptor_of, require_writable
 from dehazexl_cli.signals import hint_when_stopped
@@ -233,7 +233,7 @@ def evaluate_all(pairs: Sequence[Pair], evaluation: Evaluation, told: output.Pro
 def publish(outcome: Outcome, evaluation: Evaluation, csv_file: Path | None, as_json: bool) -> None:
     """Hand over the results as asked for; a table if nothing was asked for."""
     if csv_file is not None:
-        write_whole(csv_file, as_csv(outcome), "name another --csv")
+        write_atomic(csv_file, as_csv(outcome), "name another --csv")
     if as_json:
         output.put(to_json(as_plain(outcome, evaluation.about), 2))
     elif csv_file is None:

@@ -99,18 +99,15 @@ def written(value: float) -> str:
 
 def as_plain(outcome: Outcome, about: dict[str, Any]) -> dict[str, Any]:
     """Everything as plain values for JSON, which has no infinity and no nan: null stands for both."""
+    from dehazexl_cli.evaluation.measures import rounded
+
     groups = by_group(outcome.results)
     return about | {
-        "pairs": [{"name": r.name, "group": r.group} | finite(r.measures) for r in outcome.results],
-        "groups": [{"group": g, "pairs": len(rs)} | finite(means(rs)) for g, rs in groups.items()],
-        "overall": {"pairs": len(outcome.results)} | finite(means(outcome.results)),
+        "pairs": [{"name": r.name, "group": r.group} | rounded(r.measures) for r in outcome.results],
+        "groups": [{"group": g, "pairs": len(rs)} | rounded(means(rs)) for g, rs in groups.items()],
+        "overall": {"pairs": len(outcome.results)} | rounded(means(outcome.results)),
         "failed": [failure._asdict() for failure in outcome.failures],
     }
-
-
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-    """Rounded numbers, None for what is none."""
-    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}
 
 
 def print_table(results: Sequence[Result]) -> None:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dehazexl_cli.atomic import staged
 from dehazexl_cli.cli import options, output
 from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.config import InferenceMode
-from dehazexl_cli.documents import staged
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import require_all_writable

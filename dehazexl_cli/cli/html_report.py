@@ -172,11 +172,9 @@ def jpeg(pixels: Pixels) -> str:
 
 def png(pixels: Pixels) -> str:
     """A picture [3, h, w] uint8 as a data address, without loss."""
-    import imagecodecs
+    from dehazexl_cli.raster import thumbnail
 
-    from dehazexl_cli.raster.pixels import interleaved
-
-    return address("png", imagecodecs.png_encode(interleaved(pixels), level=6))
+    return address("png", thumbnail.png(pixels))
 
 
 def address(kind: str, code: bytes | bytearray) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
@@ -52,7 +51,7 @@ def info(
             if not as_json:
                 output.put("\n".join(["", *lines(seen[-1])] if number else lines(seen[-1])))
     if as_json:
-        output.put(to_json(plain(seen), 2))
+        output.put(to_json(seen, 2))
     if any("error" in facts for facts in seen):
         raise typer.Exit(output.FINISHED_WITH_FAILURES)
 
@@ -93,15 +92,6 @@ def how_it_would_run(
 def said(error: DehazeError) -> dict[str, Any]:
     """An error as plain values."""
     return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON has them: a nodata value of NaN is the text nan."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:

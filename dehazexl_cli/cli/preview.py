@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dehazexl_cli.atomic import write_atomic
 from dehazexl_cli.cli import options, output
 from dehazexl_cli.cli.options import Shared, shares
-from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import require_all_writable
@@ -65,8 +65,8 @@ def preview(
     facts["stretch"] = [report.low, report.high]
     both = beside(before, after)
     text = preview_page(f"{name_of(source)}, a preview", before, after, facts)
-    write_whole(picture, both, "name another file")
-    write_whole(page, text, "name another file")
+    write_atomic(picture, both, "name another file")
+    write_atomic(page, text, "name another file")
     output.put_path(picture)
     output.put_path(page)
 
@@ -77,10 +77,10 @@ def dehazed_small(
     """Pictures [3, h, w] uint8 before and after, in one stretch."""
     from dataclasses import replace
 
-    from dehazexl_cli.engine import run
     from dehazexl_cli.evaluation.measures import View
+    from dehazexl_cli.files import run_in_memory
     from dehazexl_cli.raster.bands import choose_bands
-    from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
+    from dehazexl_cli.raster.memory import ArrayReader
     from dehazexl_cli.raster.thumbnail import thumbnail, thumbnail_ground
     from dehazexl_cli.raster.views import MaskedReader
 
@@ -90,30 +90,18 @@ def dehazed_small(
     small: RasterReader = ArrayReader(pixels, channels_first=True, nodata=info.nodata, name=info.name)
     if ground is not None:  # alpha and masks, too, say what the model is not to see
         small = MaskedReader(small, mask=ArrayReader(ground.astype("uint8")))
-    writers: list[ArrayWriter] = []
-
-    def make_writer() -> ArrayWriter:
-        writers.append(ArrayWriter(small.info, "chw"))
-        return writers[-1]
-
-    report = run(small, make_writer, model, replace(chosen, bands=None))
+    after, report = run_in_memory(small, model, replace(chosen, bands=None))
     view = View(tuple(range(1, len(bands) + 1)), report.low, report.high)
-    before = small.read(whole(small), view.bands)
-    return view.shown(before), view.shown(writers[-1].array), report
-
-
-def whole(reader: RasterReader) -> Box:
-    """All of a scene."""
-    return Box(0, 0, reader.info.height, reader.info.width)
+    before = small.read(Box(0, 0, small.info.height, small.info.width), view.bands)
+    return view.shown(before), view.shown(after), report
 
 
 def beside(before: Pixels, after: Pixels) -> bytes:
     """Both pictures side by side as a PNG."""
-    import imagecodecs
     import numpy as np
 
-    from dehazexl_cli.raster.pixels import interleaved
+    from dehazexl_cli.raster.thumbnail import png
 
     gap = np.full((3, before.shape[1], GAP), 255, np.uint8)
     both = np.concatenate([before, gap, after], axis=2)
-    return bytes(imagecodecs.png_encode(interleaved(both), level=6))
+    return png(both)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dehazexl_cli.atomic import write_atomic
 from dehazexl_cli.cli import options, output
 from dehazexl_cli.cli.options import Shared, shares
-from dehazexl_cli.documents import write_whole
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.paths import STDOUT, descriptor_of, is_same, require_apart, require_writable
 from dehazexl_cli.text import to_json
@@ -106,7 +106,7 @@ def run(
             report = dehaze_shared(source, target, setup, dask, overwrite, shown)
     if report_file is not None:
         require_apart(report_file, [target])
-        write_whole(report_file, to_json(report.to_dict(), 2) + "\n", "name another --report")
+        write_atomic(report_file, to_json(report.to_dict(), 2) + "\n", "name another --report")
     if as_json:
         output.put(to_json(report.to_dict(), 2))
     if print_paths:

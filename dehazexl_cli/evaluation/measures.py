@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,9 +12,9 @@ import numpy as np
 from dehazexl_cli.evaluation.closeness import STRIP_ROWS, Comparison, valid_in_both
 from dehazexl_cli.evaluation.seams import Seam, SeamMeter
 from dehazexl_cli.evaluation.tiles import Drift, Indicators
-from dehazexl_cli.grid import Box, SeamLines
+from dehazexl_cli.grid import SeamLines, strips
 from dehazexl_cli.raster import open_reader
-from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.raster.base import Pixels
 
 DRIFT_SIDE = 512  # pixels of the squares whose colours are compared, the same for every mode
 IN_ONE_PIECE = SeamLines(stride=2**40, overlap=0, pitch=2**40)  # wider than any scene, so nothing meets
@@ -55,8 +54,13 @@ class Measures:
     dark_channel: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """Rounded numbers, None for what is none."""
-        return {key: round(value, 4) if math.isfinite(value) else None for key, value in asdict(self).items()}
+        """As plain values."""
+        return rounded(asdict(self))
+
+
+def rounded(values: dict[str, float]) -> dict[str, float | None]:
+    """Rounded numbers, None for what is none."""
+    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}
 
 
 def measure(
@@ -73,7 +77,7 @@ def measure(
         closeness = Comparison(after.info, truth.info, view.bands, (view.low, view.high))
         meter = SeamMeter(info.height, info.width, count, SeamLines(**joints))
         drift, indicators = Drift(info.height, info.width, count, DRIFT_SIDE), Indicators()
-        for box in strips(info):
+        for box in strips(info.height, info.width, STRIP_ROWS):
             valid = valid_in_both(before, truth, box, view.bands)
             rows = [reader.read(box, view.bands) for reader in (before, after, truth)]
             if reference is not None:
@@ -94,10 +98,3 @@ def measure_input(source: str, reference: str | None, view: View) -> Measures:
     """
     found, _ = measure(source, source, reference, view, IN_ONE_PIECE._asdict())
     return found if reference is not None else replace(found, drift=math.nan)
-
-
-def strips(info: RasterInfo) -> Iterator[Box]:
-    """The scene in strips as the meters take them."""
-
-    for top in range(0, info.height, STRIP_ROWS):
-        yield Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
