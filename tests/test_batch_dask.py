@@ -19,7 +19,7 @@ from conftest import Result
 from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.batch import dask
 from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
-from dehazexl_cli.batch.in_process import WorkerConfig
+from dehazexl_cli.batch.executors import WorkerConfig
 from dehazexl_cli.batch.results import Job
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.config import RunConfig, Selection

@@ -14,7 +14,7 @@ from conftest import Result
 
 import dehazexl_cli
 import dehazexl_cli.files
-from dehazexl_cli.batch.in_process import InProcessExecutor, WorkerConfig
+from dehazexl_cli.batch.executors import InProcessExecutor, WorkerConfig
 from dehazexl_cli.batch.results import Job, JobResult
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.config import RunConfig

@@ -23,7 +23,7 @@ from test_stream import scene
 
 from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.batch import team
-from dehazexl_cli.batch.in_process import WorkerConfig
+from dehazexl_cli.batch.executors import WorkerConfig
 from dehazexl_cli.batch.team import DaskTeam, Task, arrived, shared_folder, sight, station, surveyed
 from dehazexl_cli.config import RunConfig
 from dehazexl_cli.engine.team import SceneSpec

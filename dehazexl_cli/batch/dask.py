@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dehazexl_cli.batch.in_process import WorkerConfig, processors
+from dehazexl_cli import processors
+from dehazexl_cli.batch.executors import WorkerConfig
 from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State, failure
 from dehazexl_cli.batch.sources import is_gdal_name
 from dehazexl_cli.errors import DehazeError, DeviceError, UsageError, reason
@@ -175,7 +176,7 @@ def connected(address: str, jobs: int | None) -> Iterator[Client]:
         # dashboard a scheduler has a port for it, and warns if another has that one.
         with (
             LocalCluster(
-                n_workers=jobs or int(count or processors()),
+                n_workers=jobs or int(count or processors.count()),
                 threads_per_worker=1,
                 memory_limit=0,
                 dashboard_address=None,
@@ -272,7 +273,7 @@ def kept(setup: WorkerConfig, when: int) -> Loaded:
     import torch
 
     # Dask has its workers compute on one thread, which would leave all but one processor idle.
-    torch.set_num_threads(max(1, processors() // setup.share))
+    torch.set_num_threads(max(1, processors.count() // setup.share))
     key = setup.model, setup.weights, setup.multiple, setup.config.options, when
     if key not in _KEPT:
         _KEPT.clear()

@@ -36,7 +36,7 @@ from dehazexl_cli.batch.dask import (
     resources_for,
     workers_of,
 )
-from dehazexl_cli.batch.in_process import WorkerConfig
+from dehazexl_cli.batch.executors import WorkerConfig
 from dehazexl_cli.batch.sources import is_gdal_name
 from dehazexl_cli.errors import DehazeError, DeviceError, InputError, OutputError, WeightsError, reason
 from dehazexl_cli.signals import defer_signals

@@ -19,7 +19,7 @@ from dehazexl_cli.errors import UsageError
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.batch.in_process import WorkerConfig
+    from dehazexl_cli.batch.executors import WorkerConfig
     from dehazexl_cli.batch.log import BatchLog
     from dehazexl_cli.batch.results import BatchExecutor
     from dehazexl_cli.batch.runner import BatchRunner, ExistingOutputs
@@ -179,7 +179,7 @@ class Work:
     @property
     def setup(self) -> WorkerConfig:
         """What a process needs to do one."""
-        from dehazexl_cli.batch.in_process import WorkerConfig
+        from dehazexl_cli.batch.executors import WorkerConfig
 
         return WorkerConfig(self.config, self.shared.model, self.shared.weights, self.shared.multiple)
 
@@ -235,8 +235,7 @@ def set_out(
 ) -> tuple[BatchRunner, BatchExecutor]:
     """Return who deals out the scenes, and who does them; what no scene could be run with fails here."""
     from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
-    from dehazexl_cli.batch.in_process import InProcessExecutor
-    from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
+    from dehazexl_cli.batch.executors import InProcessExecutor, ProcessExecutor, shared_out
     from dehazexl_cli.batch.runner import BatchRunner
     from dehazexl_cli.provenance import Origin
 

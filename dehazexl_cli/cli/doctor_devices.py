@@ -11,6 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dehazexl_cli import processors
+
 if TYPE_CHECKING:
     import torch
 
@@ -184,9 +186,7 @@ def check_processors() -> Iterator[Finding]:
 
 def allowed_processors() -> float:
     """Processors this process may use: by affinity, or less by its control group's quota."""
-    from dehazexl_cli.batch.in_process import processors
-
-    allowed = float(processors())
+    allowed = float(processors.count())
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():
         share, _, period = quota.read_text().partition(" ")

@@ -186,14 +186,14 @@ class Progress:
                 left = (time.monotonic() - self._began) * (total - done) / done
                 say(f"{title(phase)} {100 * done // total}%, {done} of {total} patches, {left:.0f} s left")
 
-    def item(self, event: str, line: str, **facts: Any) -> None:
+    def item(self, event: str, line: str, /, **facts: Any) -> None:
         """One of several things is done: an event, or a line."""
         if self.is_json:
             self.event(event, **facts)
         elif not self.is_silent:
             self.say(line)
 
-    def failed(self, event: str, line: str, hint: str, **facts: Any) -> None:
+    def failed(self, event: str, line: str, hint: str, /, **facts: Any) -> None:
         """One of several things failed: an event, or lines even where all is quiet."""
         if self.is_json:
             return self.event(event, **facts)
@@ -201,7 +201,7 @@ class Progress:
         if hint:
             self.say(f"  try: {in_one_line(hint)}")
 
-    def event(self, name: str, **facts: Any) -> None:
+    def event(self, name: str, /, **facts: Any) -> None:
         """One JSON object a line, for schedulers and other programs."""
         say(to_json({"event": name} | facts))
 

@@ -99,7 +99,7 @@ def run(
 
             report = dehaze_file(source, target, shared.load_model(), config, overwrite, shown)
         else:
-            from dehazexl_cli.batch.in_process import WorkerConfig
+            from dehazexl_cli.batch.executors import WorkerConfig
             from dehazexl_cli.batch.team import dehaze_shared
 
             setup = WorkerConfig(config, shared.model, shared.weights, shared.multiple)
