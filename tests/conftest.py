@@ -24,8 +24,7 @@ from torch import Tensor
 
 from dehazexl_cli import files
 from dehazexl_cli.cli import main
-from dehazexl_cli.config import RunConfig, Selection, Storage
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, RunConfig, Selection, Storage
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.checkpoint import Loaded, bundled, save
@@ -219,7 +218,7 @@ def dehaze_file(
     source: Path,
     target: Path,
     model: Loaded,
-    options: Options,
+    options: EngineOptions,
     selection: Selection | None = None,
     overwrite: bool = False,
     storage: Storage | None = None,

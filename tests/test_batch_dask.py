@@ -22,8 +22,7 @@ from dehazexl_cli.batch.dask import DaskBatchExecutor, named_in_full
 from dehazexl_cli.batch.executors import WorkerConfig
 from dehazexl_cli.batch.results import Job
 from dehazexl_cli.batch.sources import Scene
-from dehazexl_cli.config import RunConfig, Selection
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, RunConfig, Selection
 
 pytest.importorskip("distributed")
 pytestmark = [
@@ -115,7 +114,7 @@ class Scheduler:
 
 
 def given(scheduler: Scheduler, device: str = "auto") -> dict[str, Any]:
-    setup = WorkerConfig(RunConfig(Options(device=device)))
+    setup = WorkerConfig(RunConfig(EngineOptions(device=device)))
     DaskBatchExecutor(setup, "tcp://x:1")._submitter(scheduler)(Job(Scene("a.tif", Path("out/a.tif"), 1)))  # type: ignore[arg-type]
     (one,) = scheduler.given
     return one

@@ -17,8 +17,7 @@ from dehazexl_cli.batch import executors
 from dehazexl_cli.batch.executors import ProcessExecutor, WorkerConfig, shared_out
 from dehazexl_cli.batch.results import Job, JobResult, State
 from dehazexl_cli.batch.sources import Scene
-from dehazexl_cli.config import RunConfig
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, RunConfig
 from dehazexl_cli.errors import UsageError, WeightsError
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -77,7 +76,7 @@ def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="for the CPU"):
         shared_out(WorkerConfig(RunConfig()), 2, ())
-    assert len(shared_out(WorkerConfig(RunConfig(Options(device="cpu"))), 2, ())) == 2
+    assert len(shared_out(WorkerConfig(RunConfig(EngineOptions(device="cpu"))), 2, ())) == 2
     assert len(shared_out(WorkerConfig(RunConfig()), 1, ())) == 1
 
 

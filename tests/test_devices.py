@@ -10,7 +10,8 @@ import torch
 from conftest import Toy
 from test_stream import scene, streamed
 
-from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode, PlanOverrides
 from dehazexl_cli.engine.device import choose_devices
 from dehazexl_cli.engine.executor import LocalExecutor
 from dehazexl_cli.errors import DeviceError, UsageError
@@ -47,9 +48,11 @@ class Shared:
 @pytest.mark.parametrize("device", ["cpu,cpu", "cpu,cpu,cpu"])
 def test_replicas_share_the_batches_and_give_the_same(gather: str, skips: str, device: str) -> None:
     wishes = PlanOverrides(skips, 2)  # type: ignore[arg-type]
-    expected, _ = streamed(ARRAY, Toy(gather=gather), Options(device="cpu", precision="fp32", wishes=wishes))
+    expected, _ = streamed(
+        ARRAY, Toy(gather=gather), EngineOptions(device="cpu", precision="fp32", wishes=wishes)
+    )
     model = Watched(gather)
-    output, report = streamed(ARRAY, model, Options(device=device, precision="fp32", wishes=wishes))
+    output, report = streamed(ARRAY, model, EngineOptions(device=device, precision="fp32", wishes=wishes))
     assert np.array_equal(output, expected)
     assert report.device == device
     assert len({who for who, _, _ in model.seen.notes}) == device.count("cpu")
@@ -60,8 +63,8 @@ def test_replicas_share_the_batches_and_give_the_same(gather: str, skips: str, d
 
 def test_tiles_are_shared_too() -> None:
     for mode in (InferenceMode("tile", 40), InferenceMode("whole")):
-        expected, _ = streamed(ARRAY, Toy(), Options(device="cpu", precision="fp32", mode=mode))
-        output, _ = streamed(ARRAY, Toy(), Options(device="cpu,cpu", precision="fp32", mode=mode))
+        expected, _ = streamed(ARRAY, Toy(), EngineOptions(device="cpu", precision="fp32", mode=mode))
+        output, _ = streamed(ARRAY, Toy(), EngineOptions(device="cpu,cpu", precision="fp32", mode=mode))
         assert np.array_equal(output, expected)
 
 
@@ -69,8 +72,8 @@ def test_real_networks_run_on_replicas() -> None:
     torch.manual_seed(0)
     model = build("dehazexl-s").eval()
     array = scene(300, 520)
-    expected, _ = streamed(array, model, Options(device="cpu", wishes=PlanOverrides(batch=1)))
-    output, _ = streamed(array, model, Options(device="cpu,cpu", wishes=PlanOverrides(batch=1)))
+    expected, _ = streamed(array, model, EngineOptions(device="cpu", wishes=PlanOverrides(batch=1)))
+    output, _ = streamed(array, model, EngineOptions(device="cpu,cpu", wishes=PlanOverrides(batch=1)))
     assert np.array_equal(output, expected)
     assert not np.array_equal(output, array)
 
@@ -83,8 +86,8 @@ def test_lack_of_memory_on_any_replica_leads_to_the_next_plan() -> None:
             return super().encode(batch)
 
     wide = scene(50, 250)  # 16 patches in a row
-    expected, _ = streamed(wide, Toy(), Options(device="cpu", precision="fp32"))
-    output, report = streamed(wide, Hungry(), Options(device="cpu,cpu", precision="fp32"))
+    expected, _ = streamed(wide, Toy(), EngineOptions(device="cpu", precision="fp32"))
+    output, report = streamed(wide, Hungry(), EngineOptions(device="cpu,cpu", precision="fp32"))
     assert np.array_equal(output, expected)
     assert report.plan["batch"] == 2
 

@@ -13,7 +13,8 @@ from conftest import Toy
 from test_resume import ARRAY, GREY, OVERLAP, WENT_ON, Killed, Mortal
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run, team
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode, PlanOverrides, Resume, run, team
 from dehazexl_cli.engine.scene_worker import SceneWorker
 from dehazexl_cli.engine.team import SceneSpec, Step, bands_of, fetch, keep
 from dehazexl_cli.errors import OutputError, UsageError
@@ -31,7 +32,7 @@ class Here:
     folder: Path
     workers: list[DehazeModel]
     array: Pixels = field(default_factory=lambda: ARRAY)
-    options: Options = field(default_factory=Options)
+    options: EngineOptions = field(default_factory=EngineOptions)
     lost: int = 0
     bands: list[tuple[Step, range]] = field(default_factory=list)
     stations: dict[tuple[Path, int], SceneWorker] = field(default_factory=dict)
@@ -76,7 +77,7 @@ def dehazed(
         writers.append(ArrayWriter(reader.info))
         return writers[-1]
 
-    chosen = Options(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
+    chosen = EngineOptions(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
     if shared is not None:
         shared.options = chosen
     if chosen.window is not None:

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dehazexl_cli.config import EngineOptions as Options
-from dehazexl_cli.config import InferenceMode
+from dehazexl_cli.config import EngineOptions, InferenceMode
 from dehazexl_cli.engine.device import choose_devices, choose_precision, precision_name
 from dehazexl_cli.engine.doubts import doubts_of
 from dehazexl_cli.engine.fallback import (
@@ -52,7 +51,7 @@ from dehazexl_cli.report import Report, peak_host_bytes
 DISK_SHARE = 0.8  # of what is free where temporary files go
 
 
-def prepare(reader: RasterReader, model: DehazeModel, options: Options) -> PreparedRun:
+def prepare(reader: RasterReader, model: DehazeModel, options: EngineOptions) -> PreparedRun:
     """Decide how to run; reads what is ground and a thinned sample of the scene at most."""
     devices = choose_devices(options.device)
     dtype = precision_for(model, options.precision, devices[0])
@@ -108,7 +107,7 @@ def free_disk_bytes(folder: str) -> int:
 def setting_for(
     info: RasterInfo,
     model: DehazeModel,
-    options: Options,
+    options: EngineOptions,
     devices: Sequence[torch.device],
     budget: MemoryBudget,
 ) -> PlanInputs:
@@ -138,7 +137,7 @@ def precision_for(model: DehazeModel, wanted: str, device: torch.device) -> torc
     return torch.float32
 
 
-def joints_of(info: RasterInfo, model: DehazeModel, options: Options) -> SeamLines:
+def joints_of(info: RasterInfo, model: DehazeModel, options: EngineOptions) -> SeamLines:
     """Where a run would leave seams, if it left any."""
     require_overlap(model, options.overlap)
     return make_layout(info, model, options.mode, options.overlap).joints
@@ -157,7 +156,7 @@ def run(
     reader: RasterReader,
     make_writer: Callable[[], RasterWriter],
     model: DehazeModel,
-    options: Options,
+    options: EngineOptions,
     watch: Watch | None = None,
     resume: Resume | None = None,
     team: WorkerPool | None = None,
@@ -225,7 +224,7 @@ def told_of_tiles(job: PreparedRun) -> str:
     )
 
 
-def describe(report: Report, job: PreparedRun, options: Options) -> None:
+def describe(report: Report, job: PreparedRun, options: EngineOptions) -> None:
     """Write what was decided into the report."""
     info, first = job.scene.reader.info, job.scene.groups[0]
     target = job.frame.target if job.frame else Box(0, 0, info.height, info.width)
@@ -265,7 +264,6 @@ def describe_group(group: Group) -> dict[str, Any]:
 __all__ = [
     "InferenceMode",
     "Layout",
-    "Options",
     "OutOfMemory",
     "Plan",
     "PlanOverrides",

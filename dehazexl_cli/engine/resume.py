@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from dehazexl_cli.config import OF_THE_MACHINE
-from dehazexl_cli.config import EngineOptions as Options
+from dehazexl_cli.config import OF_THE_MACHINE, EngineOptions
 from dehazexl_cli.engine.prepared import PreparedRun
 from dehazexl_cli.engine.run_checkpoint import FolderCheckpoint, RunCheckpoint
 from dehazexl_cli.plan import Plan
@@ -26,7 +25,7 @@ class Resume:
 
 
 def opened(
-    resume: Resume | None, job: PreparedRun, options: Options, report: Report
+    resume: Resume | None, job: PreparedRun, options: EngineOptions, report: Report
 ) -> tuple[RunCheckpoint, Plan]:
     """The journal of a run, and the plan to begin with: that of the run before, if it is gone on with."""
     if resume is None:
@@ -47,7 +46,7 @@ def opened(
     return checkpoint, plan
 
 
-def identity_of(resume: Resume, job: PreparedRun, options: Options) -> dict[str, Any]:
+def identity_of(resume: Resume, job: PreparedRun, options: EngineOptions) -> dict[str, Any]:
     """Everything a result is made of, by names that a message can use."""
     chosen = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in OF_THE_MACHINE}
     return {

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from dehazexl_cli.engine import Options, processors, setting_for
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import processors, setting_for
 from dehazexl_cli.engine.blending import BlendBuffer
 from dehazexl_cli.engine.device import choose_device
 from dehazexl_cli.engine.executor import LocalExecutor
@@ -42,7 +43,7 @@ class SceneWorker:
         brief: SceneSpec,
         reader: RasterReader,
         model: DehazeModel,
-        options: Options,
+        options: EngineOptions,
     ) -> None:
         device = choose_device(brief.device)
         model.to(device=device, dtype=brief.dtype)
@@ -113,7 +114,7 @@ class SceneWorker:
         self._watch()
 
 
-def plan_here(brief: SceneSpec, scene: Scene, model: DehazeModel, options: Options) -> Plan:
+def plan_here(brief: SceneSpec, scene: Scene, model: DehazeModel, options: EngineOptions) -> Plan:
     """The plan of the team, with as many features kept here as there is room for: that changes no bit."""
     plan, grid, info = brief.plan, scene.grid, scene.reader.info
     budget = measure_budget([scene.device], options.max_ram, options.max_vram)

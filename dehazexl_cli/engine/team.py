@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dehazexl_cli.config import EngineOptions as Options
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.scene import Group, Scene
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, PatchGrid
@@ -81,7 +81,7 @@ class WorkerPool(Protocol):
         ...
 
 
-def for_team(options: Options, model: DehazeModel) -> Options:
+def for_team(options: EngineOptions, model: DehazeModel) -> EngineOptions:
     """The options of a scene that a team shares; UsageError for those that do not allow it."""
     kind = options.mode.settled(model)
     if kind != "global":
