@@ -225,7 +225,7 @@ def test_ctrl_c_before_anything_is_loaded_is_one_line(tmp_path: Path) -> None:
 
 SWALLOWED = """
 import os, signal, time
-from dehazexl_cli.cli import console, run_guarded
+from dehazexl_cli.cli import run_guarded
 
 class Deaf:
     def __del__(self):
