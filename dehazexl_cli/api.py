@@ -25,12 +25,25 @@ if TYPE_CHECKING:
 def load_model(
     name: str | None = None, weights: str | PathLike[str] | None = None, multiple: int | None = None
 ) -> Loaded:
-    """Load a model with its weights: by default the bundled one, else the one that the weight file holds.
+    """Load a model with its weights, by default the bundled one.
 
-    The name "generic" stands for any network in a TorchScript or torch.export file; `multiple` is what the
-    sides of its images must be multiples of, if its file does not say so.
+    Parameters
+    ----------
+    name
+        Of a model; by default that of the weight file. "generic" is any network in a TorchScript or
+        torch.export file.
+    weights
+        A weight file; by default the bundled one of that name.
+    multiple
+        What the sides of images for a generic network must be multiples of, if its file does not say so.
 
-    Raises UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
+    Returns
+    -------
+    The model, for `dehaze` and `dehaze_file`.
+
+    Raises
+    ------
+    UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
     """
     processors.warn_of_spinning()
     from dehazexl_cli.models.loading import load_model
@@ -47,16 +60,29 @@ def dehaze(
     nodata: float | None = None,
     channel_axis: int | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Dehaze an array [height, width], [height, width, bands] or [bands, height, width], or an image file.
+    """Dehaze an array or an image file; what a user should know of the run is a Python warning.
 
-    Also understood is what NumPy makes an array of: lists, Pillow's images, tensors, DataArrays. Bands are on
-    the first or the last axis, whichever alone has at most 16 entries; where both have, or none, say it by
-    `channel_axis`, 0 or -1. The result is an array of the input's shape and dtype, masked if the input was;
-    of a file it is [height, width, bands].
+    Parameters
+    ----------
+    image
+        An array [height, width], [height, width, bands] or [bands, height, width], a path, or what
+        NumPy makes an array of: lists, Pillow's images, tensors, DataArrays.
+    model
+        A name, or what `load_model` returned, which saves loading it each time.
+    options
+        See `Options`; those of files do not go with arrays.
+    nodata
+        A value that is no ground; a file, a masked array and a DataArray say so themselves.
+    channel_axis
+        0 or -1, where the bands are. By default the first or the last axis, whichever alone has at most 16.
 
-    `model` is a name, or what `load_model` returned, which saves loading it each time. `nodata` is a value
-    that is no ground; a file, a masked array and a DataArray say so themselves. What a user should know of
-    the run is a Python warning. Raises the DehazeError that fits.
+    Returns
+    -------
+    An array of the input's shape and dtype, masked if the input was; of a file [height, width, bands].
+
+    Raises
+    ------
+    The DehazeError that fits.
     """
     processors.warn_of_spinning()
     from dehazexl_cli.files import run_in_memory
@@ -92,10 +118,28 @@ def dehaze_file(
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
 
-    `model` is a name, or what `load_model` returned. With `resume`, what is done is kept until the file is
-    complete, and a later call goes on from there. A target that is the source is refused unless the original
-    is to be replaced `in_place`. `watch` is told (phase, patches done, patches in all). What a user should
-    know is in the report that is returned. Raises the DehazeError that fits.
+    Parameters
+    ----------
+    source, target
+        A target that is the source is refused unless the original is to be replaced `in_place`.
+    model
+        A name, or what `load_model` returned.
+    options
+        See `Options`.
+    overwrite
+        Whether a target that exists is replaced.
+    resume
+        Whether what is done is kept until the file is complete, and a later call goes on from there.
+    watch
+        Called with (phase, patches done, patches in all).
+
+    Returns
+    -------
+    What was done, and what a user should know of it.
+
+    Raises
+    ------
+    The DehazeError that fits; then there is no target.
     """
     processors.warn_of_spinning()
     from dehazexl_cli import files

@@ -76,7 +76,7 @@ class BatchOutput(output.Progress):
             print_table(summary, facts)
 
     def _move(self, part: float) -> None:
-        self.move_bar("scenes", "Scenes", self._done + part, self._total)
+        self.move_bar("Dehazing", self._done + part, self._total, "scenes")
 
     def _facts(self, result: JobResult) -> dict[str, Any]:
         facts: dict[str, Any] = {"done": self._done, "total": self._total}

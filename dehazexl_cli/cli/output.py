@@ -178,7 +178,7 @@ class Progress:
             if self._is_news(f"{about} {phase}", 100 * done // total):
                 self.event("progress", **about, phase=phase, done=done, total=total)
         elif self.is_bar:
-            self.move_bar(phase, title(phase), done, total)
+            self.move_bar(title(phase), done, total, "patches")
         elif not self.is_silent and total > 1:
             if phase != self._shown[0]:
                 self._began = time.monotonic()
@@ -214,14 +214,14 @@ class Progress:
                 masked(message), markup=False, emoji=False, highlight=False, soft_wrap=True
             )
 
-    def move_bar(self, key: str, title: str, done: float, total: int) -> None:
+    def move_bar(self, title: str, done: float, total: int, unit: str) -> None:
         """Bring a bar to where it is; the first call makes it."""
         if self._bars is None:
             self._bars = make_bars()
             self._bars.start()
-        if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(title, total=total)
-        self._bars.update(self._tasks[key], completed=done, total=total)
+        if title not in self._tasks:
+            self._tasks[title] = self._bars.add_task(title, total=total, unit=unit)
+        self._bars.update(self._tasks[title], completed=done, total=total)
 
     def _is_news(self, phase: str, part: int) -> bool:
         before, self._shown = self._shown, (phase, part)
@@ -250,7 +250,7 @@ def make_bars() -> Bars:
     return Progress(
         TextColumn("{task.description:<9}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
