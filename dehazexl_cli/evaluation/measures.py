@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dehazexl_cli.evaluation.closeness import STRIP_ROWS, Comparison, valid_in_both
+from dehazexl_cli.evaluation.consistency import Drift, Indicators
+from dehazexl_cli.evaluation.metrics import STRIP_ROWS, Comparison, valid_in_both
 from dehazexl_cli.evaluation.seams import Seam, SeamMeter
-from dehazexl_cli.evaluation.tiles import Drift, Indicators
 from dehazexl_cli.grid import SeamLines, strips
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import Pixels
