@@ -1,7 +1,7 @@
 """How good an output is, measured by rows from top to bottom, so that scenes of any height fit.
 
 `metrics`: PSNR and SSIM against a reference. `seams`: whether patches or tiles can be told apart in what
-was changed. `consistency`: whether neighbouring places were judged alike, and indicators that need no reference.
+was changed. `consistency`: whether neighbouring places were judged alike, and indicators without a reference.
 """
 
 from __future__ import annotations
