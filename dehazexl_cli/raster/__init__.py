@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import InputError, OutputError
 from dehazexl_cli.paths import is_same, require_apart
 from dehazexl_cli.raster.base import USUAL, FileWriter, RasterInfo, RasterReader, Trust
 
 if TYPE_CHECKING:
-    from dehazexl_cli.config import Storage
     from dehazexl_cli.grid import Box
     from dehazexl_cli.raster.gdal_writer import Origin
 
