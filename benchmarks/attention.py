@@ -23,7 +23,8 @@ import torch
 from sizes import ROOT, make_mosaic
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, run
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
@@ -44,7 +45,7 @@ def dehazed(
         writers.append(ArrayWriter(reader.info))
         return writers[-1]
 
-    options = Options(device=device, precision="fp32", overlap=0, input_range=(0, 65535), wishes=wishes)
+    options = EngineOptions(device=device, precision="fp32", overlap=0, input_range=(0, 65535), wishes=wishes)
     report = run(reader, make_writer, model, options)
     return writers[-1].array / np.float32(65535), report
 

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dehazexl_cli.engine import Options, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import run
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import cut_batches
@@ -40,7 +41,7 @@ def framer(name: str, device: str, precision: str) -> Callable[[], None]:
     """Dehazes one frame per call, the model being ready."""
     model = build(name).eval()
     frame = ArrayReader(make_frame())
-    options = Options(device=device, precision=precision, input_range=(0, 255))
+    options = EngineOptions(device=device, precision=precision, input_range=(0, 255))
 
     def dehaze() -> None:
         run(frame, lambda: ArrayWriter(frame.info), model, options)

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dehazexl_cli.engine import Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, run
 from dehazexl_cli.models import REGISTRY, build
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
@@ -41,7 +42,7 @@ def verdict(peak: int, planned: int) -> str:
 def measure(name: str, side: int, device: str, precision: str, exact: bool) -> dict[str, object]:
     """One run of one network, after a small one that loads its kernels."""
     model = build(name).eval()
-    options = Options(device=device, precision=precision, wishes=PlanOverrides(exact_attention=exact))
+    options = EngineOptions(device=device, precision=precision, wishes=PlanOverrides(exact_attention=exact))
     report = None
     for size in (min(side, 1024), side):
         reader = ArrayReader(make_scene(size))

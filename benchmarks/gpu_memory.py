@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers.simulated_cuda import simulated_cuda
 
-from dehazexl_cli.engine import Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, run
 from dehazexl_cli.engine.fallback import in_words
 from dehazexl_cli.engine.layout import patches
 from dehazexl_cli.engine.memory import FREE_SHARE
@@ -36,7 +37,7 @@ MOST = 1 << 18  # pixels: sides are not looked for beyond
 def taken(name: str, side: int, exact: bool, allowed: int | None) -> str:
     """A line of the first table: what a run in float16 is expected to take and takes, and its plan."""
     reader = ArrayReader(np.broadcast_to(np.uint8(0), (side, side, 3)))
-    options = Options(
+    options = EngineOptions(
         device="cuda",
         precision="fp16",
         wishes=PlanOverrides(exact_attention=exact),

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from conftest import formula
 from helpers.simulated_cuda import simulated_cuda
 
-from dehazexl_cli.engine import Options, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import run
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import DehazeModel, PatchBatch
 from dehazexl_cli.models.checkpoint import bundled, load
@@ -60,7 +61,7 @@ def dehazed(
         writers.append(ArrayWriter(reader.info, "hwc"))
         return writers[-1]
 
-    report = run(reader, make_writer, copy.deepcopy(model), Options(device=device, precision=precision))
+    report = run(reader, make_writer, copy.deepcopy(model), EngineOptions(device=device, precision=precision))
     return writers[-1].array, report.redone_batches
 
 

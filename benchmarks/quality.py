@@ -40,7 +40,8 @@ from quality_sets import (
 from quality_table import BEST, INPUT, Row, document, write_csv
 
 import dehazexl_cli
-from dehazexl_cli.engine import Options, precision_for
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import precision_for
 from dehazexl_cli.engine.device import choose_devices, precision_name
 from dehazexl_cli.errors import DehazeError
 from dehazexl_cli.evaluation import compare
@@ -155,8 +156,8 @@ def describe(wishes: argparse.Namespace, loaded: Loaded, pictures: int) -> list[
     words += ["--model", wishes.model] if wishes.model else []
     words += ["--quick"] if wishes.quick else []
     words += ["--sets", *(shlex.quote(name) for name in wishes.sets)] if wishes.sets else []
-    device = choose_devices(Options().device)[0]
-    precision = precision_name(precision_for(loaded.model, Options().precision, device))
+    device = choose_devices(EngineOptions().device)[0]
+    precision = precision_name(precision_for(loaded.model, EngineOptions().precision, device))
     versions = f"torch {torch.__version__}, dehazexl {dehazexl_cli.__version__}, {device}, {precision}"
     lines = [f"`{' '.join(words)}`", f"{date.today()}, {versions}"]
     lines += [f"{pictures} held-out images", f"weights of {loaded.name}: SHA-256 {loaded.sha256}"]

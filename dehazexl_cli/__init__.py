@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dehazexl_cli import processors
 from dehazexl_cli.api import dehaze, dehaze_file, load_model
+from dehazexl_cli.config import Options
 from dehazexl_cli.errors import DehazeError
-from dehazexl_cli.options import Options
 
 __all__ = ["DehazeError", "Options", "__version__", "dehaze", "dehaze_file", "load_model"]
 __version__ = "0.1.0"

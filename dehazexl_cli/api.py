@@ -10,8 +10,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from dehazexl_cli import processors
+from dehazexl_cli.config import FOR_FILES, FOR_STORING, Options
 from dehazexl_cli.errors import UsageError, in_words_of_python, pythonic
-from dehazexl_cli.options import FOR_FILES, FOR_STORING, Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,12 +25,25 @@ if TYPE_CHECKING:
 def load_model(
     name: str | None = None, weights: str | PathLike[str] | None = None, multiple: int | None = None
 ) -> Loaded:
-    """Load a model with its weights: by default the bundled one, else the one that the weight file holds.
+    """Load a model with its weights, by default the bundled one.
 
-    The name "generic" stands for any network in a TorchScript or torch.export file; `multiple` is what the
-    sides of its images must be multiples of, if its file does not say so.
+    Parameters
+    ----------
+    name
+        Of a model; by default that of the weight file. "generic" is any network in a TorchScript or
+        torch.export file.
+    weights
+        A weight file; by default the bundled one of that name.
+    multiple
+        What the sides of images for a generic network must be multiples of, if its file does not say so.
 
-    Raises UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
+    Returns
+    -------
+    The model, for `dehaze` and `dehaze_file`.
+
+    Raises
+    ------
+    UsageError for a name that is none, WeightsError if the weights are missing or do not fit.
     """
     processors.warn_of_spinning()
     from dehazexl_cli.models.loading import load_model
@@ -47,41 +60,48 @@ def dehaze(
     nodata: float | None = None,
     channel_axis: int | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Dehaze an array [height, width], [height, width, bands] or [bands, height, width], or an image file.
+    """Dehaze an array or an image file; what a user should know of the run is a Python warning.
 
-    Also understood is what NumPy makes an array of: lists, Pillow's images, tensors, DataArrays. Bands are on
-    the first or the last axis, whichever alone has at most 16 entries; where both have, or none, say it by
-    `channel_axis`, 0 or -1. The result is an array of the input's shape and dtype, masked if the input was;
-    of a file it is [height, width, bands].
+    Parameters
+    ----------
+    image
+        An array [height, width], [height, width, bands] or [bands, height, width], a path, or what
+        NumPy makes an array of: lists, Pillow's images, tensors, DataArrays.
+    model
+        A name, or what `load_model` returned, which saves loading it each time.
+    options
+        See `Options`; those of files do not go with arrays.
+    nodata
+        A value that is no ground; a file, a masked array and a DataArray say so themselves.
+    channel_axis
+        0 or -1, where the bands are. By default the first or the last axis, whichever alone has at most 16.
 
-    `model` is a name, or what `load_model` returned, which saves loading it each time. `nodata` is a value
-    that is no ground; a file, a masked array and a DataArray say so themselves. What a user should know of
-    the run is a Python warning. Raises the DehazeError that fits.
+    Returns
+    -------
+    An array of the input's shape and dtype, masked if the input was; of a file [height, width, bands].
+
+    Raises
+    ------
+    The DehazeError that fits.
     """
     processors.warn_of_spinning()
-    from dehazexl_cli.engine import run
-    from dehazexl_cli.raster.memory import ArrayWriter
+    from dehazexl_cli.files import run_in_memory
 
-    writers: list[ArrayWriter] = []
     with in_words_of_python():
         loaded, picture = ready(model), None
         if isinstance(image, str | PathLike):
             opened = opened_file(image, checked(options), nodata, channel_axis)
         else:
             picture, opened = opened_array(image, checked(options), nodata, channel_axis)
-        like = opened.like.info
-
-        def make_writer() -> ArrayWriter:
-            writers.append(ArrayWriter(like, "hwc" if picture is None else picture.layout))
-            return writers[-1]
-
+        layout = "hwc" if picture is None else picture.layout
         try:
-            report = run(opened.reader, make_writer, loaded.model, opened.options)
+            result, report = run_in_memory(
+                opened.reader, loaded.model, opened.options, layout, like=opened.like.info
+            )
         finally:
             opened.reader.close()
     for message in (*report.fallbacks, *report.warnings, *report.notes):
         warnings.warn(pythonic(message), stacklevel=2)
-    result = writers[-1].array
     return result if picture is None else picture.like(result)
 
 
@@ -98,17 +118,35 @@ def dehaze_file(
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
 
-    `model` is a name, or what `load_model` returned. With `resume`, what is done is kept until the file is
-    complete, and a later call goes on from there. A target that is the source is refused unless the original
-    is to be replaced `in_place`. `watch` is told (phase, patches done, patches in all). What a user should
-    know is in the report that is returned. Raises the DehazeError that fits.
+    Parameters
+    ----------
+    source, target
+        A target that is the source is refused unless the original is to be replaced `in_place`.
+    model
+        A name, or what `load_model` returned.
+    options
+        See `Options`.
+    overwrite
+        Whether a target that exists is replaced.
+    resume
+        Whether what is done is kept until the file is complete, and a later call goes on from there.
+    watch
+        Called with (phase, patches done, patches in all).
+
+    Returns
+    -------
+    What was done, and what a user should know of it.
+
+    Raises
+    ------
+    The DehazeError that fits; then there is no target.
     """
     processors.warn_of_spinning()
     from dehazexl_cli import files
 
     with in_words_of_python():
-        recipe = replace(checked(options).recipe(resume), in_place=in_place)
-        return files.dehaze_file(path_of(source), path_of(target), ready(model), recipe, overwrite, watch)
+        config = checked(options).run_config(resume, in_place)
+        return files.dehaze_file(path_of(source), path_of(target), ready(model), config, overwrite, watch)
 
 
 def checked(options: Options | None) -> Options:
@@ -152,8 +190,8 @@ def opened_file(
     if channel_axis is not None:
         raise UsageError("a file says itself which its bands are", "leave out channel_axis")
     options.require_unset(FOR_STORING, "use dehaze_file to write a file")
-    recipe = options.recipe() if nodata is None else replace(options, nodata=nodata).recipe()
-    return open_scene(path_of(path), recipe)
+    options = options if nodata is None else replace(options, nodata=nodata)
+    return open_scene(path_of(path), options.run_config())
 
 
 def opened_array(
@@ -166,4 +204,4 @@ def opened_array(
     options.require_unset(FOR_FILES, "it is for files; cut arrays yourself: image[:512, :512]")
     picture = understood(image, channel_axis, options.nodata if nodata is None else nodata)
     reader = picture.reader()
-    return picture, OpenedScene("array", reader, reader, options.recipe().options)
+    return picture, OpenedScene("array", reader, reader, options.run_config().options)

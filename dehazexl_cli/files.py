@@ -5,30 +5,30 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from dehazexl_cli import __version__
-from dehazexl_cli.engine import Options, Resume, run
+from dehazexl_cli.config import EngineOptions, RunConfig, Storage
+from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.errors import UsageError
-from dehazexl_cli.grid import Box
+from dehazexl_cli.grid import strips
 from dehazexl_cli.paths import is_same
-from dehazexl_cli.provenance import Provenance, changed
+from dehazexl_cli.provenance import Provenance
 from dehazexl_cli.raster import open_writer
 from dehazexl_cli.raster.bands import holds_classes_only
-from dehazexl_cli.raster.base import FileWriter, Pixels, RasterReader
+from dehazexl_cli.raster.base import FileWriter, Pixels, RasterInfo, RasterReader
 from dehazexl_cli.raster.copying import FileCopy
 from dehazexl_cli.raster.fingerprint import fingerprint
-from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.selection import Selection, open_selected
+from dehazexl_cli.raster.memory import ArrayWriter, Layout
+from dehazexl_cli.raster.selection import open_selected
 from dehazexl_cli.raster.views import WindowedReader
 from dehazexl_cli.report import Report
 
 if TYPE_CHECKING:
     from dehazexl_cli.engine.run import Distribute
+    from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.raster.mosaic import PartMaker
 
@@ -38,38 +38,6 @@ Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 # twice as much.
 READ_AHEAD_BYTES = 48 << 20
 STRIP_ROWS = 256
-BESIDES = {"tmp_dir", "threads"}  # options that say how a result was made, and nothing of what it is
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How files are dehazed, whichever they are."""
-
-    options: Options = field(default_factory=Options)
-    selection: Selection = field(default_factory=Selection)
-    storage: Storage = field(default_factory=Storage)
-    provenance: bool = True  # whether a GeoTIFF says what it was made with
-    resume: bool = False  # whether what is done survives a process that is killed
-    in_place: bool = False  # the result replaces its source
-    spare_classes: bool = False  # whether what its name says to be flags or classes is copied as it is
-
-    def settings(self) -> dict[str, object]:
-        """What was decided otherwise than by default, as a result's provenance has it."""
-        found = changed(self.options, self.selection, self.storage)
-        return {name: value for name, value in found.items() if name not in BESIDES}
-
-    def resuming(self, opened: OpenedScene, target: str, loaded: Loaded) -> Resume | None:
-        """Where what is done is kept, and what tells one scene from another; None if it is not to be kept."""
-        if not self.resume:
-            return None
-        path = Path(os.path.realpath(target))
-        folder = path.parent if self.storage.tmp_dir is None else Path(self.storage.tmp_dir)
-        identity = {
-            "the input": fingerprint(opened.reader),
-            "the weights": loaded.sha256,
-            "the selection": repr(replace(self.selection, mask=None)),
-        }
-        return Resume(str(folder / f".{path.name}.resume"), identity)
 
 
 @dataclass(frozen=True)
@@ -79,18 +47,18 @@ class OpenedScene:
     source: str
     reader: RasterReader  # of what the engine looks at
     like: RasterReader  # of what is written
-    options: Options
+    options: EngineOptions
 
 
-def open_scene(source: str, recipe: RunConfig) -> OpenedScene:
+def open_scene(source: str, config: RunConfig) -> OpenedScene:
     """Open a file and find the part that is wanted; InputError or UsageError if that cannot be."""
-    reader, box = open_selected(source, recipe.selection)
+    reader, box = open_selected(source, config.selection)
     if box is None:
-        return OpenedScene(source, reader, reader, recipe.options)
+        return OpenedScene(source, reader, reader, config.options)
     part = WindowedReader(reader, box)
-    if recipe.selection.context == "scene":
-        return OpenedScene(source, reader, part, replace(recipe.options, window=box))
-    return OpenedScene(source, part, part, recipe.options)
+    if config.selection.context == "scene":
+        return OpenedScene(source, reader, part, replace(config.options, window=box))
+    return OpenedScene(source, part, part, config.options)
 
 
 def read_ahead(opened: OpenedScene) -> None:
@@ -103,8 +71,7 @@ def read_ahead(opened: OpenedScene) -> None:
     info = opened.reader.info
     if info.height * info.width * info.count * np.dtype(info.dtype).itemsize > READ_AHEAD_BYTES:
         return
-    for top in range(0, info.height, STRIP_ROWS):
-        box = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
+    for box in strips(info.height, info.width, STRIP_ROWS):
         opened.reader.read(box, range(1, info.count + 1))
 
 
@@ -168,7 +135,7 @@ def compute(
     opened: OpenedScene,
     target: str,
     loaded: Loaded,
-    recipe: RunConfig,
+    config: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
     pending: list[DeferredCommitWriter] | None = None,
@@ -181,20 +148,13 @@ def compute(
     `distribute` is for `engine.run`, `maker` for
     `open_writer`.
     """
-    if recipe.in_place and not is_same(target, opened.source):
+    if config.in_place and not is_same(target, opened.source):
         raise UsageError(f"in place, OUT is IN, and {target} is not {opened.source}", "name one file twice")
-    made = Provenance(
-        __version__,
-        loaded.name,
-        loaded.sha256,
-        recipe.settings(),
-        opened.source,
-        datetime.now(UTC),
-    )
-    to_copy = recipe.spare_classes and holds_classes_only(opened.like.info)
-    as_stored = to_copy and is_wanted_as_stored(opened, target, recipe.storage)
-    told = recipe.provenance and not to_copy
-    storage = replace(recipe.storage, provenance=made.tags() if told else ())
+    made = Provenance.now(loaded.name, loaded.sha256, config.settings(), opened.source)
+    to_copy = config.spare_classes and holds_classes_only(opened.like.info)
+    as_stored = to_copy and is_wanted_as_stored(opened, target, config.storage)
+    told = config.provenance and not to_copy
+    storage = replace(config.storage, provenance=made.tags() if told else ())
     writers: list[FileWriter] = []
 
     def make_writer() -> FileWriter:
@@ -203,7 +163,7 @@ def compute(
             writer = FileCopy(opened.source, target, overwrite, storage.tmp_dir)
         else:
             writer = open_writer(
-                target, opened.like, overwrite, storage, in_place=recipe.in_place, maker=maker
+                target, opened.like, overwrite, storage, in_place=config.in_place, maker=maker
             )
         if pending is not None:
             writer = DeferredCommitWriter(writer)
@@ -211,12 +171,24 @@ def compute(
         writers.append(writer)
         return writer
 
-    resume = recipe.resuming(opened, target, loaded)
+    resume = resume_of(config, opened, target, loaded) if config.resume else None
     if to_copy:
         report = copy(opened, make_writer, by_rows=not as_stored)
     else:
         report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, distribute)
     return UncommittedResult(report, writers[-1], made, target)
+
+
+def resume_of(config: RunConfig, opened: OpenedScene, target: str, loaded: Loaded) -> Resume:
+    """Return where what is done is kept, and what tells one scene from another."""
+    path = Path(os.path.realpath(target))
+    folder = path.parent if config.storage.tmp_dir is None else Path(config.storage.tmp_dir)
+    identity = {
+        "the input": fingerprint(opened.reader),
+        "the weights": loaded.sha256,
+        "the selection": repr(replace(config.selection, mask=None)),
+    }
+    return Resume(str(folder / f".{path.name}.resume"), identity)
 
 
 def copy(opened: OpenedScene, make_writer: Callable[[], FileWriter], by_rows: bool) -> Report:
@@ -225,8 +197,7 @@ def copy(opened: OpenedScene, make_writer: Callable[[], FileWriter], by_rows: bo
     report = Report(input=info.name, height=info.height, width=info.width, count=info.count, dtype=info.dtype)
     report.warn("holds quality flags or classes, as its name says, and was copied as it is")
     with report.timed("copy"), make_writer() as writer:
-        for top in range(0, info.height if by_rows else 0, STRIP_ROWS):
-            box = Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)
+        for box in strips(info.height if by_rows else 0, info.width, STRIP_ROWS):
             writer.write(opened.like.read(box, range(1, info.count + 1)))
         writer.commit()
     return report
@@ -244,17 +215,36 @@ def dehaze_file(
     source: str,
     target: str,
     loaded: Loaded,
-    recipe: RunConfig,
+    config: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
 ) -> Report:
     """Dehaze a file into a new one; raises the DehazeError that fits."""
-    opened = open_scene(source, recipe)
+    opened = open_scene(source, config)
     try:
-        computed = compute(opened, target, loaded, recipe, overwrite, watch)
+        computed = compute(opened, target, loaded, config, overwrite, watch)
     finally:
         opened.reader.close()
     return finished(computed)
+
+
+def run_in_memory(
+    reader: RasterReader,
+    model: DehazeModel,
+    options: EngineOptions,
+    layout: Layout = "chw",
+    watch: Watch | None = None,
+    like: RasterInfo | None = None,
+) -> tuple[Pixels, Report]:
+    """Dehaze a scene into an array of this layout, of the shape and type of `like`, by default its own."""
+    writers: list[ArrayWriter] = []
+
+    def make_writer() -> ArrayWriter:
+        writers.append(ArrayWriter(like or reader.info, layout))
+        return writers[-1]
+
+    report = run(reader, make_writer, model, options, watch)
+    return writers[-1].array, report
 
 
 def publish(computed: UncommittedResult) -> Report:
@@ -271,6 +261,7 @@ def finished(computed: UncommittedResult) -> Report:
     for warning in computed.writer.warnings:
         report.warn(warning)
     report.output = computed.target
-    report.model, report.weights_sha256, report.version = made.model, made.weights_sha256, made.version
+    report.model, report.weights_sha256, _ = made.origin
+    report.version = made.version
     report.processing = made.stac()
     return report

@@ -47,6 +47,12 @@ class Box(NamedTuple):
         return Box(top, left, height, width) if min(height, width) > 0 else Box(top, left, 0, 0)
 
 
+def strips(height: int, width: int, rows: int) -> Iterator[Box]:
+    """Cut a scene into boxes of so many rows, the last of what is left."""
+    for top in range(0, height, rows):
+        yield Box(top, 0, min(rows, height - top), width)
+
+
 def mirrored(start: int, stop: int, size: int) -> list[int]:
     """Indices start..stop-1 along an axis of `size` pixels, those outside folded back by reflection.
 

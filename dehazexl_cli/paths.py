@@ -16,7 +16,6 @@ from os import PathLike
 from pathlib import Path
 
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.owner import Owner
 
 STDOUT = 1
 _MOST_LINKS = 40  # as many as Linux follows
@@ -72,11 +71,12 @@ def require_folder(folder: Path) -> None:
     """Raises OutputError unless files can be made in a folder."""
     if not folder.is_dir():
         raise OutputError(f"{folder}: no such folder", f"make it first: mkdir -p {folder}")
-    trial = folder / f".{Owner.this().mark()}trial"
+    import tempfile  # late, as every start of the command line loads this module
+
     try:
         # Asked of the system, as rights alone do not tell of a disk that is only for reading.
-        os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        trial.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OutputError(
             f"{folder}: cannot be written ({error.strerror})", "choose another folder or ask for the right"

@@ -1,4 +1,4 @@
-"""How threads of the processor wait for each other; to be settled before torch is loaded."""
+"""How many processors there are, and how threads wait for each other: settled before torch is loaded."""
 
 from __future__ import annotations
 
@@ -40,3 +40,11 @@ def warn_of_spinning() -> None:
             f"variable GOMP_SPINCOUNT={SPINS} before Python starts.",
             stacklevel=3,
         )
+
+
+def count() -> int:
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

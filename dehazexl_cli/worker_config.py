@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dehazexl_cli import processors
+from dehazexl_cli.config import RunConfig
+
 if TYPE_CHECKING:
-    from dehazexl_cli.files import OpenedScene, RunConfig
+    from dehazexl_cli.files import OpenedScene
     from dehazexl_cli.models.checkpoint import Loaded
 
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 class WorkerConfig:
     """The model to use and how; travels to other processes."""
 
-    recipe: RunConfig
+    config: RunConfig
     model: str | None = None
     weights: Path | None = None
     multiple: int | None = None
@@ -31,8 +33,8 @@ class WorkerConfig:
         from dehazexl_cli.models.loading import load_model
 
         if self.share > 1:
-            torch.set_num_threads(max(1, processors() // self.share))
-        loaded, options = load_model(self.model, self.weights, self.multiple), self.recipe.options
+            torch.set_num_threads(max(1, processors.count() // self.share))
+        loaded, options = load_model(self.model, self.weights, self.multiple), self.config.options
         precision_for(loaded.model, options.precision, choose_devices(options.device)[0])
         require_overlap(loaded.model, options.overlap)
         options.mode.settled(loaded.model)
@@ -43,16 +45,8 @@ class WorkerConfig:
         from dehazexl_cli.engine.memory import share_of_host
         from dehazexl_cli.files import open_scene
 
-        opened = open_scene(source, self.recipe)
+        opened = open_scene(source, self.config)
         if self.share == 1:
             return opened
-        mine = share_of_host(self.share, self.recipe.options.max_ram)
+        mine = share_of_host(self.share, self.config.options.max_ram)
         return replace(opened, options=replace(opened.options, max_ram=mine))
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1

@@ -26,10 +26,10 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp as Colour
 from rasterio.rpc import RPC
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader, open_writer
-from dehazexl_cli.raster.formats import Storage
 
 FORMATS = {
     "GTiff": ".tif", "COG": ".tif", "VRT": ".vrt", "PNG": ".png", "JPEG": ".jpg", "JP2OpenJPEG": ".jp2",

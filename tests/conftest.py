@@ -24,16 +24,13 @@ from torch import Tensor
 
 from dehazexl_cli import files
 from dehazexl_cli.cli import main
-from dehazexl_cli.engine import Options
-from dehazexl_cli.files import RunConfig
+from dehazexl_cli.config import EngineOptions, RunConfig, Selection, Storage
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
 from dehazexl_cli.models.checkpoint import Loaded, bundled, save
 from dehazexl_cli.models.dehazexl import PAPER
 from dehazexl_cli.models.dehazexl_s import DehazeXLS, DehazeXLSConfig
 from dehazexl_cli.plan import Footprint
-from dehazexl_cli.raster.formats import Storage
-from dehazexl_cli.raster.selection import Selection
 from dehazexl_cli.report import Report
 
 SHARED = Path(os.environ.get("DEHAZEXL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -221,15 +218,15 @@ def dehaze_file(
     source: Path,
     target: Path,
     model: Loaded,
-    options: Options,
+    options: EngineOptions,
     selection: Selection | None = None,
     overwrite: bool = False,
     storage: Storage | None = None,
     provenance: bool = True,
 ) -> Report:
     """Dehaze a file by options of the engine, which know what no command has an option for."""
-    recipe = RunConfig(options, selection or Selection(), storage or Storage(), provenance)
-    return files.dehaze_file(str(source), str(target), model, recipe, overwrite)
+    config = RunConfig(options, selection or Selection(), storage or Storage(), provenance)
+    return files.dehaze_file(str(source), str(target), model, config, overwrite)
 
 
 def names(folder: Path) -> set[str]:

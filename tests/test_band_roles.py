@@ -16,16 +16,15 @@ from rasterio.enums import ColorInterp
 from test_bands import loaded, make, noise, read
 from test_stream import FP32, streamed
 
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, Selection
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.bands import choose_bands, holds_classes_only
 from dehazexl_cli.raster.base import RasterInfo
-from dehazexl_cli.raster.selection import Selection
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-CPU = Options(**FP32)  # type: ignore[arg-type]
+CPU = EngineOptions(**FP32)  # type: ignore[arg-type]
 
 
 def info(meanings: str = "", names: str = "", count: int = 0, alpha: int | None = None) -> RasterInfo:
@@ -106,7 +105,7 @@ def test_other_bands_make_no_pixel_valid_or_invalid(all_bands: bool) -> None:
     array = noise(60, 70, 5).astype(np.float32)
     array[:, :30, :3], array[:, :30, 3] = 0, 7  # nodata in the colours alone
     array[:20, :, 4] = np.nan  # in a band that is not dehazed, unless all are
-    options = Options(**FP32, bands=(1, 2, 3), all_bands=all_bands)  # type: ignore[arg-type]
+    options = EngineOptions(**FP32, bands=(1, 2, 3), all_bands=all_bands)  # type: ignore[arg-type]
     output, report = streamed(array, Toy(), options, nodata=0)
     alone, _ = streamed(np.ascontiguousarray(array[:, :, :3]), Toy(), CPU, nodata=0)
     if all_bands:  # then they are judged like the colours
@@ -140,7 +139,7 @@ def test_infrared_that_is_called_alpha_is_data_where_the_user_says_so(tmp_path: 
     values = noise(4, 60, 70, dtype="uint8", top=250)
     values[3, :30] = 0  # water
     source = with_false_alpha(tmp_path / "in.tif", values)
-    options = Options(**FP32, all_bands=True)  # type: ignore[arg-type]
+    options = EngineOptions(**FP32, all_bands=True)  # type: ignore[arg-type]
     taken = dehaze_file(source, tmp_path / "a.tif", model=loaded(Toy()), options=options)
     assert taken.invalid_pixels == 30 * 70 and np.array_equal(read(tmp_path / "a.tif")[3], values[3])
     selection = Selection(not_alpha=True)

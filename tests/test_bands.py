@@ -15,7 +15,7 @@ from conftest import Identity, Result, Toy, dehaze_file
 from rasterio.enums import ColorInterp
 from test_stream import FP32, streamed
 
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.scaling import choose_groups
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
@@ -26,7 +26,7 @@ from dehazexl_cli.raster.memory import ArrayReader
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-CPU = Options(**FP32)  # type: ignore[arg-type]
+CPU = EngineOptions(**FP32)  # type: ignore[arg-type]
 
 
 def noise(*shape: int, dtype: str = "uint16", top: int = 4096, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -73,7 +73,7 @@ def test_all_bands_go_by_threes_after_the_colours(
 
 def test_each_group_is_dehazed_as_if_it_were_alone() -> None:
     array = noise(50, 70, 7)
-    output, report = streamed(array, Toy(), Options(**FP32, bands=(3, 2, 1), all_bands=True))
+    output, report = streamed(array, Toy(), EngineOptions(**FP32, bands=(3, 2, 1), all_bands=True))
     for bands in ([2, 1, 0], [3, 4, 5], [6]):
         alone, _ = streamed(np.ascontiguousarray(array[:, :, bands]), Toy(), CPU)
         assert np.array_equal(output[:, :, bands], alone)
@@ -90,7 +90,7 @@ def test_bands_that_do_not_run_on_keep_their_order() -> None:
 
 def test_alpha_is_never_touched() -> None:
     array = noise(40, 50, 5, dtype="uint8", top=256)
-    output, _ = streamed(array, Toy(), Options(**FP32, all_bands=True), alpha=4)
+    output, _ = streamed(array, Toy(), EngineOptions(**FP32, all_bands=True), alpha=4)
     assert np.array_equal(output[:, :, 3], array[:, :, 3])
     assert not np.array_equal(output[:, :, 4], array[:, :, 4])
 
@@ -99,8 +99,8 @@ def test_bands_may_have_ranges_of_their_own() -> None:
     array = noise(40, 50, 3)
     scaled = array * np.array([1, 2, 4], np.uint16)
     ranges = (0.0, 5000.0, 0.0, 10_000.0, 0.0, 20_000.0)
-    even, _ = streamed(array, Toy(), Options(**FP32, input_range=(0, 5000)))
-    each, report = streamed(scaled, Toy(), Options(**FP32, band_ranges=ranges))
+    even, _ = streamed(array, Toy(), EngineOptions(**FP32, input_range=(0, 5000)))
+    each, report = streamed(scaled, Toy(), EngineOptions(**FP32, band_ranges=ranges))
     expected = even.astype(int) * [1, 2, 4]
     assert (abs(each.astype(int) - expected) <= [1, 2, 4]).all()
     assert report.groups[0]["ranges"] == [(0, 5000), (0, 10_000), (0, 20_000)]
@@ -108,7 +108,7 @@ def test_bands_may_have_ranges_of_their_own() -> None:
 
 def test_ranges_must_be_one_or_one_for_each_band() -> None:
     with pytest.raises(UsageError, match="4 numbers for 3 bands"):
-        streamed(noise(9, 9, 3), Identity(), Options(band_ranges=(0, 1, 0, 1)))
+        streamed(noise(9, 9, 3), Identity(), EngineOptions(band_ranges=(0, 1, 0, 1)))
 
 
 def test_scale_and_offset_say_where_zero_is(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_twelve_bits_stay_twelve_where_the_file_says_so(tmp_path: Path) -> None:
     values = noise(3, 40, 300)
     source = make(tmp_path / "in.tif", values, nbits=12)
     assert open_reader(source).info.bits == 12
-    options = Options(**FP32, input_range=(0, 65535))  # type: ignore[arg-type]
+    options = EngineOptions(**FP32, input_range=(0, 65535))  # type: ignore[arg-type]
     dehaze_file(source, tmp_path / "out.tif", model=loaded(Brighter()), options=options)
     assert read(tmp_path / "out.tif").max() == 4095
     with rasterio.open(tmp_path / "out.tif") as out:
@@ -151,7 +151,7 @@ def test_twelve_bits_stay_twelve_where_the_file_says_so(tmp_path: Path) -> None:
 
 def test_twelve_bits_stay_twelve_where_the_range_says_so() -> None:
     array = noise(40, 50, 3)
-    output, report = streamed(array, Brighter(), Options(**FP32, input_range=(0, 4095)))
+    output, report = streamed(array, Brighter(), EngineOptions(**FP32, input_range=(0, 4095)))
     assert output.max() <= 4095
     assert report.clipped_values == (array > 4095 / 2).sum()
 
@@ -159,7 +159,7 @@ def test_twelve_bits_stay_twelve_where_the_range_says_so() -> None:
 def test_clipping_and_values_outside_the_range_are_counted() -> None:
     array = np.full((20, 20, 3), 100, np.uint16)
     array[:5], array[5:7], array[10:] = 0, 900, 7  # the last is nodata
-    output, report = streamed(array, Brighter(), Options(**FP32, input_range=(50, 150)), nodata=7)
+    output, report = streamed(array, Brighter(), EngineOptions(**FP32, input_range=(50, 150)), nodata=7)
     assert report.outside_range == 7 * 20 * 3
     assert report.clipped_values == 2 * 20 * 3  # 900 is shown as 1, and would be 1.5; 100 becomes 1
     assert (output[5:7] == 900).all()

@@ -16,8 +16,8 @@ from conftest import Result, dehaze_file
 
 import dehazexl_cli
 import dehazexl_cli.files
+from dehazexl_cli.atomic import this_host
 from dehazexl_cli.batch.locks import LockOwner, Locks
-from dehazexl_cli.owner import this_host
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -209,7 +209,7 @@ def test_a_result_that_another_batch_has_made_meanwhile_is_not_made_again(
         return compute(opened, target, loaded, recipe, *rest)
 
     monkeypatch.setattr(dehazexl_cli.files, "compute", also)
-    monkeypatch.setattr("dehazexl_cli.batch.in_process.AHEAD", 1)
+    monkeypatch.setattr("dehazexl_cli.batch.executors.AHEAD", 1)
     assert batch().code == 0
     assert sorted(states(tmp_path / "out")) == ["done", "done", "elsewhere"]
 

@@ -16,16 +16,14 @@ import torch
 from batches import NAMES, alike, cut_short, files, finish, log_of, make_image, start, states, wait_for
 from conftest import Result
 
+from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.batch import dask
 from dehazexl_cli.batch.dask import DaskBatchExecutor
 from dehazexl_cli.batch.results import Job
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.cluster import connection
 from dehazexl_cli.cluster.connection import named_in_full
-from dehazexl_cli.engine import Options
-from dehazexl_cli.files import RunConfig
-from dehazexl_cli.owner import Owner
-from dehazexl_cli.raster.selection import Selection
+from dehazexl_cli.config import EngineOptions, RunConfig, Selection
 from dehazexl_cli.worker_config import WorkerConfig
 
 pytest.importorskip("distributed")
@@ -64,7 +62,7 @@ def test_a_worker_killed_in_the_middle_costs_no_scene(
     source, out = images(tmp_path / "in", 6), tmp_path / "out"
     process = start(source, out, tiny_weights, "--no-provenance", "--dask", workers.scheduler_address)
     wait_for("a temporary", process, lambda: list(out.glob(".*.part.tif")))
-    owner = Owner.of(next(iter(out.glob(".*.part.tif"))).name)
+    owner = ProcessId.of(next(iter(out.glob(".*.part.tif"))).name)
     assert owner is not None and owner.pid != process.pid
     os.kill(owner.pid, signal.SIGKILL)
     code, told = finish(process)
@@ -118,7 +116,7 @@ class Scheduler:
 
 
 def given(scheduler: Scheduler, device: str = "auto") -> dict[str, Any]:
-    setup = WorkerConfig(RunConfig(Options(device=device)))
+    setup = WorkerConfig(RunConfig(EngineOptions(device=device)))
     DaskBatchExecutor(setup, "tcp://x:1")._submitter(scheduler)(Job(Scene("a.tif", Path("out/a.tif"), 1)))  # type: ignore[arg-type]
     (one,) = scheduler.given
     return one
@@ -136,7 +134,7 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
     assert one["job"].scene == Scene(os.path.abspath("a.tif"), Path("out/a.tif").absolute(), 1)
     setup = WorkerConfig(RunConfig(selection=Selection(mask="m.tif")), weights=Path("w.safetensors"))
     full = named_in_full(setup)
-    assert full.recipe.selection.mask == os.path.abspath("m.tif")
+    assert full.config.selection.mask == os.path.abspath("m.tif")
     assert full.weights == Path("w.safetensors").absolute()
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from dehazexl_cli.atomic import born, this_host
 from dehazexl_cli.batch import locks
 from dehazexl_cli.batch.locks import LockOwner, Locks
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.owner import born, this_host
 
 NAME = this_host().rpartition("-")[0]
 

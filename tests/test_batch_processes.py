@@ -13,13 +13,12 @@ import torch
 from batch import COMMAND, SETTLED, resident_sizes
 from batches import alike, files, finish, log_of, make_image, start, states, wait_for
 
-from dehazexl_cli.batch import processes
-from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
+from dehazexl_cli.batch import executors
+from dehazexl_cli.batch.executors import ProcessExecutor, shared_out
 from dehazexl_cli.batch.results import Job, JobResult, State
 from dehazexl_cli.batch.sources import Scene
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, RunConfig
 from dehazexl_cli.errors import UsageError, WeightsError
-from dehazexl_cli.files import RunConfig
 from dehazexl_cli.worker_config import WorkerConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -50,7 +49,7 @@ def run_pool(names: list[str], folder: Path, workers: int = 2) -> list[JobResult
 def test_a_scene_that_kills_its_process_fails_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "work", fragile)
+    monkeypatch.setattr(executors, "work", fragile)
     names = ["fragile0", "1", "2", "poison3", "4", "5", "poison6", "7"]
     told = run_pool(names, tmp_path)
     assert sorted(Path(outcome.scene.source).name for outcome in told) == sorted(names)
@@ -60,14 +59,14 @@ def test_a_scene_that_kills_its_process_fails_and_no_other(
 
 
 def test_all_processes_get_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "work", fragile)
+    monkeypatch.setattr(executors, "work", fragile)
     told = run_pool([str(number) for number in range(12)], tmp_path, workers=3)
     assert len(told) == 12
     assert len({outcome.seconds for outcome in told}) == 3
 
 
 def test_what_no_process_can_do_is_raised_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "work", hopeless)
+    monkeypatch.setattr(executors, "work", hopeless)
     with pytest.raises(WeightsError, match="no weights") as caught:
         run_pool(["0", "1"], tmp_path)
     assert caught.value.hint == "get some"
@@ -78,12 +77,12 @@ def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(UsageError, match="for the CPU"):
         shared_out(WorkerConfig(RunConfig()), 2, ())
-    assert len(shared_out(WorkerConfig(RunConfig(Options(device="cpu"))), 2, ())) == 2
+    assert len(shared_out(WorkerConfig(RunConfig(EngineOptions(device="cpu"))), 2, ())) == 2
     assert len(shared_out(WorkerConfig(RunConfig()), 1, ())) == 1
 
 
 def test_processes_share_processors(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dehazexl_cli.worker_config.processors", lambda: 10)
+    monkeypatch.setattr("dehazexl_cli.processors.count", lambda: 10)
     before = torch.get_num_threads()
     try:
         (setup, *others) = shared_out(WorkerConfig(RunConfig(), weights=tiny_weights), 4, ())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +16,11 @@ from conftest import Result
 
 import dehazexl_cli
 import dehazexl_cli.files
-from dehazexl_cli.batch.in_process import InProcessExecutor, WorkerConfig
+from dehazexl_cli.batch.executors import InProcessExecutor, WorkerConfig
 from dehazexl_cli.batch.results import Job, JobResult
 from dehazexl_cli.batch.sources import Scene
-from dehazexl_cli.engine import Options, memory
-from dehazexl_cli.files import RunConfig
+from dehazexl_cli.config import EngineOptions, RunConfig
+from dehazexl_cli.engine import memory
 from dehazexl_cli.models import loading
 
 Command = Callable[..., Result]
@@ -94,9 +96,9 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
     def number(path: str) -> int:
         return int(Path(path).stem)
 
-    def watched_open(source: str, recipe: RunConfig) -> Any:
+    def watched_open(source: str, config: RunConfig) -> Any:
         opened[number(source)].set()
-        return open_scene(source, recipe)
+        return open_scene(source, config)
 
     def watched_compute(scene: Any, target: str, *rest: Any) -> Any:
         computing[number(target)].set()
@@ -124,7 +126,7 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
 
 def test_processes_share_the_memory(tmp_path: Path, tiny_weights: Path) -> None:
     image = str(make_image(tmp_path / "a.tif"))
-    given = WorkerConfig(RunConfig(Options(max_ram=8 << 30)), weights=tiny_weights, share=4).open(image)
+    given = WorkerConfig(RunConfig(EngineOptions(max_ram=8 << 30)), weights=tiny_weights, share=4).open(image)
     assert given.options.max_ram == 2 << 30
     free = WorkerConfig(RunConfig(), weights=tiny_weights, share=4).open(image)
     alone = WorkerConfig(RunConfig(), weights=tiny_weights).open(image)
@@ -145,3 +147,18 @@ def test_a_batch_takes_several_devices(batch: Command, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / ".dehazexl" / "reports" / "a.tif.json").read_text())
     assert report["device"] == "cpu,cpu"
     assert batch("--device", "cpu,gpu", "--overwrite").code == 2
+
+
+def test_a_run_of_one_image_loads_nothing_of_batches(tmp_path: Path, tiny_weights: Path) -> None:
+    image = make_image(tmp_path / "a.tif")
+    words = ["dehazexl", "run", str(image), str(tmp_path / "out.tif"), "--weights", str(tiny_weights), "-q"]
+    code = (
+        f"import sys; sys.argv = {words!r}\n"
+        "from dehazexl_cli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "loaded = [name for name in sys.modules if name.startswith('dehazexl_cli.batch')]\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "out.tif").exists()

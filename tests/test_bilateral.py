@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from conftest import published_state
 from torch import Tensor, nn
 
-from dehazexl_cli.engine import Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, run
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import PatchBatch, cut_batches, forward_in_memory, join_patches
@@ -212,7 +213,12 @@ def test_through_the_engine_it_gives_what_it_gives_in_memory() -> None:
         writers.append(ArrayWriter(reader.info, "hwc"))
         return writers[-1]
 
-    run(reader, make_writer, model, Options(device="cpu", precision="fp32", wishes=PlanOverrides(batch=3)))
+    run(
+        reader,
+        make_writer,
+        model,
+        EngineOptions(device="cpu", precision="fp32", wishes=PlanOverrides(batch=3)),
+    )
     with torch.inference_mode():
         expected = at_once(model, torch.from_numpy(array).permute(2, 0, 1)[None] / 255)[0].clamp(0, 1)
     difference = writers[-1].array.astype(float) - (255 * expected).permute(1, 2, 0).numpy()

@@ -193,8 +193,9 @@ def test_planning_does_not_load_a_compiler(model: str) -> None:
     """Networks without numbers need none of it; it takes 80 MB, which plans would count, and a second."""
     code = (
         "import sys\n"
+        "from dehazexl_cli.cli.options import Shared\n"
         "from dehazexl_cli.cli.plan import network_for\n"
-        f"network_for({model!r}, None)\n"
+        f"network_for(Shared(model={model!r}))\n"
         "heavy = {'sympy', 'torch._inductor', 'torch._dynamo'} & sys.modules.keys()\n"
         "assert not heavy, heavy"
     )

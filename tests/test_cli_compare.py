@@ -13,9 +13,9 @@ import rasterio
 from conftest import Result
 from test_cli_evaluate import write
 
-from dehazexl_cli.cli import measuring
 from dehazexl_cli.cli.compare import input_row, list_candidates
-from dehazexl_cli.cli.measuring import View
+from dehazexl_cli.evaluation import measures
+from dehazexl_cli.evaluation.measures import View
 
 Command = Callable[..., Result]
 
@@ -75,7 +75,7 @@ def test_what_is_in_the_folder_is_not_overwritten(
 def test_the_input_is_measured_without_what_only_a_run_has(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, with_reference: bool
 ) -> None:
-    monkeypatch.setattr(measuring, "DRIFT_SIDE", 64)
+    monkeypatch.setattr(measures, "DRIFT_SIDE", 64)
     row = input_row(str(pair[0]), str(pair[1]) if with_reference else None, View((1, 2, 3), 0, 255))
     nothing = {key for key, value in row.items() if value is None}
     of_a_run = {"seconds", "peak_gigabytes", "seam_score", "seam_broad", "seam_error", "report"}
@@ -92,7 +92,9 @@ def test_the_input_is_measured_without_what_only_a_run_has(
 
 
 def test_models_times_modes_are_what_is_run() -> None:
-    found = list_candidates("dehazexl-s,net.pt2", "paper,tile", [], {"tile": ["--tile", "512"]}, 8)
+    found = list_candidates(
+        "dehazexl-s,net.pt2", "paper,tile", [], {"tile": ["--tile", "512"]}, ["--multiple", "8"]
+    )
     assert [candidate.label for candidate in found] == [
         "dehazexl-s paper",
         "dehazexl-s tile",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -17,11 +18,12 @@ import pytest
 import torch
 from conftest import Result
 
-from dehazexl_cli.cli import checkup, checkup_devices
-from dehazexl_cli.cli.findings import Finding, Verdict
+from dehazexl_cli.cli import doctor_devices
+from dehazexl_cli.cli.doctor_devices import Finding, Verdict
 from dehazexl_cli.models import checkpoint
 
 Command = Callable[..., Result]
+doctor = importlib.import_module("dehazexl_cli.cli.doctor")  # its package has the command by that name
 ROOT = Path(__file__).resolve().parents[1]
 EVERYTHING = {
     "python", "packages", "device", "precision", "gdal", "codecs", "weights", "disk", "memory", "processors",
@@ -67,11 +69,11 @@ def test_a_gpu_that_is_wanted_and_missing_is_exit_8(dehazexl: Command) -> None:
 
 def test_a_gpu_that_pytorch_cannot_use_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert only(checkup_devices.check_device("auto")).verdict is Verdict.passed
-    monkeypatch.setattr(checkup_devices, "nvidia_driver", lambda: "550.54")
+    assert only(doctor_devices.check_device("auto")).verdict is Verdict.passed
+    monkeypatch.setattr(doctor_devices, "nvidia_driver", lambda: "550.54")
     for built, word in ((None, "without CUDA"), ("12.4", "finds no GPU")):
         monkeypatch.setattr(torch.version, "cuda", built)
-        found = only(checkup_devices.check_device("auto"))
+        found = only(doctor_devices.check_device("auto"))
         assert found.verdict is Verdict.warned and "550.54" in found.detail and word in found.detail
 
 
@@ -86,7 +88,7 @@ def test_a_device_that_computes_wrongly_fails(monkeypatch: pytest.MonkeyPatch, f
         return found * 1.2 if fault == "wrong" else found / 0
 
     monkeypatch.setattr(torch.nn.functional, "conv2d", wrong)
-    found = list(checkup_devices.check_precision("cpu"))
+    found = list(doctor_devices.check_precision("cpu"))
     used = [each for each in found if each.facts["auto"]]
     assert [each.verdict for each in used] == [Verdict.failed]
     assert {each.verdict for each in found if not each.facts["auto"]} == {Verdict.warned}
@@ -103,7 +105,7 @@ def test_a_gpu_that_pytorch_has_no_code_for_fails(monkeypatch: pytest.MonkeyPatc
         "get_arch_list": ["sm_75", "sm_90a", "compute_120"],
     }.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    found = only(checkup_devices.check_device("cuda"))
+    found = only(doctor_devices.check_device("cuda"))
     assert found.verdict is Verdict.failed and "75, 90, 120" in found.detail
     for capability, free, verdict in (
         ((9, 0), 11 << 30, Verdict.passed),
@@ -111,7 +113,7 @@ def test_a_gpu_that_pytorch_has_no_code_for_fails(monkeypatch: pytest.MonkeyPatc
     ):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_, value=capability: value)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_, value=free: (value, 12 << 30))
-        assert only(checkup_devices.check_device("cuda")).verdict is verdict
+        assert only(doctor_devices.check_device("cuda")).verdict is verdict
 
 
 def test_a_proj_that_is_led_astray_fails_and_names_the_variables() -> None:
@@ -138,16 +140,16 @@ def test_weights_that_are_others_damaged_or_missing_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bundled_weights: Path, tiny_weights: Path
 ) -> None:
     monkeypatch.setattr(checkpoint, "weight_folders", lambda: (tmp_path,))
-    assert only(checkup.check_weights()).verdict is Verdict.failed
+    assert only(doctor.check_weights()).verdict is Verdict.failed
     here = tmp_path / bundled_weights.name
     shutil.copy(bundled_weights, here)
-    assert "nothing is known" in only(checkup.check_weights()).detail
+    assert "nothing is known" in only(doctor.check_weights()).detail
     shutil.copy(bundled_weights.with_name("SHA256SUMS"), tmp_path)
-    assert only(checkup.check_weights()).verdict is Verdict.passed
+    assert only(doctor.check_weights()).verdict is Verdict.passed
     shutil.copy(tiny_weights, here)
-    assert only(checkup.check_weights()).verdict is Verdict.warned
+    assert only(doctor.check_weights()).verdict is Verdict.warned
     here.write_bytes(bundled_weights.read_bytes()[:100_000])
-    found = [each for each in checkup.examine("cpu") if each.name == "weights"]
+    found = [each for each in doctor.examine("cpu") if each.name == "weights"]
     assert only(found).verdict is Verdict.failed and str(here) in only(found).detail
 
 
@@ -156,10 +158,10 @@ def test_formats_and_codecs_that_gdal_lacks_are_named(monkeypatch: pytest.Monkey
 
     drivers = {"GTiff": "rw", "PNG": "rw", "COG": "rw", "JPEG": "rw", "WEBP": "rw"}
     monkeypatch.setattr(rasterio.Env, "drivers", lambda self: drivers)
-    found = only(checkup.check_gdal())
+    found = only(doctor.check_gdal())
     assert found.verdict is Verdict.warned and found.detail.endswith("cannot write JP2OpenJPEG")
-    monkeypatch.setattr(checkup, "CODECS", ("LZW", "NONESUCH"))
-    found = only(checkup.check_codecs())
+    monkeypatch.setattr(doctor, "CODECS", ("LZW", "NONESUCH"))
+    found = only(doctor.check_codecs())
     assert found.verdict is Verdict.warned
     assert found.facts == {"DEFLATE": True, "LZW": True, "NONESUCH": False}
 
@@ -169,10 +171,10 @@ def test_little_disk_memory_and_processors_are_warned_of(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(9 << 30, 8 << 30, 1 << 30))
-    assert {each.verdict for each in checkup.check_disk()} == {Verdict.warned}
-    monkeypatch.setattr(checkup_devices, "allowed_processors", lambda: 1.5)
+    assert {each.verdict for each in doctor.check_disk()} == {Verdict.warned}
+    monkeypatch.setattr(doctor_devices, "allowed_processors", lambda: 1.5)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    found = only(checkup_devices.check_processors())
+    found = only(doctor_devices.check_processors())
     assert (found.verdict, found.remedy) == (Verdict.warned, "set OMP_NUM_THREADS=1")
     monkeypatch.setattr("dehazexl_cli.engine.memory.resident_bytes", lambda: 0)
     for free, verdict in (
@@ -181,7 +183,7 @@ def test_little_disk_memory_and_processors_are_warned_of(
         (9 << 30, Verdict.passed),
     ):
         monkeypatch.setattr("dehazexl_cli.engine.memory.free_host_bytes", lambda free=free: free)
-        assert only(checkup.check_memory()).verdict is verdict
+        assert only(doctor.check_memory()).verdict is verdict
 
 
 def test_a_check_that_breaks_does_not_stop_the_others(
@@ -190,8 +192,8 @@ def test_a_check_that_breaks_does_not_stop_the_others(
     def broken() -> Any:
         raise RuntimeError("libgdal.so.36: cannot open shared object file")
 
-    monkeypatch.setattr(checkup, "check_gdal", broken)
-    monkeypatch.setattr(checkup, "PACKAGES", ("numpy", "no_such_package"))
+    monkeypatch.setattr(doctor, "check_gdal", broken)
+    monkeypatch.setattr(doctor, "PACKAGES", ("numpy", "no_such_package"))
     result = dehazexl("doctor")
     assert result.code == 8
     assert "FAIL  packages    no_such_package cannot be loaded" in result.out

@@ -16,7 +16,7 @@ import torch
 from conftest import TINY, Identity, Result, Toy, dehaze_file
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.evaluation import compare
 from dehazexl_cli.models.ablation import MixingPatches
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_files_that_run_writes(
     assert [(pair["group"], pair["name"]) for pair in facts["pairs"]] == [
         (group, name) for group in GROUPS for name in NAMES
     ]
-    loaded, options = load_model(weights=tiny_weights), Options(device="cpu", precision="fp32")
+    loaded, options = load_model(weights=tiny_weights), EngineOptions(device="cpu", precision="fp32")
 
     def scores(first: Path, second: Path) -> tuple[float, float]:
         found = compare(open_reader(first), open_reader(second))

@@ -15,9 +15,9 @@ import torch
 from affine import Affine
 from conftest import Result
 
-from dehazexl_cli import attribution
-from dehazexl_cli.cli.lettering import GLYPHS, HEIGHT, WIDTH, write
-from dehazexl_cli.cli.maps import LEAST, MOST, YELLOW, percent, position
+from dehazexl_cli.attribution import Attribution, Network
+from dehazexl_cli.attribution import run as attribution_run
+from dehazexl_cli.attribution.figure import LEAST, MOST, YELLOW, position
 from dehazexl_cli.models.checkpoint import bundled
 
 Command = Callable[..., Result]
@@ -254,15 +254,15 @@ def test_with_too_little_memory_it_goes_on_with_fewer_patches_and_then_gives_up(
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    honest, tried = attribution.attribute, []
+    honest, tried = attribution_run.attribute, []
 
-    def poor(network: attribution.Network, *rest: Any) -> list[attribution.Attribution]:
+    def poor(network: Network, *rest: Any) -> list[Attribution]:
         tried.append(network.batch)
         if network.batch > most:
             raise MemoryError
         return honest(network, *rest)
 
-    monkeypatch.setattr(attribution, "attribute", poor)
+    monkeypatch.setattr(attribution_run, "attribute", poor)
     most = 1
     facts, _ = explain("--window", "0,0,9,9", "--steps", 1, "--baseline", "black")
     assert tried == [4, 2, 1] and facts["plan"]["global"]["batch"] == 1
@@ -298,7 +298,7 @@ def test_the_bundled_models_are_explained(dehazexl: Command, tmp_path: Path, sce
     assert one["gap"] < 0.01 and one["steps"] <= 36
 
 
-def test_the_picture_shows_scene_window_and_scale(explain: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_picture_shows_scene_and_window(explain: Callable[..., Any], tmp_path: Path) -> None:
     explain("--window", "100,60,20,16", "--baseline", "black", "--compare-modes", "global,tile", "--steps", 1)
     picture = imagecodecs.png_decode((tmp_path / "map.png").read_bytes())
     yellow = (picture == YELLOW).all(axis=2)
@@ -316,20 +316,3 @@ def test_the_scale_is_fixed() -> None:
     )
     expected = torch.tensor([0.0, 1.0, -1.0, 1.0, 0.0, 0.0, 0.5])
     assert torch.allclose(position(density), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(0.755, "75.5%"), (1e-5, "0.001%"), (1.6e-9, "0%"), (0.0, "0%"), (-0.1, "-10%"), (float("nan"), "-")],
-)
-def test_a_share_is_written_as_short_as_it_may_be(share: float, text: str) -> None:
-    assert percent(share) == text
-
-
-def test_letters_are_whole_and_differ() -> None:
-    assert all(len(rows.split()) == HEIGHT for rows in GLYPHS.values())
-    assert all(len(row) == WIDTH for rows in GLYPHS.values() for row in rows.split())
-    assert len(set(GLYPHS.values())) == len(GLYPHS)
-    picture = np.zeros((3, 10, 8), np.uint8)
-    write(picture, "LL", 1, 1, (9, 8, 7), scale=1)  # the second does not fit
-    assert picture[:, 1, 1].tolist() == [9, 8, 7] and (picture[0] > 0).sum() == 11 + 1 * 7

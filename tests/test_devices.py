@@ -10,7 +10,8 @@ import torch
 from conftest import Toy
 from test_stream import scene, streamed
 
-from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode, PlanOverrides
 from dehazexl_cli.engine.device import choose_devices
 from dehazexl_cli.engine.threads import in_turn
 from dehazexl_cli.errors import DeviceError, UsageError
@@ -23,8 +24,8 @@ ARRAY = scene(50, 120)
 class Watched(Toy):
     """Notes in a list that its copies share who encoded what, and in which thread."""
 
-    def __init__(self, token_reduction: str = "stack") -> None:
-        super().__init__(token_reduction=token_reduction)
+    def __init__(self, reduction: str = "stack") -> None:
+        super().__init__(token_reduction=reduction)
         self.seen = Shared()
 
     def encode(self, batch: PatchBatch) -> tuple[torch.Tensor, Skips]:
@@ -42,16 +43,18 @@ class Shared:
         return self
 
 
-@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
+@pytest.mark.parametrize("reduction", ["stack", "sum"])
 @pytest.mark.parametrize("skips", ["device", "host", "disk", "recompute"])
 @pytest.mark.parametrize("device", ["cpu,cpu", "cpu,cpu,cpu"])
-def test_replicas_share_the_batches_and_give_the_same(token_reduction: str, skips: str, device: str) -> None:
+def test_replicas_share_the_batches_and_give_the_same(reduction: str, skips: str, device: str) -> None:
     wishes = PlanOverrides(skips, 2)  # type: ignore[arg-type]
     expected, _ = streamed(
-        ARRAY, Toy(token_reduction=token_reduction), Options(device="cpu", precision="fp32", wishes=wishes)
+        ARRAY,
+        Toy(token_reduction=reduction),
+        EngineOptions(device="cpu", precision="fp32", wishes=wishes),
     )
-    model = Watched(token_reduction)
-    output, report = streamed(ARRAY, model, Options(device=device, precision="fp32", wishes=wishes))
+    model = Watched(reduction)
+    output, report = streamed(ARRAY, model, EngineOptions(device=device, precision="fp32", wishes=wishes))
     assert np.array_equal(output, expected)
     assert report.device == device
     assert len({who for who, _, _ in model.seen.notes}) == device.count("cpu")
@@ -62,8 +65,8 @@ def test_replicas_share_the_batches_and_give_the_same(token_reduction: str, skip
 
 def test_tiles_are_shared_too() -> None:
     for mode in (InferenceMode("tile", 40), InferenceMode("whole")):
-        expected, _ = streamed(ARRAY, Toy(), Options(device="cpu", precision="fp32", mode=mode))
-        output, _ = streamed(ARRAY, Toy(), Options(device="cpu,cpu", precision="fp32", mode=mode))
+        expected, _ = streamed(ARRAY, Toy(), EngineOptions(device="cpu", precision="fp32", mode=mode))
+        output, _ = streamed(ARRAY, Toy(), EngineOptions(device="cpu,cpu", precision="fp32", mode=mode))
         assert np.array_equal(output, expected)
 
 
@@ -71,8 +74,8 @@ def test_real_networks_run_on_replicas() -> None:
     torch.manual_seed(0)
     model = build("dehazexl-s").eval()
     array = scene(300, 520)
-    expected, _ = streamed(array, model, Options(device="cpu", wishes=PlanOverrides(batch=1)))
-    output, _ = streamed(array, model, Options(device="cpu,cpu", wishes=PlanOverrides(batch=1)))
+    expected, _ = streamed(array, model, EngineOptions(device="cpu", wishes=PlanOverrides(batch=1)))
+    output, _ = streamed(array, model, EngineOptions(device="cpu,cpu", wishes=PlanOverrides(batch=1)))
     assert np.array_equal(output, expected)
     assert not np.array_equal(output, array)
 
@@ -85,8 +88,8 @@ def test_lack_of_memory_on_any_replica_leads_to_the_next_plan() -> None:
             return super().encode(batch)
 
     wide = scene(50, 250)  # 16 patches in a row
-    expected, _ = streamed(wide, Toy(), Options(device="cpu", precision="fp32"))
-    output, report = streamed(wide, Hungry(), Options(device="cpu,cpu", precision="fp32"))
+    expected, _ = streamed(wide, Toy(), EngineOptions(device="cpu", precision="fp32"))
+    output, report = streamed(wide, Hungry(), EngineOptions(device="cpu,cpu", precision="fp32"))
     assert np.array_equal(output, expected)
     assert report.plan["batch"] == 2
 

@@ -16,11 +16,11 @@ import rasterio
 from affine import Affine
 from conftest import Result
 
+from dehazexl_cli.atomic import remove
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.owner import remove
 from dehazexl_cli.raster import open_reader, open_writer
-from dehazexl_cli.raster.formats import Storage
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

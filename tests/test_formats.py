@@ -13,10 +13,11 @@ import rasterio
 from affine import Affine
 from conftest import Result, names
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import DehazeError, OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader, open_writer
-from dehazexl_cli.raster.formats import FORMATS, Storage, choose_format
+from dehazexl_cli.raster.formats import FORMATS, choose_format
 from dehazexl_cli.raster.memory import ArrayReader
 
 Command = Callable[..., Result]

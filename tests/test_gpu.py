@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from dehazexl_cli.attribution import Blend, Detector, Network, Part, Sight, attribute
-from dehazexl_cli.engine import Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, run
 from dehazexl_cli.grid import Box, PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import DehazeModel
@@ -30,7 +31,7 @@ def model_that_does_something(name: str) -> DehazeModel:
     return model
 
 
-def dehazed(side: int, model: DehazeModel, options: Options) -> tuple[NDArray[np.uint8], Report]:
+def dehazed(side: int, model: DehazeModel, options: EngineOptions) -> tuple[NDArray[np.uint8], Report]:
     array = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     reader = ArrayReader(array)
     writers: list[ArrayWriter] = []
@@ -46,8 +47,8 @@ def dehazed(side: int, model: DehazeModel, options: Options) -> tuple[NDArray[np
 @pytest.mark.parametrize("name", ["dehazexl-s", "dehazexl-paper"])
 def test_half_precision_on_the_gpu_comes_near_float32_on_the_cpu(name: str) -> None:
     model = model_that_does_something(name)
-    expected, _ = dehazed(700, model, Options(device="cpu", precision="fp32"))
-    output, report = dehazed(700, model, Options(device="cuda"))
+    expected, _ = dehazed(700, model, EngineOptions(device="cpu", precision="fp32"))
+    output, report = dehazed(700, model, EngineOptions(device="cuda"))
     assert report.precision == "fp16"
     error = (output.astype(float) - expected) / 255
     assert -10 * np.log10((error**2).mean()) > 38
@@ -57,17 +58,17 @@ def test_half_precision_on_the_gpu_comes_near_float32_on_the_cpu(name: str) -> N
 @pytest.mark.parametrize("skips", ["device", "host", "recompute"])
 def test_where_skips_wait_does_not_change_a_bit(skips: SkipPolicy) -> None:
     model = model_that_does_something("dehazexl-paper")
-    first, _ = dehazed(900, model, Options(device="cuda", wishes=PlanOverrides("device", 2)))
-    other, _ = dehazed(900, model, Options(device="cuda", wishes=PlanOverrides(skips, 2)))
+    first, _ = dehazed(900, model, EngineOptions(device="cuda", wishes=PlanOverrides("device", 2)))
+    other, _ = dehazed(900, model, EngineOptions(device="cuda", wishes=PlanOverrides(skips, 2)))
     assert np.array_equal(first, other)
 
 
 def test_a_device_budget_is_kept() -> None:
     model = model_that_does_something("dehazexl-paper")
-    _, generous = dehazed(4096, model, Options(device="cuda"))
+    _, generous = dehazed(4096, model, EngineOptions(device="cuda"))
     torch.cuda.reset_peak_memory_stats()
     tight = generous.plan["device_bytes"] // 2
-    _, report = dehazed(4096, model, Options(device="cuda", max_vram=tight))
+    _, report = dehazed(4096, model, EngineOptions(device="cuda", max_vram=tight))
     assert report.peak_device_bytes <= 1.05 * tight
     assert report.plan["skips"] != "device"
 
@@ -76,7 +77,7 @@ def test_a_device_budget_is_kept() -> None:
 def test_plans_that_simulation_found_true_are_true_on_the_card(name: str) -> None:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    _, report = dehazed(2048, model_that_does_something(name), Options(device="cuda"))
+    _, report = dehazed(2048, model_that_does_something(name), EngineOptions(device="cuda"))
     share = report.peak_device_bytes / report.plan["device_bytes"]
     print(f"{name}: {share:.2f} of its plan on this card; simulated, 0.8 to 1 of it")
     assert share <= 1.25  # the allocator's rounding, and what kernels need
@@ -85,7 +86,9 @@ def test_plans_that_simulation_found_true_are_true_on_the_card(name: str) -> Non
 def test_exact_and_sampled_attention_both_run_at_full_size() -> None:
     model = model_that_does_something("dehazexl-paper")
     for exact in (True, False):
-        _, report = dehazed(4096, model, Options(device="cuda", wishes=PlanOverrides(exact_attention=exact)))
+        _, report = dehazed(
+            4096, model, EngineOptions(device="cuda", wishes=PlanOverrides(exact_attention=exact))
+        )
         assert report.plan["attention"] == ("exact" if exact else "sampled")
 
 

@@ -13,7 +13,8 @@ from conftest import Identity
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from dehazexl_cli.engine import Options, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import run
 from dehazexl_cli.raster import open_reader, open_writer
 from dehazexl_cli.raster.pixels import PIXEL_TYPES
 
@@ -93,7 +94,12 @@ def check(case: Case) -> None:
             pixels = made.read()  # LERC has its own way with NaN
         reader = open_reader(source)
         bands = (1,) if case.count < 3 else None
-        run(reader, lambda: open_writer(target, reader), Identity(patch=16), Options(bands=bands, overlap=4))
+        run(
+            reader,
+            lambda: open_writer(target, reader),
+            Identity(patch=16),
+            EngineOptions(bands=bands, overlap=4),
+        )
         reader.close()
         with rasterio.open(target) as made:
             assert made.read().tobytes() == pixels.tobytes()

@@ -12,7 +12,8 @@ from conftest import Toy
 from test_stream import FP32, scene, streamed
 
 from dehazexl_cli import engine
-from dehazexl_cli.engine import Options, PlanOverrides, layout, skip_cache
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, layout, skip_cache
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -63,8 +64,8 @@ def rungs(report: Report) -> list[str]:
 @pytest.mark.parametrize("phase", ["encode", "decode"])
 @pytest.mark.parametrize("times", range(1, 8))
 def test_while_patches_run_batches_shrink_and_then_features_are_let_go(phase: str, times: int) -> None:
-    expected, _ = streamed(ARRAY, Toy(), Options(**FP32))
-    output, report = streamed(ARRAY, Failing(phase, times), Options(**FP32))
+    expected, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32))
+    output, report = streamed(ARRAY, Failing(phase, times), EngineOptions(**FP32))
     assert np.array_equal(output, expected)
     where = [("host", 8), ("host", 4), ("host", 2), ("host", 1)] + [("recompute", b) for b in (8, 4, 2, 1)]
     assert (report.plan["skips"], report.plan["batch"]) == where[times]
@@ -76,10 +77,10 @@ def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tile
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
-    expected, _ = streamed(ARRAY, Toy(), Options(**FP32))
+    expected, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32))
     seen = []
     for times in range(4):
-        output, report = streamed(ARRAY, Failing("mix", times), Options(**FP32))
+        output, report = streamed(ARRAY, Failing("mix", times), EngineOptions(**FP32))
         seen.append((report.plan["attention"], report.plan["queries"], report.mode))
         if report.mode == "global":
             assert np.array_equal(output, expected)
@@ -89,9 +90,9 @@ def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tile
         ("exact", QUERIES, "global"),  # features are no longer kept
         ("sampled", None, "global"),
     ]
-    output, report = streamed(ARRAY, Failing("mix", 4), Options(**FP32))
+    output, report = streamed(ARRAY, Failing("mix", 4), EngineOptions(**FP32))
     assert (report.mode, report.plan["tile"], report.joints["stride"]) == ("tile", 64, 56)
-    direct, _ = streamed(ARRAY, Toy(), Options(**FP32, mode=engine.InferenceMode("tile", 64)))
+    direct, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32, mode=engine.InferenceMode("tile", 64)))
     assert np.array_equal(output, direct)
     assert "went on with tiles of 64 pixels" in report.fallbacks[-1]
 
@@ -99,9 +100,9 @@ def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tile
 def test_a_mode_that_was_chosen_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
     with pytest.raises(DeviceError, match="smallest plan"):
-        streamed(ARRAY, Failing("mix", 99), Options(**FP32, mode=engine.InferenceMode("global")))
+        streamed(ARRAY, Failing("mix", 99), EngineOptions(**FP32, mode=engine.InferenceMode("global")))
     with pytest.raises(DeviceError, match="smallest plan"):
-        streamed(ARRAY, Failing("encode", 99), Options(**FP32))
+        streamed(ARRAY, Failing("encode", 99), EngineOptions(**FP32))
 
 
 def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +122,9 @@ def short(*arguments: object) -> None:
 def test_features_go_from_the_device_to_the_host_to_the_disk_and_away(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    expected, _ = streamed(ARRAY, Toy(), Options(**FP32))
+    expected, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32))
     as_if_on_a_gpu(monkeypatch)
-    options = Options(**FP32, tmp_dir=str(tmp_path), wishes=PlanOverrides(batch=4))
+    options = EngineOptions(**FP32, tmp_dir=str(tmp_path), wishes=PlanOverrides(batch=4))
     found = []
     for place, shelf, failure in (
         ("device", skip_cache.DeviceCache, short),
@@ -182,11 +183,11 @@ class Heavy(Toy):
 
 
 def test_some_features_are_kept_where_not_all_find_room() -> None:
-    expected, _ = streamed(ARRAY, Toy(), Options(**FP32))
+    expected, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32))
     patches = 4 * 13
     model = Heavy()
     room = engine.process_bytes(model) + patches * MB + 20 * 4 * MB + 2 * MB  # and what rows take
-    output, report = streamed(ARRAY, model, Options(**FP32, max_ram=room))
+    output, report = streamed(ARRAY, model, EngineOptions(**FP32, max_ram=room))
     assert np.array_equal(output, expected)
     assert 18 <= report.plan["kept"] <= 20
     # Batches of 6 and 7 patches: as many whole ones are kept as there is room for, and encoded once.
@@ -199,15 +200,15 @@ def test_a_scene_that_finds_no_room_as_one_is_cut_into_tiles_and_said_to_be(
 ) -> None:
     monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
     room = engine.process_bytes(Heavy()) + 40 * MB  # 52 patches keep 52 MB
-    output, report = streamed(ARRAY, Heavy(), Options(**FP32, max_ram=room))
+    output, report = streamed(ARRAY, Heavy(), EngineOptions(**FP32, max_ram=room))
     direct, _ = streamed(
-        ARRAY, Toy(), Options(**FP32, mode=engine.InferenceMode("tile", report.plan["tile"]))
+        ARRAY, Toy(), EngineOptions(**FP32, mode=engine.InferenceMode("tile", report.plan["tile"]))
     )
     assert np.array_equal(output, direct)
     assert (report.mode, report.plan["tile"]) == ("tile", 32)
     assert "the scene as one needs" in report.fallbacks[0]
     with pytest.raises(DeviceError) as caught:
-        streamed(ARRAY, Heavy(), Options(**FP32, max_ram=room, mode=engine.InferenceMode("global")))
+        streamed(ARRAY, Heavy(), EngineOptions(**FP32, max_ram=room, mode=engine.InferenceMode("global")))
     assert "--max-ram" in caught.value.hint
 
 
@@ -220,14 +221,14 @@ def test_threads_are_as_many_as_asked_for_and_given_back() -> None:
             return super().apply_bottleneck(tokens, grid, seed)
 
     model, before = Counting(), torch.get_num_threads()
-    streamed(ARRAY, model, Options(**FP32, threads=before + 1))
+    streamed(ARRAY, model, EngineOptions(**FP32, threads=before + 1))
     assert (model.seen, torch.get_num_threads()) == (before + 1, before)
     with pytest.raises(UsageError, match="--threads 0"):
-        Options(threads=0)
+        EngineOptions(threads=0)
 
 
 def test_the_report_says_how_long_each_stage_was_busy() -> None:
-    _, report = streamed(ARRAY, Toy(), Options(**FP32))
+    _, report = streamed(ARRAY, Toy(), EngineOptions(**FP32))
     assert report.busy_seconds.keys() == {"read", "encode", "mix", "decode", "convert", "write"}
     assert all(seconds > 0 for seconds in report.busy_seconds.values())
     assert report.busy_seconds["encode"] <= report.seconds["encode"]

@@ -13,7 +13,8 @@ from test_stream import FP32, scene, streamed, whole
 from torch import Tensor, nn
 
 import dehazexl_cli
-from dehazexl_cli.engine import InferenceMode, Options
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode
 from dehazexl_cli.errors import DeviceError, UsageError, WeightsError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -46,7 +47,7 @@ def test_no_change_gives_back_every_bit_in_every_mode(
     mode: InferenceMode, height: int, width: int, dtype: str
 ) -> None:
     array = scene(height, width).astype(dtype)
-    output, report = streamed(array, Identity(), Options(**FP32, mode=mode))
+    output, report = streamed(array, Identity(), EngineOptions(**FP32, mode=mode))
     assert np.array_equal(output, array)
     assert report.mode == mode.kind
 
@@ -54,9 +55,11 @@ def test_no_change_gives_back_every_bit_in_every_mode(
 def test_whole_equals_global() -> None:
     array = scene(70, 133)
     for overlap in (0, 4):
-        options = Options(**FP32, overlap=overlap)
+        options = EngineOptions(**FP32, overlap=overlap)
         streaming, _ = streamed(array, Toy(), options)
-        once, report = streamed(array, Toy(), Options(**FP32, overlap=overlap, mode=InferenceMode("whole")))
+        once, report = streamed(
+            array, Toy(), EngineOptions(**FP32, overlap=overlap, mode=InferenceMode("whole"))
+        )
         assert abs(once.astype(int) - streaming.astype(int)).max() <= 1
         assert report.overlap == overlap
 
@@ -64,7 +67,7 @@ def test_whole_equals_global() -> None:
 def test_tiles_that_meet_edge_to_edge_are_scenes_of_their_own() -> None:
     array = scene(100, 130)
     output, report = streamed(
-        array, Toy(), Options(**FP32, mode=InferenceMode("tile", tile=64, tile_overlap=0))
+        array, Toy(), EngineOptions(**FP32, mode=InferenceMode("tile", tile=64, tile_overlap=0))
     )
     assert report.plan["tiles"] == [2, 3]
     for top in (0, 64):
@@ -95,7 +98,7 @@ def test_tiles_step_where_they_meet_and_feathering_spreads_the_step() -> None:
         ("hard", InferenceMode("tile", tile=96, tile_overlap=32, blend="hard")),
         ("feather", InferenceMode("tile", tile=96, tile_overlap=32)),
     ):
-        found[name] = steps(streamed(array, Brighter(), Options(**FP32, mode=mode))[0], array)
+        found[name] = steps(streamed(array, Brighter(), EngineOptions(**FP32, mode=mode))[0], array)
     assert found["global"] <= 1
     assert found["edge"] >= 3
     assert found["hard"] >= 3
@@ -129,11 +132,11 @@ class Clearer(Identity):
 
 def test_guided_upsampling_keeps_detail_that_plain_upsampling_loses() -> None:
     array = detailed(256, 384)
-    wanted, _ = streamed(array, Clearer(), Options(**FP32))
+    wanted, _ = streamed(array, Clearer(), EngineOptions(**FP32))
     errors = {}
     for upsampling in ("guided", "plain"):
         mode = InferenceMode("downsample", long_side=96, upsampling=upsampling)  # type: ignore[arg-type]
-        output, report = streamed(array, Clearer(), Options(**FP32, mode=mode))
+        output, report = streamed(array, Clearer(), EngineOptions(**FP32, mode=mode))
         errors[upsampling] = float(np.sqrt(np.square(output.astype(float) - wanted).mean()))
         assert report.plan["picture"] == [64, 96]
     assert errors["guided"] < 2.5
@@ -155,7 +158,7 @@ def test_the_smaller_picture_is_the_mean_by_area() -> None:
 def test_nodata_stays_and_does_not_bleed(mode: InferenceMode) -> None:
     array = np.full((96, 150, 3), 120, np.uint8)
     array[30:60, 40:90] = 0
-    output, report = streamed(array, Brighter(), Options(**FP32, mode=mode), nodata=0)
+    output, report = streamed(array, Brighter(), EngineOptions(**FP32, mode=mode), nodata=0)
     assert np.array_equal(output[30:60, 40:90], array[30:60, 40:90])
     assert report.invalid_pixels == 30 * 50
     ground = np.delete(output.reshape(-1, 3), np.flatnonzero((array == 0).all(2)), axis=0)
@@ -166,7 +169,7 @@ def test_nodata_stays_and_does_not_bleed(mode: InferenceMode) -> None:
 def test_grey_scenes_run_in_every_mode() -> None:
     array = scene(60, 90)[:, :, 0]
     for mode in MODES:
-        output, _ = streamed(array, Toy(), Options(**FP32, mode=mode))
+        output, _ = streamed(array, Toy(), EngineOptions(**FP32, mode=mode))
         assert output.shape == array.shape
         assert (output != array).any()
 
@@ -174,7 +177,7 @@ def test_grey_scenes_run_in_every_mode() -> None:
 def test_a_whole_scene_that_does_not_fit_is_refused_by_arithmetic() -> None:
     array = np.zeros((2000, 3000, 3), np.uint8)
     with pytest.raises(DeviceError, match="needs"):
-        streamed(array, Identity(), Options(**FP32, mode=InferenceMode("whole"), max_ram=600 << 20))
+        streamed(array, Identity(), EngineOptions(**FP32, mode=InferenceMode("whole"), max_ram=600 << 20))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_a_whole_scene_that_does_not_fit_is_refused_by_arithmetic() -> None:
         lambda: InferenceMode("global", tile=64).settled(Identity()),
         lambda: InferenceMode(None, long_side=64).settled(Identity()),
         lambda: streamed(
-            scene(9, 9), Identity(), Options(mode=InferenceMode("tile", tile=64, tile_overlap=40))
+            scene(9, 9), Identity(), EngineOptions(mode=InferenceMode("tile", tile=64, tile_overlap=40))
         ),
     ],
 )
@@ -239,7 +242,7 @@ def test_foreign_networks_run_over_scenes_of_any_size(kind: str, tmp_path: Path)
         InferenceMode("tile", tile=64),
         *([] if kind == "fixed" else [InferenceMode("whole")]),
     ):
-        output, report = streamed(array, loaded.model, Options(device="cpu", mode=mode))
+        output, report = streamed(array, loaded.model, EngineOptions(device="cpu", mode=mode))
         assert report.mode == (mode.kind or "tile")
         assert abs(output.astype(float) - array - 25.5).max() <= 0.51
 
@@ -251,19 +254,19 @@ def test_what_a_foreign_network_cannot_do_is_said(tmp_path: Path) -> None:
     assert model.tile == 64
     array = scene(75, 131)
     with pytest.raises(UsageError, match="--mode global"):
-        streamed(array, model, Options(mode=InferenceMode("global")))
+        streamed(array, model, EngineOptions(mode=InferenceMode("global")))
     with pytest.raises(UsageError, match="64 x 64 pixels only"):
-        streamed(array, model, Options(device="cpu", mode=InferenceMode("whole")))
+        streamed(array, model, EngineOptions(device="cpu", mode=InferenceMode("whole")))
     with pytest.raises(UsageError, match="--precision bf16"):
-        streamed(array, model, Options(device="cpu", precision="bf16"))
+        streamed(array, model, EngineOptions(device="cpu", precision="bf16"))
 
 
 def test_a_multiple_that_is_not_declared_can_be_given(tmp_path: Path) -> None:
     path = exported(tmp_path / "net.pt", "script", {"multiple": 3})
     array = scene(75, 131)
     with pytest.raises(WeightsError, match="cannot take an image"):
-        streamed(array, dehazexl_cli.load_model("generic", path).model, Options(device="cpu"))
-    streamed(array, dehazexl_cli.load_model("generic", path, 8).model, Options(device="cpu"))
+        streamed(array, dehazexl_cli.load_model("generic", path).model, EngineOptions(device="cpu"))
+    streamed(array, dehazexl_cli.load_model("generic", path, 8).model, EngineOptions(device="cpu"))
     with pytest.raises(UsageError, match="multiple is for"):
         dehazexl_cli.load_model("dehazexl-s", path, 8)
 

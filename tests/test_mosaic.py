@@ -23,11 +23,11 @@ from rasterio.errors import NotGeoreferencedWarning
 from test_signals import in_few, run_words, staying
 
 from dehazexl_cli.batch.sources import Naming, collect
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import mosaic, open_reader, open_writer
 from dehazexl_cli.raster.base import RasterInfo
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.views import WindowedReader, colour_bands
 
 Command = Callable[..., Result]

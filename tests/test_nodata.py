@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from test_stream import FP32, streamed
 
 from dehazexl_cli import load_model
-from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode, PlanOverrides, run
 from dehazexl_cli.engine.nodata import empty_patches, gaps, valid_bounds
 from dehazexl_cli.engine.nodata_filling import fill_nodata
 from dehazexl_cli.grid import Box, PatchGrid, SeamLines
@@ -27,15 +28,18 @@ def scene(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("border", [((7, 0), (0, 0)), ((0, 13), (40, 5)), ((300, 21), (17, 600))])
-@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
+@pytest.mark.parametrize("reduction", ["stack", "sum"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_a_border_of_nodata_changes_not_a_bit(
-    border: tuple[tuple[int, int], tuple[int, int]], token_reduction: str, dtype: str
+    border: tuple[tuple[int, int], tuple[int, int]], reduction: str, dtype: str
 ) -> None:
     array = scene(50, 70).astype(dtype)
-    alone, _ = streamed(array, Toy(token_reduction=token_reduction), Options(**FP32))
+    alone, _ = streamed(array, Toy(token_reduction=reduction), EngineOptions(**FP32))
     framed, report = streamed(
-        np.pad(array, (*border, (0, 0))), Toy(token_reduction=token_reduction), Options(**FP32), nodata=0
+        np.pad(array, (*border, (0, 0))),
+        Toy(token_reduction=reduction),
+        EngineOptions(**FP32),
+        nodata=0,
     )
     assert np.array_equal(framed, np.pad(alone, (*border, (0, 0))))
     assert report.invalid_pixels == framed.shape[0] * framed.shape[1] - 50 * 70
@@ -48,7 +52,7 @@ def test_a_border_of_nodata_changes_not_a_bit(
 def test_other_modes_know_borders_groups_and_parts_too(mode: InferenceMode) -> None:
     array = np.concatenate([scene(90, 130), scene(90, 130, 1)], axis=2)
     array[30:50, 60:70] = 0
-    options = Options(**FP32, mode=mode, all_bands=True)
+    options = EngineOptions(**FP32, mode=mode, all_bands=True)
     alone, _ = streamed(array, Toy(), options, nodata=0)
     framed, report = streamed(np.pad(array, ((9, 70), (41, 5), (0, 0))), Toy(), options, nodata=0)
     assert np.array_equal(framed, np.pad(alone, ((9, 70), (41, 5), (0, 0))))
@@ -65,11 +69,11 @@ def test_other_modes_know_borders_groups_and_parts_too(mode: InferenceMode) -> N
 
 def test_the_report_tells_where_patches_meet_in_what_is_written() -> None:
     bordered = np.pad(scene(90, 130), ((9, 70), (41, 5), (0, 0)))
-    _, report = streamed(bordered, Toy(), Options(**FP32), nodata=0)
+    _, report = streamed(bordered, Toy(), EngineOptions(**FP32), nodata=0)
     assert (report.joints["top"], report.joints["left"]) == (9, 41)
     reader = ArrayReader(bordered, nodata=0)
     writer = ArrayWriter(replace(reader.info, height=60, width=80))
-    report = run(reader, lambda: writer, Toy(), Options(**FP32, window=Box(20, 50, 60, 80)))
+    report = run(reader, lambda: writer, Toy(), EngineOptions(**FP32, window=Box(20, 50, 60, 80)))
     joints = SeamLines(**report.joints)
     assert (joints.top, joints.left) == (9 - 20, 41 - 50)
     grid = PatchGrid(90, 130, Toy().patch)
@@ -83,18 +87,24 @@ def ellipse(height: int, width: int) -> Bools:
     return inside
 
 
-@pytest.mark.parametrize("token_reduction", ["stack", "sum"])
+@pytest.mark.parametrize("reduction", ["stack", "sum"])
 @pytest.mark.parametrize("hidden", [0.0, 77.0, np.nan, np.inf])
-def test_what_stands_in_invalid_pixels_never_reaches_the_model(token_reduction: str, hidden: float) -> None:
+def test_what_stands_in_invalid_pixels_never_reaches_the_model(reduction: str, hidden: float) -> None:
     valid = ellipse(90, 130)
     array = np.where(valid[:, :, None], scene(90, 130), 0).astype(np.float32)
     alpha = np.where(valid, 255, 0).astype(np.float32)[:, :, None]
     expected, _ = streamed(
-        np.concatenate([array, alpha], 2), Toy(token_reduction=token_reduction), Options(**FP32), alpha=4
+        np.concatenate([array, alpha], 2),
+        Toy(token_reduction=reduction),
+        EngineOptions(**FP32),
+        alpha=4,
     )
     array[~valid] = hidden
     output, report = streamed(
-        np.concatenate([array, alpha], 2), Toy(token_reduction=token_reduction), Options(**FP32), alpha=4
+        np.concatenate([array, alpha], 2),
+        Toy(token_reduction=reduction),
+        EngineOptions(**FP32),
+        alpha=4,
     )
     assert report.invalid_pixels == (~valid).sum()
     assert np.array_equal(output[valid], expected[valid])
@@ -105,7 +115,7 @@ def test_a_patch_without_ground_is_not_computed() -> None:
     array = scene(160, 160)
     array[32:128, 32:128] = 0  # a hole of 6 x 6 patches
     model = Toy()
-    _, report = streamed(array, model, Options(**FP32, wishes=PlanOverrides("recompute", 4)), nodata=0)
+    _, report = streamed(array, model, EngineOptions(**FP32, wishes=PlanOverrides("recompute", 4)), nodata=0)
     inside = [id for id in range(100) if 2 < id // 10 < 7 and 2 < id % 10 < 7]
     assert not set(inside) & set(model.encoded)
     assert report.invalid_pixels == 96 * 96
@@ -113,8 +123,8 @@ def test_a_patch_without_ground_is_not_computed() -> None:
 
 def test_a_scene_without_any_ground_comes_out_as_it_was() -> None:
     array = np.zeros((40, 60, 3), np.uint8)
-    for token_reduction in ("stack", "sum"):
-        output, report = streamed(array, Toy(token_reduction=token_reduction), Options(**FP32), nodata=0)
+    for reduction in ("stack", "sum"):
+        output, report = streamed(array, Toy(token_reduction=reduction), EngineOptions(**FP32), nodata=0)
         assert (output == 0).all()
         assert report.invalid_pixels == 2400
 
@@ -196,7 +206,7 @@ def test_a_part_is_a_raster_of_its_own() -> None:
 def test_identity_gives_back_every_bit_around_any_footprint() -> None:
     array = scene(90, 130)
     array[~ellipse(90, 130)] = 0
-    output, _ = streamed(array, Identity(), Options(device="cpu"), nodata=0)
+    output, _ = streamed(array, Identity(), EngineOptions(device="cpu"), nodata=0)
     assert np.array_equal(output, array)
 
 
@@ -222,7 +232,7 @@ def hazy_ground(side: int) -> NDArray[np.uint8]:
 @pytest.mark.slow
 def test_a_border_of_nodata_changes_not_a_bit_with_the_bundled_weights() -> None:
     array, model = hazy_ground(400), load_model().model
-    options = Options(**FP32, wishes=PlanOverrides(batch=4))  # equal bits are for equal plans
+    options = EngineOptions(**FP32, wishes=PlanOverrides(batch=4))  # equal bits are for equal plans
     alone, _ = streamed(array, model, options, nodata=0)
     border = ((130, 70), (99, 301), (0, 0))
     framed, _ = streamed(np.pad(array, border), model, options, nodata=0)
@@ -233,7 +243,7 @@ def test_a_border_of_nodata_changes_not_a_bit_with_the_bundled_weights() -> None
 def test_other_batches_change_a_level_at_most_with_the_bundled_weights(precision: str) -> None:
     """Libraries choose their kernels by the size of a batch, so that no more can be promised."""
     array, model = hazy_ground(400), load_model("mgbl-s").model
-    options = Options(device="cpu", precision=precision, wishes=PlanOverrides(batch=1))
+    options = EngineOptions(device="cpu", precision=precision, wishes=PlanOverrides(batch=1))
     single, _ = streamed(array, model, options)
     many, _ = streamed(array, model, replace(options, wishes=PlanOverrides(batch=8)))
     difference = abs(single.astype(int) - many)
@@ -247,9 +257,9 @@ def test_no_rim_shows_along_a_rotated_footprint() -> None:
     array, model = hazy_ground(800), load_model().model
     valid, depth = rotated(800, 30, 296)
     assert valid.any(0).all() and valid.any(1).all()  # patches lie alike
-    with_ground, _ = streamed(array, model, Options(**FP32))
+    with_ground, _ = streamed(array, model, EngineOptions(**FP32))
     array[~valid] = 0
-    without, _ = streamed(array, model, Options(**FP32), nodata=0)
+    without, _ = streamed(array, model, EngineOptions(**FP32), nodata=0)
     difference = without.astype(int) - with_ground
     # Every patch hears of the scene, so what lay beyond the edge is missed everywhere, and alike.
     deep = difference[valid & (depth > 64)]

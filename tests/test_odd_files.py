@@ -15,18 +15,17 @@ from rasterio.windows import Window
 from test_bands import loaded, make, noise, read
 from test_stream import FP32
 
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, Selection
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import gdal as raster_gdal
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import Trust
 from dehazexl_cli.raster.pixels import interleaved
-from dehazexl_cli.raster.selection import Selection
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-CPU = Options(**FP32)  # type: ignore[arg-type]
+CPU = EngineOptions(**FP32)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 1, 9), (1, 9, 1)])

@@ -11,15 +11,14 @@ import numpy as np
 import rasterio
 from conftest import Result, names
 
-from dehazexl_cli.documents import write_whole
-from dehazexl_cli.owner import Owner, born, remove_what_the_dead_left, this_host
+from dehazexl_cli.atomic import ProcessId, born, remove_orphans, this_host, write_atomic
 
 
 def test_a_document_is_tidied_up_after_too(tmp_path: Path) -> None:
     pid, began = dead_process()
-    left = tmp_path / f".report.json{Owner(this_host(), pid, began).mark()}part"
+    left = tmp_path / f".report.json{ProcessId(this_host(), pid, began).mark()}part"
     left.touch()
-    write_whole(tmp_path / "report.json", "{}", "")
+    write_atomic(tmp_path / "report.json", "{}", "")
     assert names(tmp_path) == {"report.json"}
 
 
@@ -33,8 +32,8 @@ def dead_process() -> tuple[int, int]:
 
 def test_only_files_of_processes_known_to_be_dead_are_removed(tmp_path: Path) -> None:
     pid, began = dead_process()
-    me = Owner.this()
-    dead = Owner(this_host(), pid, began)
+    me = ProcessId.this()
+    dead = ProcessId(this_host(), pid, began)
     kept = [
         f".a{me.mark()}part.tif",
         f".a{dead._replace(host='elsewhere-01234567').mark()}part.tif",
@@ -51,9 +50,9 @@ def test_only_files_of_processes_known_to_be_dead_are_removed(tmp_path: Path) ->
     ]
     for name in kept + gone:
         (tmp_path / name).touch()
-    assert {path.name for path in remove_what_the_dead_left(tmp_path)} == set(gone)
+    assert {path.name for path in remove_orphans(tmp_path)} == set(gone)
     assert names(tmp_path) == set(kept)
-    assert remove_what_the_dead_left(tmp_path / "gone") == []
+    assert remove_orphans(tmp_path / "gone") == []
 
 
 def test_a_long_name_still_has_room_for_the_mark(

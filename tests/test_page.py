@@ -13,10 +13,11 @@ from test_cli_evaluate import write
 
 from dehazexl_cli import load_model
 from dehazexl_cli.cli.compare import Candidate, input_row
-from dehazexl_cli.cli.measuring import View, measure
-from dehazexl_cli.cli.page import comparison_page, worst_places
-from dehazexl_cli.engine import InferenceMode, Options
+from dehazexl_cli.cli.html_report import comparison_page, worst_places
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode
 from dehazexl_cli.evaluation import Seam
+from dehazexl_cli.evaluation.measures import View, measure
 from dehazexl_cli.grid import Box
 
 HEIGHT, WIDTH = 420, 560
@@ -31,7 +32,7 @@ def candidates(source: Path, reference: Path, folder: Path, weights: Path) -> li
         ("tile", InferenceMode("tile", tile=256, tile_overlap=0)),
     ):
         target = folder / f"{label}.tif"
-        options = Options(device="cpu", precision="fp32", overlap=0, mode=mode)
+        options = EngineOptions(device="cpu", precision="fp32", overlap=0, mode=mode)
         report = dehaze_file(source, target, model=model, options=options).to_dict()
         view = View(tuple(report["bands"]), report["low"], report["high"])
         measures, seams = measure(str(source), str(target), str(reference), view, report["joints"])

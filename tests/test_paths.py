@@ -17,7 +17,7 @@ import rasterio
 from conftest import Result
 
 from dehazexl_cli import dehaze_file, load_model
-from dehazexl_cli.documents import write_whole
+from dehazexl_cli.atomic import write_atomic
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.paths import (
     descriptor_of,
@@ -109,13 +109,13 @@ def test_a_document_keeps_links_and_mode_and_does_not_wait_for_readers() -> None
     Path("real").write_text("old")
     Path("real").chmod(0o640)
     os.symlink("real", "link")
-    write_whole(Path("link"), "new", "")
+    write_atomic(Path("link"), "new", "")
     assert os.path.islink("link") and Path("real").read_text() == "new"
     assert stat.S_IMODE(os.stat("real").st_mode) == 0o640
     os.mkfifo("pipe")
     with pytest.raises(OutputError, match="pipe: cannot be written"):
-        write_whole(Path("pipe"), "new", "")
-    write_whole(Path("/dev/null"), "new", "")
+        write_atomic(Path("pipe"), "new", "")
+    write_atomic(Path("/dev/null"), "new", "")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode) and stat.S_ISFIFO(os.stat("pipe").st_mode)
 
 

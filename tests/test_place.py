@@ -14,14 +14,13 @@ from conftest import Identity, dehaze_file
 from test_bands import loaded, make, noise
 from test_stream import FP32
 
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, Storage
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader
 from dehazexl_cli.raster.epoch import coordinate_epoch
-from dehazexl_cli.raster.formats import Storage
 
-CPU = Options(**FP32)  # type: ignore[arg-type]
+CPU = EngineOptions(**FP32)  # type: ignore[arg-type]
 UNNUMBERED = "+proj=laea +lat_0=10 +lon_0=20 +datum=WGS84 +units=m"
 PLACES = {
     "south up": Affine(2, 0, 5e5, 0, 2, 4e6),

@@ -13,7 +13,8 @@ import rasterio
 from conftest import Result
 
 from dehazexl_cli import __version__
-from dehazexl_cli.batch.log import Origin, origin_in_tags
+from dehazexl_cli.batch.log import origin_in_tags
+from dehazexl_cli.provenance import Origin
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

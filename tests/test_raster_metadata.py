@@ -26,10 +26,10 @@ from metadata_table import (
 )
 from rasterio.enums import ColorInterp as Colour
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster import open_reader, open_writer
 from dehazexl_cli.raster.base import RasterInfo
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.memory import ArrayReader
 from dehazexl_cli.raster.snapshot import missing_fields
 

@@ -14,14 +14,13 @@ from rasterio.windows import Window
 from test_bands import loaded, make, read
 from test_stream import FP32
 
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, Storage
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.verifier import WriteVerifier
 from dehazexl_cli.report import Report
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-CPU = Options(**FP32)  # type: ignore[arg-type]
+CPU = EngineOptions(**FP32)  # type: ignore[arg-type]
 RGBA = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha)
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(2, 0, 5e5, 0, -2, 4e6)}
 

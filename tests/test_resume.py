@@ -18,7 +18,8 @@ import torch
 from conftest import Identity, Result, Toy, save_tiny_weights
 from test_stream import FP32, scene
 
-from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run, run_checkpoint
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode, PlanOverrides, Resume, run, run_checkpoint
 from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
@@ -77,7 +78,7 @@ def attempt(
         return writers[-1]
 
     try:
-        chosen = Options(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
+        chosen = EngineOptions(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
         report = run(reader, make_writer, model, chosen, resume=resume)
     except Killed:
         return None, None

@@ -17,18 +17,18 @@ from rasterio.rpc import RPC
 from rasterio.warp import transform_bounds
 from test_stream import FP32
 
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions, Selection
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.checkpoint import Loaded
 from dehazexl_cli.raster import find_box, open_reader
-from dehazexl_cli.raster.selection import Selection, open_selected
+from dehazexl_cli.raster.selection import open_selected
 
 Command = Callable[..., Result]
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 HEIGHT, WIDTH = 150, 210
 PLACE = Affine(2, 0, 500_000, 0, -3, 4_000_000)
-CPU = Options(**FP32)  # type: ignore[arg-type]
+CPU = EngineOptions(**FP32)  # type: ignore[arg-type]
 
 
 def pixels(count: int = 3, seed: int = 0) -> np.ndarray[Any, Any]:

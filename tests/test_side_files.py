@@ -13,10 +13,10 @@ import rasterio.shutil
 from affine import Affine
 from rasterio.rpc import RPC
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader, open_writer
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.views import WindowedReader
 
 PIXELS = np.random.default_rng(0).integers(1, 250, (3, 40, 50), dtype=np.uint8)

@@ -18,8 +18,8 @@ import pytest
 import rasterio
 from conftest import Result, as_from_a_terminal, names
 
+from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.engine.threads import BackgroundWriter
-from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.gdal import GdalReader
 
@@ -30,7 +30,7 @@ PHASES = ("load", "encode", "mix", "decode", "finish", "rename")
 DRIVER = """
 import os, sys, time
 import dehazexl_cli
-from dehazexl_cli.cli import console, main
+from dehazexl_cli.cli import main, output
 
 phase = sys.argv.pop(1)
 
@@ -47,7 +47,7 @@ def replace(source, target):
         stay()
     rename(source, target)
 
-show, rename = console.NoProgress.__call__, os.replace
+show, rename = output.Progress.__call__, os.replace
 
 def progress(self, now, done, total):
     show(self, now, done, total)
@@ -60,7 +60,7 @@ if phase == "load":
 elif phase == "rename":
     os.replace = replace
 else:
-    console.NoProgress.__call__ = progress
+    output.Progress.__call__ = progress
 main()
 """
 
@@ -225,7 +225,7 @@ def test_ctrl_c_before_anything_is_loaded_is_one_line(tmp_path: Path) -> None:
 
 SWALLOWED = """
 import os, signal, time
-from dehazexl_cli.cli import console, run_guarded
+from dehazexl_cli.cli import run_guarded
 
 class Deaf:
     def __del__(self):
@@ -273,7 +273,7 @@ def test_compare_ends_what_it_runs_and_tidies_up_after_it(scene: Path, tiny_weig
             time.sleep(0.01)
             parts = [name for name in names(out) if not name.endswith("trial")] if out.is_dir() else []
         (part,) = parts
-        other = Owner.of(part)
+        other = ProcessId.of(part)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=30)
     finally:

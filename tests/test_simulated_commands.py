@@ -9,9 +9,9 @@ import pytest
 from helpers.simulated_cuda import simulated_cuda
 from test_simulated_cuda import dehazed, picture, small_next, tiny_paper
 
-from dehazexl_cli.cli.checkup_devices import check_device, check_precision
-from dehazexl_cli.cli.findings import Verdict
-from dehazexl_cli.engine import Options, Resume, run
+from dehazexl_cli.cli.doctor_devices import Verdict, check_device, check_precision
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
 
@@ -47,7 +47,7 @@ def test_all_bands_on_two_devices_are_those_of_the_processor() -> None:
 @pytest.mark.parametrize("phase", ["encode", "decode"])
 def test_a_run_that_was_stopped_goes_on(phase: str, tmp_path: Path) -> None:
     image = picture(200, 130)
-    options = Options(device="cuda", precision="fp32")
+    options = EngineOptions(device="cuda", precision="fp32")
 
     def watch(now: str, done: int, total: int) -> None:
         if (now, done > total // 2) == (phase, True):

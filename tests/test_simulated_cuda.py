@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dehazexl_cli.attribution import Blend, Detector, Network, Part, Sight, attribute
-from dehazexl_cli.engine import Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, run
 from dehazexl_cli.engine.layout import InferenceMode
 from dehazexl_cli.engine.skip_cache import PinnedHostCache
 from dehazexl_cli.errors import DeviceError
@@ -85,7 +86,7 @@ def dehazed(image: NDArray[np.generic], model: DehazeModel, **options: object) -
         writers.append(ArrayWriter(reader.info, "hwc"))
         return writers[-1]
 
-    report = run(reader, make_writer, model, Options(**options))  # type: ignore[arg-type]
+    report = run(reader, make_writer, model, EngineOptions(**options))  # type: ignore[arg-type]
     return writers[-1].array, report
 
 

@@ -12,7 +12,8 @@ import pytest
 from helpers.simulated_cuda import simulated_cuda
 
 from dehazexl_cli import engine
-from dehazexl_cli.engine import Options, prepare, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import prepare, run
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.dehazexl import PAPER, DehazeXL
@@ -38,7 +39,7 @@ def fresh(name: str) -> DehazeModel:
 
 
 def with_plans(
-    name: str, options: Options, use: Callable[[ArrayReader, DehazeModel], Plan]
+    name: str, options: EngineOptions, use: Callable[[ArrayReader, DehazeModel], Plan]
 ) -> tuple[Plan, int]:
     """What is made of a scene, and the most that took of the device."""
     side = SIDES.get(name, 480)
@@ -47,7 +48,7 @@ def with_plans(
         return use(reader, copy.deepcopy(fresh(name))), machine.peak_bytes[0]
 
 
-def taken(name: str, options: Options, wanted: Plan) -> tuple[Plan, int]:
+def taken(name: str, options: EngineOptions, wanted: Plan) -> tuple[Plan, int]:
     """The plan of a run, which is the wanted one, and the most that it took of the device."""
 
     def use(reader: ArrayReader, model: DehazeModel) -> Plan:
@@ -65,7 +66,7 @@ def on_device(plan: Plan) -> Plan:
     return replace(plan, host_bytes=0)
 
 
-def kinds(name: str, options: Options) -> list[Plan]:
+def kinds(name: str, options: EngineOptions) -> list[Plan]:
     """The ladder's plans, of those that differ by the size of batches alone the last."""
     found: list[Plan] = []
 
@@ -80,7 +81,7 @@ def kinds(name: str, options: Options) -> list[Plan]:
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 @pytest.mark.parametrize("name", ["dehazexl-s", "mgbl-s", "published"])
 def test_each_plan_of_a_ladder_is_true(name: str, precision: str) -> None:
-    options = Options(device="cuda", precision=precision)
+    options = EngineOptions(device="cuda", precision=precision)
     for plan in kinds(name, options):
         used, peak = taken(name, options, plan)
         assert used == plan
@@ -88,7 +89,7 @@ def test_each_plan_of_a_ladder_is_true(name: str, precision: str) -> None:
 
 
 def test_a_plan_that_is_a_fifth_too_small_is_found_out() -> None:
-    options = Options(device="cuda", precision="fp16")
+    options = EngineOptions(device="cuda", precision="fp16")
     plan, peak = taken("dehazexl-s", options, kinds("dehazexl-s", options)[0])
     check(plan, peak)
     for wrong in (0.8, 1.25):

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dehazexl_cli.engine import Options, PlanOverrides, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import PlanOverrides, run
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import PatchBatch, cut_batches, forward_in_memory
@@ -72,7 +73,7 @@ def test_streamed_through_the_engine_equals_whole() -> None:
     for batch in (1, 3):
         reader = ArrayReader(pixels)
         writer = ArrayWriter(reader.info)
-        options = Options(
+        options = EngineOptions(
             input_range=(0, 65535), precision="fp32", device="cpu", wishes=PlanOverrides(batch=batch)
         )
         run(reader, lambda w=writer: w, tiny(), options)  # type: ignore[misc]

@@ -17,7 +17,8 @@ from test_stream import FP32, scene
 from dehazexl_cli.cluster import scene as cluster_scene
 from dehazexl_cli.cluster.scene import ClusterExecutor, SceneSpec, Step, bands_of, fetch, for_workers, keep
 from dehazexl_cli.cluster.worker import SceneWorker
-from dehazexl_cli.engine import InferenceMode, Options, PlanOverrides, Resume, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import InferenceMode, PlanOverrides, Resume, run
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips
@@ -33,7 +34,7 @@ class Here:
     folder: Path
     workers: list[DehazeModel]
     array: Pixels = field(default_factory=lambda: ARRAY)
-    options: Options = field(default_factory=Options)
+    options: EngineOptions = field(default_factory=EngineOptions)
     lost: int = 0
     bands: list[tuple[Step, range]] = field(default_factory=list)
     stations: dict[tuple[Path, int], SceneWorker] = field(default_factory=dict)
@@ -78,7 +79,7 @@ def dehazed(
         writers.append(ArrayWriter(reader.info))
         return writers[-1]
 
-    chosen = Options(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
+    chosen = EngineOptions(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
     distribute = None
     if shared is not None:
         shared.options = chosen = for_workers(chosen, model)

@@ -21,13 +21,13 @@ from metadata_table import POINTS
 from test_mosaic import check_equal
 from test_stream import scene
 
+from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.cluster import dask
 from dehazexl_cli.cluster.connection import arrived, sight, surveyed, versions
 from dehazexl_cli.cluster.dask import DaskPool, Task, scene_worker, shared_folder
 from dehazexl_cli.cluster.scene import SceneSpec
+from dehazexl_cli.config import RunConfig
 from dehazexl_cli.errors import DeviceError, InputError, OutputError, WeightsError
-from dehazexl_cli.files import RunConfig
-from dehazexl_cli.owner import Owner
 from dehazexl_cli.raster import mosaic
 from dehazexl_cli.worker_config import WorkerConfig
 
@@ -288,7 +288,7 @@ def test_an_error_on_a_worker_names_the_machine_and_ends_the_run(
 def test_a_folder_that_a_killed_leader_left_is_removed_by_the_next(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    mark = Owner.this()._replace(pid=ended.pid, born=1).mark()
+    mark = ProcessId.this()._replace(pid=ended.pid, born=1).mark()
     (tmp_path / f".out{mark}team" / "attempt").mkdir(parents=True)
     (tmp_path / f".out{mark}team" / "attempt" / "encode-1").touch()
     with shared_folder(str(tmp_path / "out.tif"), None) as folder:

@@ -15,7 +15,8 @@ import tifffile
 from affine import Affine
 from conftest import Identity, Result
 
-from dehazexl_cli.engine import Options, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import run
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader, open_writer
@@ -144,7 +145,7 @@ def geotiff_in_jpegxl(folder: Path, pixels: np.ndarray, **said: Any) -> Path:
 def test_all_it_says_is_carried_to_the_output(tmp_path: Path) -> None:
     path = geotiff_in_jpegxl(tmp_path, RGB, nodata=7)
     with closing(open_reader(path)) as reader:
-        report = run(reader, lambda: open_writer(tmp_path / "out.tif", reader), Identity(), Options())
+        report = run(reader, lambda: open_writer(tmp_path / "out.tif", reader), Identity(), EngineOptions())
     with rasterio.open(tmp_path / "out.tif") as made, rasterio.open(tmp_path / "plain.tif") as plain:
         assert (made.crs, made.transform, made.nodata) == (plain.crs, plain.transform, 7)
         assert made.tags()["MISSION"] == "one" and made.tags(2)["wavelength"] == "560"

@@ -9,7 +9,7 @@ from conftest import Identity
 from numpy.typing import NDArray
 from test_stream import FP32, streamed
 
-from dehazexl_cli.engine import Options
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.device import choose_device, choose_precision
 from dehazexl_cli.engine.nodata_filling import fill_nodata
 from dehazexl_cli.engine.scaling import apply_change, choose_range, normalize, range_of
@@ -110,7 +110,7 @@ def test_a_range_that_does_not_fit_the_numbers_is_doubted(
     given: tuple[float, float], said: str | None
 ) -> None:
     array = np.random.default_rng(0).integers(0, 4000, (60, 70, 3)).astype(np.uint16)
-    _, report = streamed(array, Identity(), Options(**FP32, input_range=given))  # type: ignore[arg-type]
+    _, report = streamed(array, Identity(), EngineOptions(**FP32, input_range=given))  # type: ignore[arg-type]
     assert len(report.warnings) == (0 if said is None else 3)
     assert said is None or said in report.warnings[0]
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dehazexl_cli.batch.results import Job, JobResult, State, Take, Tell, failure
+from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State, failure
 from dehazexl_cli.cluster.connection import (
     MEMORY_HINT,
     ONE_AT_A_TIME,
@@ -52,29 +52,29 @@ class DaskBatchExecutor:
         self._batch = uuid4().hex
         self._given: dict[Future, Job] = {}
 
-    def __call__(self, take: Take, tell: Tell) -> None:
+    def __call__(self, next_job: NextJob, on_result: OnResult) -> None:
         """Dehaze all that can be taken; what became of each is told from this thread.
 
         Raises DeviceError if there is no such cluster, and what no scene could be run with.
         """
         with connected(self._address, self._jobs) as client:
             try:
-                self._run(client, take, tell)
+                self._run(client, next_job, on_result)
             finally:
-                self._abandon(client, tell)
+                self._abandon(client, on_result)
 
-    def _run(self, client: Client, take: Take, tell: Tell) -> None:
+    def _run(self, client: Client, next_job: NextJob, on_result: OnResult) -> None:
         from distributed import as_completed
 
         coming = as_completed()
         submit = self._submitter(client)
-        while self._fill(client, take, submit, coming):
-            self._hear(next(coming), tell)
+        while self._fill(client, next_job, submit, coming):
+            self._hear(next(coming), on_result)
 
-    def _fill(self, client: Client, take: Take, submit: Callable[[Job], Future], coming: Any) -> bool:
+    def _fill(self, client: Client, next_job: NextJob, submit: Callable[[Job], Future], coming: Any) -> bool:
         """Give the scheduler scenes enough; False if there are none left that anybody does."""
         while len(self._given) < AHEAD * max(1, len(workers_of(client))):
-            job = take(not self._given)
+            job = next_job(not self._given)
             if job is None:
                 break
             future = submit(job)
@@ -85,7 +85,7 @@ class DaskBatchExecutor:
     def _submitter(self, client: Client) -> Callable[[Job], Future]:
         """How a job is given to the scheduler: to workers with GPUs if there are any."""
         workers = workers_of(client)
-        resources = resources_for(self._setup.recipe.options.device, workers)
+        resources = resources_for(self._setup.config.options.device, workers)
         setup = replace(self._setup, share=most_on_a_host(workers))
 
         def submit(job: Job) -> Future:
@@ -98,13 +98,13 @@ class DaskBatchExecutor:
 
         return submit
 
-    def _hear(self, future: Future, tell: Tell) -> None:
+    def _hear(self, future: Future, on_result: OnResult) -> None:
         """What became of a scene."""
         with defer_signals():
             job = self._given.pop(future)
             outcome = self._outcome(future, job)
             if outcome is not None:
-                tell(outcome)
+                on_result(outcome)
 
     def _outcome(self, future: Future, job: Job) -> JobResult | None:
         from distributed.scheduler import KilledWorker
@@ -126,7 +126,7 @@ class DaskBatchExecutor:
         outcome: JobResult | None = future.result()
         return None if outcome is None else replace(outcome, scene=job.scene)
 
-    def _abandon(self, client: Client, tell: Tell) -> None:
+    def _abandon(self, client: Client, on_result: OnResult) -> None:
         """Have workers leave what they have not finished, and hear what they have."""
         from distributed import wait
 
@@ -137,7 +137,7 @@ class DaskBatchExecutor:
             wait(list(self._given), timeout=PATIENCE_SECONDS)
             for future in list(self._given):
                 if future.status == "finished":
-                    self._hear(future, tell)
+                    self._hear(future, on_result)
 
 
 # On a worker.
@@ -171,7 +171,7 @@ def dehazed(
 
     opened = setup.open(job.scene.source)
     try:
-        computed = compute(opened, str(job.scene.target), loaded, setup.recipe, job.overwrite, watch)
+        computed = compute(opened, str(job.scene.target), loaded, setup.config, job.overwrite, watch)
     finally:
         opened.reader.close()
     return JobResult(job.scene, State.done, finished(computed).to_dict())

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dehazexl_cli.atomic import ProcessId
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.owner import Owner
 
 TOUCH_SECONDS = 20.0
 STALE_SECONDS = 300.0
@@ -40,11 +40,11 @@ class LockOwner(NamedTuple):
     @classmethod
     def this(cls) -> LockOwner:
         """This process."""
-        return cls(*Owner.this(), secrets.token_hex(8))
+        return cls(*ProcessId.this(), secrets.token_hex(8))
 
     def is_dead(self) -> bool:
         """Whether it is known to have ended."""
-        return Owner(self.host, self.pid, self.born).is_dead()
+        return ProcessId(self.host, self.pid, self.born).is_dead()
 
 
 class Locks:

@@ -6,48 +6,23 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
+from dehazexl_cli.atomic import pour, write_atomic
 from dehazexl_cli.batch.locks import hold
 from dehazexl_cli.batch.results import JobResult, State
 from dehazexl_cli.batch.sources import Scene
-from dehazexl_cli.documents import pour, write_whole
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.paths import AnyPath, file_of, is_stream, make_folder, require_writable
+from dehazexl_cli.provenance import Origin
 from dehazexl_cli.text import to_json
 
 FOLDER = ".dehazexl"  # in the folder of results
 NO_ROOM = "free some space, or name another place with --log and --reports"
 TIFFS = frozenset({".tif", ".tiff"})
-
-
-class Origin(NamedTuple):
-    """What a result is made with, as far as it decides on the pixels."""
-
-    model: str
-    weights_sha256: str
-    options: dict[str, Any]  # those that are not the defaults
-
-    @classmethod
-    def of(cls, model: str, weights_sha256: str, options: Mapping[str, Any]) -> Self:
-        """Its options as JSON gives them back."""
-        from dehazexl_cli.engine.prepared import OF_THE_MACHINE
-
-        kept = {name: value for name, value in options.items() if name not in OF_THE_MACHINE}
-        return cls(model, weights_sha256, json.loads(to_json(kept)))
-
-    def difference(self, wanted: Origin) -> str | None:
-        """How the result was made otherwise than wanted, in words; None if it was not."""
-        if self.model != wanted.model:
-            return f"it was made with {self.model}, not {wanted.model}"
-        if self.weights_sha256 != wanted.weights_sha256:
-            return f"it was made with other weights of {self.model}"
-        names = sorted(self.options.keys() | wanted.options.keys())
-        changed = [name for name in names if self.options.get(name) != wanted.options.get(name)]
-        return f"it was made with other options ({', '.join(changed)})" if changed else None
 
 
 class BatchLog:
@@ -94,7 +69,7 @@ class BatchLog:
             path = self.report_of(scene)
             make_folder(path.parent)
             report = outcome.report | {"file": fingerprint(scene.target)}
-            write_whole(path, to_json(report, 2) + "\n", NO_ROOM)
+            write_atomic(path, to_json(report, 2) + "\n", NO_ROOM)
         line: dict[str, Any] = {
             "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "host": self._host,
@@ -125,7 +100,7 @@ class BatchLog:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             report = json.loads(self.report_of(scene).read_text())
             if report["file"] == fingerprint(scene.target):
-                return Origin.of(**report["processing:expression"]["expression"])
+                return Origin.in_report(report)
         return origin_in_tags(scene.target) if scene.target.suffix.lower() in TIFFS else None
 
 
@@ -140,8 +115,7 @@ def origin_in_tags(path: Path) -> Origin | None:
             tags = file.tags()
             # Our files have their blocks in order, so that one cut short lacks the last.
             file.read(1, window=Window(file.width - 1, file.height - 1, 1, 1))
-        options = json.loads(tags["DEHAZEXL_OPTIONS"])
-        return Origin.of(tags["DEHAZEXL_MODEL"], tags["DEHAZEXL_WEIGHTS_SHA256"], options)
+        return Origin.in_tags(tags)
     except (RasterioError, OSError, ValueError, KeyError):
         return None
 

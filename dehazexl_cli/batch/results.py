@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, reason
@@ -51,9 +51,19 @@ def failure(scene: Scene, error: Exception) -> JobResult:
     return JobResult(scene, State.failed, why=reason(error), hint=hint)
 
 
-Tell = Callable[[JobResult], None]
-Take = Callable[[bool], Job | None]  # the next job; None if there is none: as yet, or, if one waits, for good
-Execute = Callable[[Take, Tell], None]  # dehazes all that it can take, and tells what became of each
+OnResult = Callable[[JobResult], None]
+# The next job; None if there is none: as yet, or, if one waits for it, for good.
+NextJob = Callable[[bool], Job | None]
+
+
+class BatchExecutor(Protocol):
+    """Dehazes all that it can get, and says from the thread that calls it what became of each.
+
+    Raises what no scene could be run with, as the DehazeError that fits. It knows of no locks, logs or
+    results that are there. However it ends, nothing is left of what was not said to be done.
+    """
+
+    def __call__(self, next_job: NextJob, on_result: OnResult) -> None: ...
 
 
 @dataclass

@@ -7,13 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dehazexl_cli.atomic import remove_orphans
 from dehazexl_cli.batch.locks import LockOwner, Locks
-from dehazexl_cli.batch.log import BatchLog, Origin
-from dehazexl_cli.batch.results import BatchSummary, Execute, Job, JobResult, State, Tell, failure
+from dehazexl_cli.batch.log import BatchLog
+from dehazexl_cli.batch.results import BatchExecutor, BatchSummary, Job, JobResult, OnResult, State, failure
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, OutputError
-from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import make_folder
+from dehazexl_cli.provenance import Origin
 from dehazexl_cli.signals import defer_signals
 
 
@@ -36,19 +37,24 @@ class BatchRunner:
     """Deals out the scenes of a batch and writes down what becomes of them."""
 
     def __init__(
-        self, scenes: Sequence[Scene], policy: ExistingOutputs, origin: Origin, ledger: BatchLog, tell: Tell
+        self,
+        scenes: Sequence[Scene],
+        policy: ExistingOutputs,
+        origin: Origin,
+        log: BatchLog,
+        on_result: OnResult,
     ) -> None:
         self._scenes, self._policy, self._origin = scenes, policy, origin
-        self._ledger, self._tell = ledger, tell
-        self._locks = Locks(ledger.folder / "locks")
+        self._log, self._on_result = log, on_result
+        self._locks = Locks(log.folder / "locks")
         self._before = {scene: when_written(scene.target) for scene in scenes}
         self._next = iter(scenes)
         self._busy: list[Scene] = []  # under another's hands at the first look
         self._last_look = False
         self._begun: set[Path] = set()  # folders in which something was to be made
-        self.tally = BatchSummary(len(scenes))
+        self.summary = BatchSummary(len(scenes))
 
-    def run(self, execute: Execute) -> BatchSummary:
+    def run(self, executor: BatchExecutor) -> BatchSummary:
         """Have all scenes dehazed that are to be; one that fails does not stop the others.
 
         Raises OutputError, before any work, if a result is there and nothing was said about that.
@@ -56,15 +62,15 @@ class BatchRunner:
         self._require_free()
         try:
             with self._locks:
-                execute(self.take, self.finish)
+                executor(self.next_job, self.finish)
         finally:
             for folder in self._begun:  # a process that was lost has left what it had begun
-                remove_what_the_dead_left(folder)
-        return self.tally
+                remove_orphans(folder)
+        return self.summary
 
-    def take(self, wait: bool) -> Job | None:
+    def next_job(self, wait: bool) -> Job | None:
         """The next scene to be dehazed, its lock held; None if there is none, whether or not one waits."""
-        while not (self._policy.stop_on_error and self.tally.failures):
+        while not (self._policy.stop_on_error and self.summary.failures):
             scene = next(self._next, None)
             if scene is None:
                 if self._last_look or not wait:
@@ -83,10 +89,10 @@ class BatchRunner:
     def finish(self, outcome: JobResult) -> None:
         """Write down what became of a scene, and let go of it."""
         with defer_signals():
-            self._ledger.note(outcome)
+            self._log.note(outcome)
             self._locks.release(self._key(outcome.scene))
-            self.tally.add(outcome)
-            self._tell(outcome)
+            self.summary.add(outcome)
+            self._on_result(outcome)
 
     def _consider(self, scene: Scene) -> Job | None:
         """What is to be done about a scene; None if nothing, or nothing as yet."""
@@ -111,7 +117,7 @@ class BatchRunner:
         new = now != self._before[scene]
         if self._policy.overwrite and not new:
             return False
-        difference = self._ledger.difference(scene, self._origin)
+        difference = self._log.difference(scene, self._origin)
         if difference is None:
             state = State.elsewhere if new else State.skipped
             why = "another batch has made it" if new else "it is there, made the same way"
@@ -144,7 +150,7 @@ class BatchRunner:
 
     def _key(self, scene: Scene) -> str:
         """What a result is called among the locks, wherever its folder is mounted."""
-        return str(scene.target.relative_to(self._ledger.folder.parent))
+        return str(scene.target.relative_to(self._log.folder.parent))
 
 
 def when_written(path: Path) -> int | None:

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from dehazexl_cli import __version__
-from dehazexl_cli.cli import console
+from dehazexl_cli.cli import output
 from dehazexl_cli.cli.batch import batch
 from dehazexl_cli.cli.compare import compare
 from dehazexl_cli.cli.config import config
-from dehazexl_cli.cli.configuration import Configured
 from dehazexl_cli.cli.doctor import doctor
 from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.explain import explain
@@ -21,10 +20,12 @@ from dehazexl_cli.cli.info import info
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.preview import preview
 from dehazexl_cli.cli.run import run
+from dehazexl_cli.cli.settings import Configured
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
 from dehazexl_cli.cli.weights import weights
 from dehazexl_cli.errors import DehazeError, DeviceError, Interrupted, is_lack_of_memory
+from dehazexl_cli.signals import ignore_signals, raise_on_signals
 from dehazexl_cli.streams import Forgiving
 
 app = typer.Typer(
@@ -53,7 +54,7 @@ app.add_typer(config, name="config")
 def show_version(wanted: bool) -> None:
     """Print the version and stop."""
     if wanted:
-        console.put(f"dehazexl {__version__}")
+        output.put(f"dehazexl {__version__}")
         raise typer.Exit
 
 
@@ -65,7 +66,7 @@ def settings(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
 ) -> None:
     """Remove haze from aerial and satellite images of any size."""
-    console.debug = debug
+    output.debug = debug
 
 
 def main() -> None:
@@ -84,10 +85,10 @@ def run_guarded(command: Callable[[], Any]) -> None:
     """Do what a command line says; every way to fail has its words and its exit code."""
     said_on, sys.stderr = sys.stderr, Forgiving(sys.stderr)
     try:
-        with console.signals():
+        with raise_on_signals():
             command()
     except Interrupted as stopped:
-        console.ignore_signals()
+        ignore_signals()
         ended_by(stopped)
         sys.exit(stopped.exit_code)
     except DehazeError as error:
@@ -98,10 +99,10 @@ def run_guarded(command: Callable[[], Any]) -> None:
             lack = DeviceError("memory ran out", "close other programs, or use a machine with more memory")
             ended_by(lack)
             sys.exit(lack.exit_code)
-        if console.debug:
-            console.show_traceback()
+        if output.debug:
+            output.show_traceback()
         else:
-            console.show_bug(error)
+            output.show_bug(error)
         sys.exit(1)
     finally:
         sys.stderr = said_on
@@ -109,7 +110,7 @@ def run_guarded(command: Callable[[], Any]) -> None:
 
 def ended_by(error: DehazeError | Interrupted) -> None:
     """Say what ended a command, and on request where it came from."""
-    if console.debug:
-        console.show_traceback()
+    if output.debug:
+        output.show_traceback()
     else:
-        console.show_error(error)
+        output.show_error(error)

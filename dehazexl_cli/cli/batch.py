@@ -5,26 +5,26 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.telling import Display, Narrator
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.batch_output import BatchOutput
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.batch.log import BatchLog
-    from dehazexl_cli.batch.results import Execute
+    from dehazexl_cli.batch.results import BatchExecutor
     from dehazexl_cli.batch.runner import BatchRunner, ExistingOutputs
-    from dehazexl_cli.batch.sources import Scene
+    from dehazexl_cli.batch.sources import Naming, Scene
+    from dehazexl_cli.config import RunConfig
     from dehazexl_cli.worker_config import WorkerConfig
-
-FINISHED_WITH_FAILURES = 7
 
 
 class OnError(StrEnum):
@@ -34,6 +34,7 @@ class OnError(StrEnum):
     stop = "stop"
 
 
+@shares(*options.RUNNING)
 def batch(
     sources: Annotated[
         list[str] | None, typer.Argument(metavar="IN", help="Images, folders, patterns in quotes.")
@@ -74,7 +75,7 @@ def batch(
         str | None,
         typer.Option("--shard", metavar="I/N", help="Only this part, 1/N to N/N; array tasks know it."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    overwrite: options.Overwrite = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Keep results that were made the same way.")
     ] = False,
@@ -93,46 +94,13 @@ def batch(
         Path | None,
         typer.Option("--reports", metavar="DIR", help="A report a scene; OUT_DIR/.dehazexl/reports."),
     ] = None,
-    model: options.ModelName = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.PrecisionName = options.Precision.auto,
-    bands: options.Bands = None,
-    all_bands: options.AllBands = False,
-    input_range: options.BandRanges = None,
-    strength: options.Strength = 1.0,
-    overlap: options.Overlap = "auto",
-    mode: options.ModeName = None,
-    tile: options.Tile = None,
-    tile_overlap: options.TileOverlap = None,
-    blend: options.Blend = None,
-    long_side: options.LongSide = None,
-    upsampling: options.Upsampling = None,
-    multiple: options.Multiple = None,
-    max_ram: options.MaxRam = None,
-    max_vram: options.MaxVram = None,
-    seed: options.Seed = 0,
-    format: options.Format = None,
-    creation: options.Creation = None,
-    overviews: options.Overviews = False,
-    tmp_dir: options.TmpDir = None,
-    nodata: options.Nodata = None,
-    not_alpha: options.NotAlpha = False,
-    any_size: options.AnySize = False,
-    mask: options.Mask = None,
-    window: options.Window = None,
-    bbox: options.Bbox = None,
-    bbox_crs: options.BboxCrs = None,
-    context: options.Context = options.ContextKind.window,
-    no_provenance: options.NoProvenance = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what becomes of what.")] = False,
+    shared: Shared,
+    dry_run: options.DryRun = False,
     as_json: options.Json = False,
     print_paths: options.PrintPaths = False,
-    progress: Annotated[
-        console.ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")
-    ] = console.ProgressKind.auto,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")] = False,
+    progress: options.Progress = output.ProgressKind.auto,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Remove the haze from many images; folders are searched, and their tree is made again in OUT_DIR.
 
@@ -142,36 +110,18 @@ def batch(
 
     Example: dehazexl batch flights/2026 clear --skip-existing --jobs 2
     """
-    console.configure_logging(verbose, quiet)
+    output.configure_logging(verbose, quiet)
     from dehazexl_cli.batch.runner import ExistingOutputs
     from dehazexl_cli.batch.sources import Naming
-    from dehazexl_cli.files import RunConfig
-    from dehazexl_cli.worker_config import WorkerConfig
 
-    chosen = options.read_options(bands, None, strength, device, precision, max_ram, max_vram, overlap, seed)
-    chosen = replace(
-        chosen,
-        all_bands=all_bands,
-        band_ranges=options.parse_ranges(input_range),
-        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
-        tmp_dir=tmp_dir,
+    config = shared.run_config(spare_classes=True)
+    wanted = Wanted(
+        sources or (), Naming(target, suffix, shared.format, base), from_file, nul, shard, exclude or ()
     )
-    recipe = RunConfig(
-        chosen,
-        options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size),
-        options.read_storage(format, creation, overviews, tmp_dir),
-        not no_provenance,
-        spare_classes=True,
-    )
-    wanted = Wanted(sources or (), Naming(target, suffix, format, base), from_file, nul, shard, exclude or ())
     policy = ExistingOutputs(overwrite, skip_existing, redo_changed, on_error is OnError.stop)
-    work = Work(
-        WorkerConfig(recipe, model, weights, multiple), policy, jobs, parse_gpus(gpus), dask, log, reports
-    )
-    display = Display(progress, quiet, as_json, print_paths, nul)
-    if dry_run:
-        return print_what_would_be(wanted, display)
-    dehaze_all(wanted, work, display)
+    work = Work(shared, config, policy, jobs, parse_gpus(gpus), dask, log, reports)
+    display = output.Display(progress, quiet, as_json, print_paths, nul)
+    dehaze_all(wanted, work, display, dry_run)
 
 
 @dataclass(frozen=True)
@@ -179,7 +129,7 @@ class Wanted:
     """The scenes of a batch as the user names them."""
 
     sources: Sequence[str]
-    naming: Any  # of results; batch.scenes.Naming
+    naming: Naming  # of results
     from_file: str | None = None
     nul: bool = False  # names in the list end with NUL
     shard: str | None = None
@@ -190,7 +140,7 @@ class Wanted:
         """The file that lists scenes, if it is one."""
         return None if self.from_file == "-" else self.from_file
 
-    def collect(self, narrator: Narrator) -> list[Scene]:
+    def collect(self, told: BatchOutput) -> list[Scene]:
         """All of them, or the part of them that is to be done here; raises the DehazeError that fits."""
         from dehazexl_cli.batch.shards import choose_shard
         from dehazexl_cli.batch.sources import collect, is_named, read_list
@@ -203,7 +153,7 @@ class Wanted:
             return scenes
         mine = part.choose(scenes)
         if part.count > 1:
-            narrator.tell_part(part, len(mine), len(scenes), asked=self.shard is not None)
+            told.tell_part(part, len(mine), len(scenes), asked=self.shard is not None)
         return mine
 
 
@@ -211,7 +161,8 @@ class Wanted:
 class Work:
     """How the scenes of a batch are done."""
 
-    setup: WorkerConfig
+    shared: Shared
+    config: RunConfig
     policy: ExistingOutputs
     jobs: int | None = None
     gpus: tuple[int, ...] = ()
@@ -225,91 +176,89 @@ class Work:
         if len(given) > 1 and not (given == ["--jobs", "--dask"] and self.dask == "local"):
             raise UsageError(f"{' and '.join(given)} do not go together", "leave out one of them")
 
-    def ledger(self, out: Path) -> BatchLog:
-        """What is written down of them."""
-        from dehazexl_cli.batch.log import BatchLog
+    @property
+    def setup(self) -> WorkerConfig:
+        """What a process needs to do one."""
+        from dehazexl_cli.worker_config import WorkerConfig
 
-        return BatchLog(out, self.log, self.reports)
+        return WorkerConfig(self.config, self.shared.model, self.shared.weights, self.shared.multiple)
 
 
-def dehaze_all(wanted: Wanted, work: Work, display: Display) -> None:
-    """Do a batch and say what became of it; exits with 7 if a scene failed."""
+def dehaze_all(wanted: Wanted, work: Work, display: output.Display, dry_run: bool) -> None:
+    """Do a batch and say what became of it, or only what would; exits with 7 if a scene failed."""
+    from dehazexl_cli.batch.log import BatchLog
     from dehazexl_cli.paths import make_folder
 
-    narrator = Narrator(display)
-    scenes = wanted.collect(narrator)
-    make_folder(wanted.naming.folder)
-    ledger, policy = work.ledger(wanted.naming.folder), work.policy
-    inputs = (work.setup.recipe.selection.mask, work.setup.weights, wanted.list_file)
-    ledger.require_writable(scenes, inputs, policy.overwrite or policy.redo_changed)
-    course, execute = set_out(scenes, wanted.naming.folder, work, narrator)
+    told, out = BatchOutput(display), wanted.naming.folder
+    scenes = wanted.collect(told)
+    if dry_run:
+        return print_what_would_be(scenes, display)
+    make_folder(out)
+    log = BatchLog(out, work.log, work.reports)
+    inputs = (work.config.selection.mask, work.shared.weights, wanted.list_file)
+    log.require_writable(scenes, inputs, work.policy.overwrite or work.policy.redo_changed)
+    runner, executor = set_out(scenes, log, work, told)
     began = time.monotonic()
     try:
-        with narrator.showing(len(scenes)):
-            course.run(execute)
+        with told:
+            told.begin(len(scenes))
+            runner.run(executor)
     finally:
-        narrator.summarise(course.tally, time.monotonic() - began, ledger)
-    if course.tally.failures:
-        raise typer.Exit(FINISHED_WITH_FAILURES)
+        told.summarise(runner.summary, time.monotonic() - began, log)
+    if runner.summary.failures:
+        raise typer.Exit(output.FINISHED_WITH_FAILURES)
 
 
 def dehaze_some(
     sources: Sequence[str],
     folder: Path,
-    setup: WorkerConfig,
+    shared: Shared,
+    config: RunConfig,
     overwrite: bool,
-    display: Display,
+    display: output.Display,
     dry_run: bool,
 ) -> None:
-    """A batch as `dehazexl run` knows it; UsageError for a name that is to be an image."""
-    from dehazexl_cli.batch.sources import endings_of
+    """Do a batch as `dehazexl run` knows it; UsageError for a name that is to be an image."""
+    from dehazexl_cli.batch.runner import ExistingOutputs
+    from dehazexl_cli.batch.sources import Naming, endings_of
     from dehazexl_cli.raster.formats import VRT
 
     if not folder.is_dir() and folder.suffix.lower() in (*endings_of(None), *VRT.suffixes):
         raise UsageError(f"{len(sources)} images cannot all become {folder}", "name a folder as OUT")
-    from dehazexl_cli.batch.runner import ExistingOutputs
-    from dehazexl_cli.batch.sources import Naming
-
     # A shard would surprise who runs one command per task of an array.
-    wanted = Wanted(sources, Naming(folder, format=setup.recipe.storage.format), shard="1/1")
-    work = Work(setup, ExistingOutputs(overwrite))
-    if dry_run:
-        return print_what_would_be(wanted, display)
-    dehaze_all(wanted, work, display)
+    wanted = Wanted(sources, Naming(folder, format=shared.format), shard="1/1")
+    dehaze_all(wanted, Work(shared, config, ExistingOutputs(overwrite)), display, dry_run)
 
 
 def set_out(
-    scenes: Sequence[Scene], out: Path, work: Work, narrator: Narrator
-) -> tuple[BatchRunner, Execute]:
-    """The course of a batch and who does it; what no scene could be run with fails here."""
+    scenes: Sequence[Scene], log: BatchLog, work: Work, told: BatchOutput
+) -> tuple[BatchRunner, BatchExecutor]:
+    """Return who deals out the scenes, and who does them; what no scene could be run with fails here."""
     from dehazexl_cli.batch.dask import DaskBatchExecutor
-    from dehazexl_cli.batch.in_process import InProcessExecutor
-    from dehazexl_cli.batch.log import Origin
-    from dehazexl_cli.batch.processes import ProcessExecutor, shared_out
+    from dehazexl_cli.batch.executors import InProcessExecutor, ProcessExecutor, shared_out
     from dehazexl_cli.batch.runner import BatchRunner
     from dehazexl_cli.cluster.connection import named_in_full
+    from dehazexl_cli.provenance import Origin
 
     setup = work.setup if work.dask is None else named_in_full(work.setup)
     setups = shared_out(setup, (1 if work.dask else work.jobs) or 1, work.gpus)
     loaded = setups[0].load()
-    recipe = setup.recipe
-    origin = Origin.of(loaded.name, loaded.sha256, recipe.settings())
-    course = BatchRunner(scenes, work.policy, origin, work.ledger(out), narrator.tell)
+    origin = Origin.of(loaded.name, loaded.sha256, setup.config.settings())
+    runner = BatchRunner(scenes, work.policy, origin, log, told.tell)
     if work.dask is not None:
-        return course, DaskBatchExecutor(setup, work.dask, work.jobs)
+        return runner, DaskBatchExecutor(setup, work.dask, work.jobs)
     if len(setups) == 1:
-        return course, InProcessExecutor(setups[0], loaded, narrator.watch)
-    return course, ProcessExecutor(setups)
+        return runner, InProcessExecutor(setups[0], loaded, told.watch)
+    return runner, ProcessExecutor(setups)
 
 
-def print_what_would_be(wanted: Wanted, display: Display) -> None:
+def print_what_would_be(scenes: Sequence[Scene], display: output.Display) -> None:
     """A line for each scene on stdout: its source, and what would become of it."""
-    scenes = wanted.collect(Narrator(display))
     if display.as_json:
         rows = [{"input": scene.source, "output": str(scene.target)} for scene in scenes]
-        return console.put(to_json(rows, 2))
+        return output.put(to_json(rows, 2))
     for scene in scenes:
-        console.put(f"{scene.source}\t{scene.target}")
+        output.put(f"{scene.source}\t{scene.target}")
 
 
 def parse_gpus(text: str | None) -> tuple[int, ...]:

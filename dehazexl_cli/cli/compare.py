@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.configuration import PREFIX
-from dehazexl_cli.cli.measuring import Measures, View, measure, measure_input
-from dehazexl_cli.documents import write_whole
+from dehazexl_cli.atomic import remove_orphans, write_atomic
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
+from dehazexl_cli.cli.settings import PREFIX
 from dehazexl_cli.errors import Interrupted, UsageError
-from dehazexl_cli.owner import remove_what_the_dead_left
 from dehazexl_cli.paths import make_folder, require_all_writable
+from dehazexl_cli.signals import hint_when_stopped
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Seam
+    from dehazexl_cli.evaluation.measures import Measures, View
 
 MODES = {
     "global": ["--mode", "global"],
@@ -31,7 +32,6 @@ MODES = {
     "downsample": ["--mode", "downsample"],
     "whole": ["--mode", "whole"],
 }
-FINISHED_WITH_FAILURES = 7
 NO_ROOM = "free some space"
 COLUMNS = {
     "seconds": "seconds",
@@ -47,6 +47,10 @@ COLUMNS = {
 }
 
 
+@shares(
+    *("device", "precision", "bands", "not_alpha", "input_range", "max_ram", "max_vram", "multiple"),
+    *options.MODE[1:],
+)
 def compare(
     source: options.Input,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for outputs and report.")],
@@ -68,22 +72,11 @@ def compare(
         list[str] | None,
         typer.Option("--at", metavar="COL,ROW", help="A place to show at full size, in pixels; repeatable."),
     ] = None,
-    device: options.Device = "auto",
-    precision: options.PrecisionName = options.Precision.auto,
-    bands: options.Bands = None,
-    not_alpha: options.NotAlpha = False,
-    input_range: options.InputRange = None,
-    max_ram: options.MaxRam = None,
-    max_vram: options.MaxVram = None,
-    tile: options.Tile = None,
-    tile_overlap: options.TileOverlap = None,
-    blend: options.Blend = None,
-    long_side: options.LongSide = None,
-    upsampling: options.Upsampling = None,
-    multiple: options.Multiple = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR.")] = False,
+    *,
+    shared: Shared,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Dehaze IN in several modes and measure how the outputs differ; write a report that opens in a browser.
 
@@ -94,43 +87,30 @@ def compare(
 
     Example: dehazexl compare hazy.tif --reference clear.tif --modes global,paper,tile --out compared
     """
-    console.configure_logging(False, quiet)
-    common = (
-        given(
-            {
-                "--device": device,
-                "--precision": precision.value,
-                "--bands": bands,
-                "--input-range": input_range,
-                "--max-ram": max_ram,
-                "--max-vram": max_vram,
-            }
-        )
-        + ["--not-alpha"] * not_alpha
-    )
+    output.configure_logging(False, quiet)
+    handed_on = ("device", "precision", "bands", "input_range", "max_ram", "max_vram")
+    common = given(shared, *handed_on) + ["--not-alpha"] * shared.not_alpha
     of_modes = {
-        "tile": given({"--tile": tile, "--tile-overlap": tile_overlap, "--blend": blend}),
-        "downsample": given({"--long-side": long_side, "--upsampling": upsampling}),
+        "tile": given(shared, "tile", "tile_overlap", "blend"),
+        "downsample": given(shared, "long_side", "upsampling"),
     }
-    candidates = list_candidates(models, modes, common, of_modes, multiple)
+    candidates = list_candidates(models, modes, common, of_modes, given(shared, "multiple"))
     spots = [parse_place(place) for place in places or ()]
     make_folder(out)
     networks = (Path(model.strip()) for model in models.split(","))
     written = [*(candidate.target(out) for candidate in candidates), *documents(out)]
     require_all_writable(written, overwrite, (source, reference, *networks))
     require_pair(source, reference)
-    with console.when_stopped(
-        f"finished outputs stay in {out}, without a report; begin anew with --overwrite"
-    ):
+    with hint_when_stopped(f"finished outputs stay in {out}, without a report; begin anew with --overwrite"):
         for number, candidate in enumerate(candidates, 1):
             if not quiet:
-                console.say(f"{number} of {len(candidates)}: {candidate.label}")
+                output.say(f"{number} of {len(candidates)}: {candidate.label}")
             candidate.run(source, reference, out, quiet)
         publish(source, reference, out, candidates, spots, as_json)
     if not quiet:
-        console.say(f"{out / 'report.html'}: open it in a browser")
+        output.say(f"{out / 'report.html'}: open it in a browser")
     if any(candidate.error for candidate in candidates):
-        raise typer.Exit(FINISHED_WITH_FAILURES)
+        raise typer.Exit(output.FINISHED_WITH_FAILURES)
 
 
 @dataclass
@@ -151,6 +131,8 @@ class Candidate:
         In a process of its own, whose peak memory is then this way's and no other's. What variables set was
         heeded here already, where it is meant for this command.
         """
+        from dehazexl_cli.evaluation.measures import measure
+
         target = self.target(out)
         command = [sys.executable, "-m", "dehazexl_cli", "run", source, str(target), "--json", "--overwrite"]
         try:
@@ -164,13 +146,13 @@ class Candidate:
                 start_new_session=True,
             )
         except Interrupted:
-            remove_what_the_dead_left(out)
+            remove_orphans(out)
             raise
         if done.returncode:
             self.error = f"`dehazexl run` ended with exit code {done.returncode}"
-            console.say(f"failed: {self.label}: {self.error}")
+            output.say(f"failed: {self.label}: {self.error}")
             if done.stderr:
-                console.say(done.stderr.strip())
+                output.say(done.stderr.strip())
             return
         self.report = json.loads(done.stdout)
         self.output = target
@@ -183,6 +165,8 @@ class Candidate:
     @property
     def view(self) -> View:
         """The numbers that the run looked at."""
+        from dehazexl_cli.evaluation.measures import View
+
         return View(tuple(self.report["bands"]), self.report["low"], self.report["high"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -201,13 +185,19 @@ class Candidate:
         }
 
 
-def given(values: dict[str, Any]) -> list[str]:
-    """Options with values, as another command takes them."""
-    return [part for name, value in values.items() if value is not None for part in (name, str(value))]
+def given(shared: Shared, *names: str) -> list[str]:
+    """Options that have a value, as another command takes them."""
+    values = {name: getattr(shared, name) for name in names}
+    return [
+        part
+        for name, value in values.items()
+        if value is not None
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def list_candidates(
-    models: str, modes: str, common: list[str], of_modes: dict[str, list[str]], multiple: int | None
+    models: str, modes: str, common: list[str], of_modes: dict[str, list[str]], multiple: list[str]
 ) -> list[Candidate]:
     """Every model in every mode; UsageError for a mode that is none, or nothing to do."""
     wanted = [mode.strip() for mode in modes.split(",")]
@@ -227,11 +217,11 @@ def list_candidates(
     return found
 
 
-def model_arguments(model: str, multiple: int | None) -> list[str]:
+def model_arguments(model: str, multiple: list[str]) -> list[str]:
     """A bundled model by name; any other by its file, whose suffix tells foreign networks."""
     path = Path(model)
     if path.suffix in (".pt", ".pt2"):
-        return ["--model", "generic", "--weights", model, *given({"--multiple": multiple})]
+        return ["--model", "generic", "--weights", model, *multiple]
     if path.suffix in (".pth", ".safetensors"):
         return ["--weights", model]
     return ["--model", model]
@@ -279,19 +269,21 @@ def publish(
     text = to_json(facts, 2)
     measured = [row for row in rows if "error" not in row]
     as_data, as_page = documents(out)
-    write_whole(as_data, text + "\n", NO_ROOM)
+    write_atomic(as_data, text + "\n", NO_ROOM)
     if done:
-        from dehazexl_cli.cli.page import comparison_page
+        from dehazexl_cli.cli.html_report import comparison_page
 
-        write_whole(as_page, comparison_page(source, reference, done, measured, spots), NO_ROOM)
+        write_atomic(as_page, comparison_page(source, reference, done, measured, spots), NO_ROOM)
     if as_json:
-        console.put(text)
+        output.put(text)
     elif done:
         print_table(measured)
 
 
 def input_row(source: str, reference: str | None, view: View) -> dict[str, Any]:
     """The scene as it is, among its candidates: what a run alone has is None, or none."""
+    from dehazexl_cli.evaluation.measures import measure_input
+
     return {
         "label": "input",
         "seconds": None,
@@ -313,5 +305,4 @@ def print_table(rows: list[dict[str, Any]]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(row["label"], *("" if row[key] is None else f"{row[key]:g}" for key in columns))
-    width = None if sys.stdout.isatty() else 250
-    console.put_table(table, width)
+    output.put_table(table)

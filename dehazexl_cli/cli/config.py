@@ -12,8 +12,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.configuration import (
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.settings import (
     META,
     commands_of,
     nearest,
@@ -76,11 +76,11 @@ def show(
         }
     if as_json:
         plain = {name: {each.key: each.to_dict() for each in those} for name, those in effects.items()}
-        console.put(to_json(plain, 2))
+        output.put(to_json(plain, 2))
     else:
         print_effects(effects, whole=bool(words))
     for name in unknown_variables(root.command, os.environ):
-        console.say(f"note: the variable {name} sets nothing")
+        output.say(f"note: the variable {name} sets nothing")
 
 
 def find(root: Any, words: list[str]) -> tuple[tuple[str, ...], Any, list[str]]:
@@ -90,7 +90,7 @@ def find(root: Any, words: list[str]) -> tuple[tuple[str, ...], Any, list[str]]:
     while hasattr(found, "commands"):
         if not words or words[0] not in found.commands:
             missing = " ".join([*path, *words[:1]])
-            close = nearest(words[0] if words else "", found.commands, 0)
+            close = nearest(words[0] if words else "", found.commands)
             raise UsageError(
                 f"there is no command {missing!r}", f"did you mean {' '.join([*path, close or ''])}?"
             )
@@ -135,12 +135,12 @@ def print_effects(effects: dict[str, list[Effect]], whole: bool) -> None:
         shown = [each for each in all_of_it if whole or each.source != "default"]
         if not shown:
             continue
-        console.put(f"[{name}]")
+        output.put(f"[{name}]")
         for effect in shown:
             value = "-" if effect.value is None else json.dumps(effect.value)
             where = f"{effect.source}{f' ({effect.where})' if effect.where else ''}"
-            console.put(f"{effect.key:<18} {value:<24} {where}")
+            output.put(f"{effect.key:<18} {value:<24} {where}")
     if not whole:
-        console.put(
+        output.put(
             "everything else is the default; for all options of a command: dehazexl config show COMMAND"
         )

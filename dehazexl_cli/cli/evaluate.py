@@ -13,24 +13,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.scores import Failure, Outcome, Result, as_csv, as_plain, measures, print_table
-from dehazexl_cli.documents import write_whole
+from dehazexl_cli.atomic import write_atomic
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.evaluation_table import (
+    Failure,
+    Outcome,
+    Result,
+    as_csv,
+    as_plain,
+    measures,
+    print_table,
+)
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.errors import InputError, UsageError, reason
 from dehazexl_cli.paths import STDOUT, descriptor_of, require_writable
+from dehazexl_cli.signals import hint_when_stopped
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
+    from dehazexl_cli.config import EngineOptions
     from dehazexl_cli.dataset_pairs import Pair
-    from dehazexl_cli.engine import Options
     from dehazexl_cli.evaluation import Scores, Seams
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.raster.base import RasterReader
 
 log = logging.getLogger(__name__)
-
-FINISHED_WITH_FAILURES = 7
 
 
 class Mixing(StrEnum):
@@ -40,30 +48,13 @@ class Mixing(StrEnum):
     patch = "patch"
 
 
+@shares(*options.MODEL, *options.COMPUTING, *options.MODE, "bands", "not_alpha", "input_range", "strength")
 def evaluate(
     data: Annotated[
         list[Path],
         typer.Option("--data", metavar="DIR", help="Hazy and clear images in two folders; repeatable."),
     ],
-    model: options.ModelName = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.PrecisionName = options.Precision.auto,
-    bands: options.Bands = None,
-    not_alpha: options.NotAlpha = False,
-    input_range: options.InputRange = None,
-    strength: options.Strength = 1.0,
-    overlap: options.Overlap = "auto",
-    mode: options.ModeName = None,
-    tile: options.Tile = None,
-    tile_overlap: options.TileOverlap = None,
-    blend: options.Blend = None,
-    long_side: options.LongSide = None,
-    upsampling: options.Upsampling = None,
-    multiple: options.Multiple = None,
-    max_ram: options.MaxRam = None,
-    max_vram: options.MaxVram = None,
-    seed: options.Seed = 0,
+    shared: Shared,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N pairs of each group.")
     ] = None,
@@ -79,13 +70,11 @@ def evaluate(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per pair; - for stdout.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the CSV file.")] = False,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    progress: Annotated[
-        console.ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")
-    ] = console.ProgressKind.auto,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")] = False,
+    progress: options.Progress = output.ProgressKind.auto,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Dehaze the hazy images of a dataset and compare the results with its clear ones, in PSNR and SSIM.
 
@@ -96,30 +85,23 @@ def evaluate(
 
     Example: dehazexl evaluate --data 8KDehaze/test --limit 10 --csv scores.csv
     """
-    console.configure_logging(verbose, quiet)
-    chosen = options.read_options(
-        bands, input_range, strength, device, precision, max_ram, max_vram, overlap, seed
-    )
-    wanted = options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling)
-    chosen = replace(chosen, mode=wanted)
+    output.configure_logging(verbose, quiet)
+    chosen = shared.engine_options()
     pairs = collect_pairs(data, limit)
     if csv_file is not None:
         images = (path for pair in pairs for path in (pair.hazy, pair.clear))
-        require_writable(csv_file, overwrite, (weights, *images))
+        require_writable(csv_file, overwrite, (shared.weights, *images))
         if as_json and descriptor_of(csv_file) == STDOUT:
             raise UsageError(
                 f"--csv {csv_file} and --json both write to stdout", "give --csv the name of a file"
             )
-    from dehazexl_cli.models.loading import load_model
-
-    with console.when_stopped("no results were written; run the same command again, perhaps with --limit"):
-        loaded = load_model(model, weights, multiple)
-        evaluation = replace(prepare(loaded, mixing, chosen, clear), not_alpha=not_alpha)
-        outcome = evaluate_all(pairs, evaluation, Narrator(progress, quiet, len(pairs)))
+    with hint_when_stopped("no results were written; run the same command again, perhaps with --limit"):
+        evaluation = prepare(shared.load_model(), mixing, chosen, clear, shared.not_alpha)
+        outcome = evaluate_all(pairs, evaluation, output.Progress(progress, quiet))
     publish(outcome, evaluation, csv_file, as_json)
     if outcome.failures:
-        console.say(f"{len(outcome.failures)} of {len(pairs)} pairs failed")
-        raise typer.Exit(FINISHED_WITH_FAILURES)
+        output.say(f"{len(outcome.failures)} of {len(pairs)} pairs failed")
+        raise typer.Exit(output.FINISHED_WITH_FAILURES)
 
 
 @dataclass(frozen=True)
@@ -128,9 +110,9 @@ class Evaluation:
 
     model: DehazeModel
     about: dict[str, Any]  # of the model and the run, for the JSON
-    options: Options
+    options: EngineOptions
     with_clear: bool
-    not_alpha: bool = False
+    not_alpha: bool
     clear_psnr: dict[Path, float] = field(default_factory=dict)  # of clear images measured already
 
     def measure(self, pair: Pair) -> Result:
@@ -175,21 +157,20 @@ class Evaluation:
         return writers[-1].scores, writers[-1].seams
 
 
-def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -> Evaluation:
+def prepare(
+    loaded: Loaded, mixing: Mixing, chosen: EngineOptions, with_clear: bool, not_alpha: bool
+) -> Evaluation:
     """The model and how it is run; what no pair could be run with fails here, before the first."""
-    from dehazexl_cli import __version__
     from dehazexl_cli.engine import precision_for
     from dehazexl_cli.engine.device import choose_devices, precision_name
     from dehazexl_cli.evaluation import require_limits
     from dehazexl_cli.models.ablation import MixingPatches
+    from dehazexl_cli.provenance import about
 
     require_limits(chosen.input_range)
     devices = choose_devices(chosen.device)
     precision = precision_for(loaded.model, chosen.precision, devices[0])
-    about = {
-        "model": loaded.name,
-        "weights_sha256": loaded.sha256,
-        "version": __version__,
+    facts = about(loaded.name, loaded.sha256) | {
         "mode": chosen.mode.settled(loaded.model),
         "mixing": mixing.value,
         "strength": chosen.strength,
@@ -197,7 +178,7 @@ def prepare(loaded: Loaded, mixing: Mixing, chosen: Options, with_clear: bool) -
         "precision": precision_name(precision),
     }
     model = MixingPatches(loaded.model) if mixing is Mixing.patch else loaded.model
-    return Evaluation(model, about, chosen, with_clear)
+    return Evaluation(model, facts, chosen, with_clear, not_alpha)
 
 
 def collect_pairs(folders: Sequence[Path], limit: int | None) -> list[Pair]:
@@ -228,60 +209,32 @@ def shared_bands(hazy: RasterReader, clear: RasterReader, wanted: Sequence[int] 
     return one
 
 
-def evaluate_all(pairs: Sequence[Pair], evaluation: Evaluation, narrator: Narrator) -> Outcome:
+def evaluate_all(pairs: Sequence[Pair], evaluation: Evaluation, told: output.Progress) -> Outcome:
     """Measure pair by pair; one that fails is reported and does not stop the others."""
     outcome = Outcome()
     for number, pair in enumerate(pairs, 1):
+        name, where = pair.hazy.name, f"{number} of {len(pairs)}, {pair.group}/{pair.hazy.name}"
+        facts = {"done": number, "total": len(pairs), "name": name, "group": pair.group}
         try:
             result = evaluation.measure(pair)
         except Exception as error:  # whatever a damaged file sets off
-            if console.debug:
+            if output.debug:
                 raise
-            outcome.failures.append(Failure(pair.hazy.name, pair.group, reason(error)))
-            narrator.tell_failure(number, outcome.failures[-1], getattr(error, "hint", ""))
+            why = reason(error)
+            outcome.failures.append(Failure(name, pair.group, why))
+            told.failed("pair", f"{where}: {why}", getattr(error, "hint", ""), **facts, error=why)
         else:
             outcome.results.append(result)
-            narrator.tell(number, result)
+            hazy, dehazed = result.measures["hazy_psnr"], result.measures["output_psnr"]
+            told.item("pair", f"{where}: {hazy:.2f} dB hazy, {dehazed:.2f} dB dehazed", **facts)
     return outcome
-
-
-@dataclass(frozen=True)
-class Narrator:
-    """Says how far it is: a line per pair, as an evaluation may take hours."""
-
-    kind: console.ProgressKind
-    quiet: bool
-    total: int
-
-    def tell(self, number: int, result: Result) -> None:
-        """One pair is done."""
-        if self.kind is console.ProgressKind.json:
-            self._event(number, result.name, result.group, None)
-        elif self.kind is not console.ProgressKind.never and not (
-            self.quiet and self.kind is console.ProgressKind.auto
-        ):
-            hazy, output = result.measures["hazy_psnr"], result.measures["output_psnr"]
-            where = f"{number} of {self.total}, {result.group}/{result.name}"
-            console.say(f"{where}: {hazy:.2f} dB hazy, {output:.2f} dB dehazed")
-
-    def tell_failure(self, number: int, failure: Failure, hint: str) -> None:
-        """One pair cannot be measured; said even when quiet."""
-        if self.kind is console.ProgressKind.json:
-            return self._event(number, failure.name, failure.group, failure.error)
-        console.say(f"failed: {number} of {self.total}, {failure.group}/{failure.name}: {failure.error}")
-        if hint:
-            console.say(f"  try: {hint}")
-
-    def _event(self, number: int, name: str, group: str, error: str | None) -> None:
-        event = {"event": "pair", "done": number, "total": self.total, "name": name, "group": group}
-        console.say(to_json(event | ({"error": error} if error else {})))
 
 
 def publish(outcome: Outcome, evaluation: Evaluation, csv_file: Path | None, as_json: bool) -> None:
     """Hand over the results as asked for; a table if nothing was asked for."""
     if csv_file is not None:
-        write_whole(csv_file, as_csv(outcome), "name another --csv")
+        write_atomic(csv_file, as_csv(outcome), "name another --csv")
     if as_json:
-        console.put(to_json(as_plain(outcome, evaluation.about), 2))
+        output.put(to_json(as_plain(outcome, evaluation.about), 2))
     elif csv_file is None:
         print_table(outcome.results)

@@ -5,35 +5,33 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.explaining import (
-    SELF,
-    Answer,
-    Explanation,
-    Question,
-    explain_scene,
-    named,
-    open_baseline,
-)
-from dehazexl_cli.documents import staged
+from dehazexl_cli.atomic import staged
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
+from dehazexl_cli.config import InferenceMode
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import require_all_writable
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
+    from dehazexl_cli.attribution.run import Answer, Explanation, Question
     from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.raster.base import FileWriter, RasterReader
 
 NO_ROOM = "free some space"
 
 
+@shares(
+    *("model", "weights", "device", "precision", "bands", "not_alpha", "input_range", "overlap", "max_ram"),
+    *("max_vram", "nodata", "mask", "tile"),
+)
 def explain(
     source: options.Input,
     target: Annotated[
@@ -57,7 +55,7 @@ def explain(
             metavar="CLEAR|self|black",
             help="The scene without haze: a file, the model's own output, or black.",
         ),
-    ] = SELF,
+    ] = "self",
     path: Annotated[
         str,
         typer.Option(
@@ -79,25 +77,12 @@ def explain(
             "--compare-modes", metavar="MODE,…", help="Of: global, tile; tiles see only themselves."
         ),
     ] = "global",
-    tile: options.Tile = None,
-    model: options.ModelName = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.PrecisionName = options.Precision.auto,
-    bands: options.Bands = None,
-    not_alpha: options.NotAlpha = False,
-    input_range: options.InputRange = None,
-    overlap: options.Overlap = "auto",
-    max_ram: options.MaxRam = None,
-    max_vram: options.MaxVram = None,
-    nodata: options.Nodata = None,
-    mask: options.Mask = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    *,
+    shared: Shared,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    progress: Annotated[
-        console.ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")
-    ] = console.ProgressKind.auto,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    progress: options.Progress = output.ProgressKind.auto,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show which pixels of IN the restoration of a window depends on: the Dehazing Attribution Map.
 
@@ -106,37 +91,39 @@ def explain(
 
     Example: dehazexl explain hazy.tif map.tif --window 1200,800,64,64
     """
-    console.configure_logging(False, quiet)
+    output.configure_logging(False, quiet)
     began = time.perf_counter()
-    named_modes = tuple(dict.fromkeys(mode.strip() for mode in modes.split(",")))
-    exact = options.Precision.fp32 if precision is options.Precision.auto else precision
-    if exact is options.Precision.fp16:
+    if shared.precision is options.Precision.auto:
+        shared = replace(shared, precision=options.Precision.fp32)
+    if shared.precision is options.Precision.fp16:
         raise UsageError("gradients are too small for fp16", "use --precision fp32, bf16 or auto")
-    chosen = options.read_options(bands, input_range, 1.0, device, exact, max_ram, max_vram, overlap, 0)
+    # --tile is for the modes that are compared, and for no run.
+    chosen = replace(shared.engine_options(), mode=InferenceMode())
+    from dehazexl_cli.attribution.run import Question, explain_scene, open_baseline
+
     open_baseline(baseline)
     if target.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{target}: is no .tif", f"call it {target.with_suffix('.tif')}")
     count = len(windows or []) + len(places or [])
     beside = [target.with_suffix(".json"), *picture_paths(target, count)]
-    require_all_writable([target, *beside], overwrite, (source, baseline, mask, weights))
+    require_all_writable([target, *beside], overwrite, (source, baseline, shared.mask, shared.weights))
 
-    from dehazexl_cli.models.loading import load_model
-    from dehazexl_cli.raster.selection import Selection, open_selected
+    from dehazexl_cli.raster.selection import open_selected
 
-    reader, _ = open_selected(source, Selection(nodata, mask, not_alpha=not_alpha))
+    reader, _ = open_selected(source, shared.run_config().selection)
     with closing(reader):
         question = Question(
             find_windows(reader, windows or [], places or [], size),
-            named_modes,
+            tuple(dict.fromkeys(mode.strip() for mode in modes.split(","))),
             baseline,
             path,
             detector,
             parse_steps(steps),
-            tile,
+            shared.tile,
         )
-        loaded = load_model(model, weights)
+        loaded = shared.load_model()
         with map_writer(target, reader, question, loaded, source, overwrite) as writer:
-            with console.progress(progress, quiet) as told:
+            with output.Progress(progress, quiet) as told:
                 explanation = explain_scene(reader, loaded.model, question, chosen, told)
             facts = report(source, target, explanation, loaded, began)
             text = to_json(facts, 2)
@@ -145,7 +132,7 @@ def explain(
             with staged(documents | {target.with_suffix(".json"): (text + "\n").encode()}, NO_ROOM):
                 writer.commit()
     if as_json:
-        console.put(text)
+        output.put(text)
     if not quiet:
         summarise(facts)
 
@@ -195,15 +182,15 @@ def map_writer(
     target: Path, reader: RasterReader, question: Question, loaded: Loaded, source: str, overwrite: bool
 ) -> FileWriter:
     """The file of maps; OutputError, before any work, if anything that is written could not be."""
-    from dehazexl_cli import __version__
+    from dehazexl_cli.attribution.run import named
+    from dehazexl_cli.config import Storage
     from dehazexl_cli.provenance import Provenance
     from dehazexl_cli.raster import open_writer
     from dehazexl_cli.raster.base import RasterInfo
-    from dehazexl_cli.raster.formats import Storage
 
     bands = [f"{mode}, window {named(window)}" for mode in question.modes for window in question.windows]
     info, settings = reader.info, question.settings()
-    made = Provenance(__version__, loaded.name, loaded.sha256, settings, source, datetime.now(UTC))
+    made = Provenance.now(loaded.name, loaded.sha256, settings, source)
     storage = Storage(creation=(("PREDICTOR", "3"),), provenance=made.tags(), descriptions=tuple(bands))
     maps = RasterInfo(str(target), "GTiff", info.height, info.width, len(bands), "float32", math.nan)
     return open_writer(target, reader, overwrite, storage, maps)
@@ -233,8 +220,8 @@ def pictures(
     target: Path, reader: RasterReader, explanation: Explanation, question: Question
 ) -> dict[Path, bytes]:
     """A picture for each window, its modes side by side."""
-    from dehazexl_cli.cli.maps import picture
-    from dehazexl_cli.cli.measuring import View
+    from dehazexl_cli.attribution.figure import picture
+    from dehazexl_cli.evaluation.measures import View
 
     view = View(tuple(explanation.facts["bands"]), *explanation.facts["range"])
     count = len(question.windows)
@@ -248,16 +235,14 @@ def report(
     source: str, target: Path, explanation: Explanation, loaded: Loaded, began: float
 ) -> dict[str, Any]:
     """What was asked, how it was answered, and the answers, as plain values."""
-    from dehazexl_cli import __version__
+    from dehazexl_cli.provenance import about
     from dehazexl_cli.report import peak_host_bytes
 
     maps = [plain(band, answer) for band, answer in enumerate(explanation.answers, 1)]
     return {
         "input": source,
         "output": str(target),
-        "model": loaded.name,
-        "weights_sha256": loaded.sha256,
-        "version": __version__,
+        **about(loaded.name, loaded.sha256),
         **explanation.facts,
         "total_seconds": round(time.perf_counter() - began, 2),
         "peak_host_bytes": peak_host_bytes(),
@@ -293,7 +278,7 @@ def finite(number: float) -> float | None:
 
 def summarise(facts: dict[str, Any]) -> None:
     """A few lines on stderr: what the maps say, and how far they can be trusted."""
-    console.say(
+    output.say(
         f"{facts['output']}: {len(facts['maps'])} maps in {facts['total_seconds']:.1f} s ({facts['model']}, "
         f"{facts['device']}, {facts['precision']}, {facts['path']} from {facts['baseline']}, "
         f"peak memory {facts['peak_host_bytes'] / 2**30:.2f} GB)"
@@ -301,14 +286,14 @@ def summarise(facts: dict[str, Any]) -> None:
     for each in facts["maps"]:
         where = f"window {','.join(map(str, each['window']))}, {each['mode']}"
         if each["inside"] is None:
-            console.say(f"{where}: depends on nothing that differs between the hazy and the clear scene")
+            output.say(f"{where}: depends on nothing that differs between the hazy and the clear scene")
             continue
-        console.say(
+        output.say(
             f"{where}: {each['inside']:.1%} inside, {each['patch']:.1%} in its patches, "
             f"{each['beyond']:.2%} beyond; half within {each['radius_50']:.0f} pixels, 90 % within "
             f"{each['radius_90']:.0f}; diffusion index {each['diffusion_index']:.2f}"
         )
-        console.say("  " + completeness(each))
+        output.say("  " + completeness(each))
 
 
 def completeness(facts: dict[str, Any]) -> str:

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.cli.plan import describe, network_for, sentences, size
 from dehazexl_cli.errors import DehazeError
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine import Options
+    from dehazexl_cli.config import EngineOptions
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import RasterReader
 
-FINISHED_WITH_FAILURES = 7
 SHOWN_BANDS = 16  # to people; JSON has all
 
 
+@shares("model", "bands", "all_bands", "not_alpha", "max_ram")
 def info(
     sources: Annotated[list[str], typer.Argument(metavar="FILE", help="Images, whatever GDAL opens.")],
-    model: options.ModelName = None,
-    bands: options.Bands = None,
-    all_bands: options.AllBands = False,
-    not_alpha: options.NotAlpha = False,
-    max_ram: options.MaxRam = None,
+    shared: Shared,
     as_json: options.Json = False,
 ) -> None:
     """Print what is seen in each FILE, and how `dehazexl run` would treat it. Nothing is written.
@@ -41,29 +37,27 @@ def info(
 
     Example: dehazexl info scene.tif
     """
-    console.configure_logging(False, False)
-    chosen = options.read_options(bands, None, 1.0, "auto", options.Precision.auto, max_ram, None, "auto", 0)
-    chosen = replace(chosen, all_bands=all_bands)
-    network, seen = network_for(model, None), []
+    output.configure_logging(False, False)
+    chosen, network, seen = shared.engine_options(), network_for(shared), []
     for number, source in enumerate(sources):
         try:
-            seen.append(look_at(source, network, chosen, heed_alpha=not not_alpha))
+            seen.append(look_at(source, network, chosen, heed_alpha=not shared.not_alpha))
         except DehazeError as error:
             if len(sources) == 1:
                 raise
-            console.show_error(error)
+            output.show_error(error)
             seen.append({"input": source, "error": said(error)})
         else:
             if not as_json:
-                console.put("\n".join(["", *lines(seen[-1])] if number else lines(seen[-1])))
+                output.put("\n".join(["", *lines(seen[-1])] if number else lines(seen[-1])))
     if as_json:
-        console.put(to_json(plain(seen), 2))
+        output.put(to_json(seen, 2))
     if any("error" in facts for facts in seen):
-        raise typer.Exit(FINISHED_WITH_FAILURES)
+        raise typer.Exit(output.FINISHED_WITH_FAILURES)
 
 
 def look_at(
-    source: str, network: tuple[str, DehazeModel], chosen: Options, heed_alpha: bool = True
+    source: str, network: tuple[str, DehazeModel], chosen: EngineOptions, heed_alpha: bool = True
 ) -> dict[str, Any]:
     """What a file tells, as plain values; InputError if it cannot be used."""
     from dehazexl_cli.raster import open_reader
@@ -81,7 +75,7 @@ def look_at(
 
 
 def how_it_would_run(
-    reader: RasterReader, network: tuple[str, DehazeModel], chosen: Options
+    reader: RasterReader, network: tuple[str, DehazeModel], chosen: EngineOptions
 ) -> dict[str, Any]:
     """The plan of a run as plain values; what prevents one is part of what is seen, and no failure here."""
     from dehazexl_cli.engine import prepare
@@ -98,15 +92,6 @@ def how_it_would_run(
 def said(error: DehazeError) -> dict[str, Any]:
     """An error as plain values."""
     return {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON has them: a nodata value of NaN is the text nan."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lines(facts: dict[str, Any]) -> Iterator[str]:

@@ -1,23 +1,25 @@
-"""Options that several commands share, and how their texts become values."""
+"""Options that several commands share: each declared once, and how their texts become values."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from dehazexl_cli.cli.output import ProgressKind
+from dehazexl_cli.config import EngineOptions, InferenceMode, Kind, RunConfig, Selection, Storage
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.plan import parse_size
+from dehazexl_cli.plan import PlanOverrides, parse_size
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine import InferenceMode, Options
-    from dehazexl_cli.raster.formats import Storage
-    from dehazexl_cli.raster.selection import Selection
+    from dehazexl_cli.models.checkpoint import Loaded
 
 
 class Precision(StrEnum):
@@ -29,12 +31,19 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class ContextKind(StrEnum):
+    """What the haze of a part is judged by."""
+
+    window = "window"
+    scene = "scene"
+
+
 # Said here again, as the registry of models takes seconds to load; a test compares them.
 MODELS = ("dehazexl-s", "dehazexl-paper", "mgbl-s", "mgbl-paper", "generic")
 
 
 def one_of(*values: str) -> Callable[[str], list[str]]:
-    """Completion of an option's value in the shell, from these."""
+    """Complete an option's value in the shell, from these."""
 
     def complete(incomplete: str) -> list[str]:
         return [value for value in values if value.startswith(incomplete)]
@@ -48,227 +57,193 @@ Input = Annotated[
 Inputs = Annotated[
     list[str], typer.Argument(metavar="IN", help="A hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
 ]
-ModelName = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        help="dehazexl-s (default) and mgbl-s are bundled; dehazexl-paper, mgbl-paper, generic.",
-        autocompletion=one_of(*MODELS),
-    ),
-]
-Weights = Annotated[Path | None, typer.Option("--weights", help="A weight file; .pt or .pt2 if generic.")]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        help="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or mps.",
-        autocompletion=one_of("auto", "cpu", "cuda", "mps"),
-    ),
-]
-PrecisionName = Annotated[Precision, typer.Option("--precision", help="What the network computes in.")]
-Bands = Annotated[
-    str | None,
-    typer.Option(
-        "--bands",
-        "-b",
-        metavar="R,G,B",
-        help="Bands that are red, green and blue, or one grey; default: as IN says.",
-    ),
-]
-InputRange = Annotated[
-    str | None,
-    typer.Option("--input-range", metavar="LOW,HIGH", help="Stored numbers shown as black and white."),
-]
-MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory it may use, like 8G.")]
-MaxVram = Annotated[
-    str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory it may use, like 6G.")
-]
-Overlap = Annotated[
-    str,
-    typer.Option("--overlap", metavar="PIXELS", help="Pixels that patches share, or auto; 0 as published."),
-]
-Strength = Annotated[
-    float, typer.Option("--strength", metavar="0..1", help="How much of the change to apply.")
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of the sampled attention in very large scenes.")]
-Format = Annotated[
-    str | None,
-    typer.Option(
-        "--format",
-        "-f",
-        help="GTiff, COG, PNG, JPEG, JP2OpenJPEG or WEBP; default: by the suffix of OUT.",
-        autocompletion=one_of("GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "WEBP"),
-    ),
-]
-Creation = Annotated[
-    list[str] | None,
-    typer.Option("--co", "-co", metavar="NAME=VALUE", help="A creation option of GDAL's driver; repeatable."),
-]
-Overviews = Annotated[bool, typer.Option("--overviews", help="Add overviews; a COG always has some.")]
-TmpDir = Annotated[
-    str | None,
-    typer.Option(
-        "--tmp-dir",
-        metavar="DIR",
-        help="Where OUT is made before it moves to its place, and where what finds no room in memory waits.",
-    ),
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", metavar="N", min=1, help="Of the processor; default: all cores.")
-]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Keep what is done, in --tmp-dir or beside OUT, and go on with a run that was killed.",
-    ),
-]
-BandRanges = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input-range",
-        metavar="LOW,HIGH",
-        help="Stored numbers shown as black and white; per band: repeat it, or give l1,h1,l2,h2,…; or dtype, "
-        "percentiles.",
-    ),
-]
-AllBands = Annotated[
-    bool, typer.Option("--all-bands", help="Dehaze the other bands too, by threes in their order.")
-]
-Nodata = Annotated[
-    float | None,
-    typer.Option("--nodata", help="A value that is no ground where all dehazed bands have it; may be nan."),
-]
-AnySize = Annotated[
-    bool, typer.Option("--any-size", help="Take gigabytes of pixels also out of a file of next to no bytes.")
-]
-NotAlpha = Annotated[
-    bool,
-    typer.Option(
-        "--not-alpha", help="The band that IN calls alpha is data, such as infrared, and hides nothing."
-    ),
-]
-Mask = Annotated[
-    str | None,
-    typer.Option("--mask", metavar="FILE", help="An image of the same size, 0 where there is no ground."),
-]
-Window = Annotated[
-    str | None,
-    typer.Option("--window", metavar="COL,ROW,W,H", help="The part to dehaze and write, in pixels."),
-]
-Bbox = Annotated[
-    str | None,
-    typer.Option("--bbox", metavar="XMIN,YMIN,XMAX,YMAX", help="The part, in coordinates."),
-]
-BboxCrs = Annotated[
-    str | None,
-    typer.Option("--bbox-crs", metavar="CRS", help="Of --bbox, like EPSG:4326; default: that of IN."),
-]
-
-
-class ContextKind(StrEnum):
-    """What the haze of a part is judged by."""
-
-    window = "window"
-    scene = "scene"
-
-
-Context = Annotated[
-    ContextKind,
-    typer.Option("--context", help="Judge the haze of a part by that part, or by the whole scene."),
-]
-NoProvenance = Annotated[
-    bool,
-    typer.Option("--no-provenance", help="No tags that say how OUT was made; equal runs, equal bytes."),
-]
-ModeName = Annotated[
-    str | None,
-    typer.Option(
-        "--mode",
-        metavar="global|tile|downsample|whole",
-        help="The scene as one, by patches (default); independent tiles; a smaller picture; or in one pass.",
-        autocompletion=one_of("global", "tile", "downsample", "whole"),
-    ),
-]
-Tile = Annotated[int | None, typer.Option("--tile", metavar="PIXELS", help="Side of a tile; 512.")]
-TileOverlap = Annotated[
-    int | None, typer.Option("--tile-overlap", metavar="PIXELS", help="Pixels that tiles share; an eighth.")
-]
-Blend = Annotated[
-    str | None,
-    typer.Option("--blend", metavar="feather|hard", help="How tiles meet where they overlap; feather."),
-]
-LongSide = Annotated[
-    int | None, typer.Option("--long-side", metavar="PIXELS", help="Of the smaller picture; 2048.")
-]
-Upsampling = Annotated[
-    str | None,
-    typer.Option(
-        "--upsampling",
-        metavar="guided|plain",
-        help="How the smaller picture is brought back: its colour changes alone, or itself; guided.",
-    ),
-]
-Multiple = Annotated[
-    int | None,
-    typer.Option("--multiple", metavar="N", min=1, help="A generic network takes sides of N, 2N, … pixels."),
-]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")]
+Progress = Annotated[ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
 PrintPaths = Annotated[
     bool, typer.Option("--print-paths", help="Print the name of each result on stdout when it is complete.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
-def read_options(
-    bands: str | None,
-    input_range: str | None,
-    strength: float,
-    device: str,
-    precision: Precision,
-    max_ram: str | None,
-    max_vram: str | None,
-    overlap: str,
-    seed: int,
-) -> Options:
-    """The engine's options from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.engine import Options, PlanOverrides
+def option(
+    help: str,
+    default: Any = None,
+    names: tuple[str, ...] = (),
+    complete: tuple[str, ...] = (),
+    metavar: str | None = None,
+    min: int | None = None,
+) -> Any:
+    """Declare an option of `Shared`; it is named like its field unless it has other names."""
+    completion = one_of(*complete) if complete else None
+    how = {"help": help, "autocompletion": completion, "metavar": metavar, "min": min}
+    return field(default=default, metadata={"names": names, "how": how})
 
-    return Options(
-        bands=parse_bands(bands),
-        input_range=parse_range(input_range),
-        strength=strength,
-        device=device,
-        precision=precision.value,
-        max_ram=parse_size("--max-ram", max_ram),
-        max_vram=parse_size("--max-vram", max_vram),
-        overlap=parse_overlap(overlap),
-        wishes=PlanOverrides(seed=seed),
+
+@dataclass(frozen=True)
+class Shared:
+    """The options that decide on a run, as they are typed; see `shares`."""
+
+    model: str | None = option(
+        "dehazexl-s (default) and mgbl-s are bundled; dehazexl-paper, mgbl-paper, generic.", complete=MODELS
     )
+    weights: Path | None = option("A weight file; .pt or .pt2 if generic.")
+    multiple: int | None = option("A generic network takes sides of N, 2N, … pixels.", metavar="N", min=1)
+    device: str = option(
+        "auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or mps.", "auto", complete=("auto", "cpu", "cuda", "mps")
+    )
+    precision: Precision = option("What the network computes in.", Precision.auto)
+    bands: str | None = option(
+        "Bands that are red, green and blue, or one grey; default: as IN says.",
+        names=("--bands", "-b"),
+        metavar="R,G,B",
+    )
+    all_bands: bool = option("Dehaze the other bands too, by threes in their order.", False)
+    input_range: str | None = option("Stored numbers shown as black and white.", metavar="LOW,HIGH")
+    band_ranges: list[str] | None = option(
+        "Stored numbers shown as black and white; per band: repeat it, or give l1,h1,l2,h2,…; or dtype, "
+        "percentiles.",
+        names=("--input-range",),
+        metavar="LOW,HIGH",
+    )
+    strength: float = option("How much of the change to apply.", 1.0, metavar="0..1")
+    overlap: str = option("Pixels that patches share, or auto; 0 as published.", "auto", metavar="PIXELS")
+    mode: str | None = option(
+        "The scene as one, by patches (default); independent tiles; a smaller picture; or in one pass.",
+        metavar="global|tile|downsample|whole",
+        complete=get_args(Kind),
+    )
+    tile: int | None = option("Side of a tile; 512.", metavar="PIXELS")
+    tile_overlap: int | None = option("Pixels that tiles share; an eighth.", metavar="PIXELS")
+    blend: str | None = option("How tiles meet where they overlap; feather.", metavar="feather|hard")
+    long_side: int | None = option("Of the smaller picture; 2048.", metavar="PIXELS")
+    upsampling: str | None = option(
+        "How the smaller picture is brought back: its colour changes alone, or itself; guided.",
+        metavar="guided|plain",
+    )
+    max_ram: str | None = option("Memory it may use, like 8G.", metavar="SIZE")
+    max_vram: str | None = option("GPU memory it may use, like 6G.", metavar="SIZE")
+    threads: int | None = option("Of the processor; default: all cores.", metavar="N", min=1)
+    seed: int = option("Of the sampled attention in very large scenes.", 0)
+    format: str | None = option(
+        "GTiff, COG, PNG, JPEG, JP2OpenJPEG or WEBP; default: by the suffix of OUT.",
+        names=("--format", "-f"),
+        complete=("GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "WEBP"),
+    )
+    creation: list[str] | None = option(
+        "A creation option of GDAL's driver; repeatable.", names=("--co", "-co"), metavar="NAME=VALUE"
+    )
+    overviews: bool = option("Add overviews; a COG always has some.", False)
+    tmp_dir: str | None = option(
+        "Where OUT is made before it moves to its place, and where what finds no room in memory waits.",
+        metavar="DIR",
+    )
+    nodata: float | None = option("A value that is no ground where all dehazed bands have it; may be nan.")
+    not_alpha: bool = option(
+        "The band that IN calls alpha is data, such as infrared, and hides nothing.", False
+    )
+    any_size: bool = option("Take gigabytes of pixels also out of a file of next to no bytes.", False)
+    mask: str | None = option("An image of the same size, 0 where there is no ground.", metavar="FILE")
+    window: str | None = option("The part to dehaze and write, in pixels.", metavar="COL,ROW,W,H")
+    bbox: str | None = option("The part, in coordinates.", metavar="XMIN,YMIN,XMAX,YMAX")
+    bbox_crs: str | None = option("Of --bbox, like EPSG:4326; default: that of IN.", metavar="CRS")
+    context: ContextKind = option(
+        "Judge the haze of a part by that part, or by the whole scene.", ContextKind.window
+    )
+    no_provenance: bool = option("No tags that say how OUT was made; equal runs, equal bytes.", False)
+
+    def engine_options(self) -> EngineOptions:
+        """Return how pixels are computed; UsageError for a text that is no value."""
+        return EngineOptions(
+            bands=parse_bands(self.bands),
+            all_bands=self.all_bands,
+            input_range=parse_range(self.input_range),
+            band_ranges=parse_ranges(self.band_ranges),
+            strength=self.strength,
+            device=self.device,
+            precision=self.precision.value,
+            max_ram=parse_size("--max-ram", self.max_ram),
+            max_vram=parse_size("--max-vram", self.max_vram),
+            overlap=parse_overlap(self.overlap),
+            wishes=PlanOverrides(seed=self.seed),
+            mode=InferenceMode(
+                self.mode,  # type: ignore[arg-type]  # it sees to that itself
+                self.tile,
+                self.tile_overlap,
+                self.blend,  # type: ignore[arg-type]
+                self.long_side,
+                self.upsampling,  # type: ignore[arg-type]
+            ),
+            tmp_dir=self.tmp_dir,
+            threads=self.threads,
+        )
+
+    def run_config(
+        self, resume: bool = False, in_place: bool = False, spare_classes: bool = False
+    ) -> RunConfig:
+        """Return how files are dehazed; UsageError for a text that is no value."""
+        bounds = numbers("--bbox", self.bbox, 4)
+        selection = Selection(
+            self.nodata,
+            self.mask,
+            None if self.window is None else parse_window(self.window),
+            None if bounds is None else (bounds[0], bounds[1], bounds[2], bounds[3]),
+            self.bbox_crs,
+            self.context.value,
+            self.not_alpha,
+            self.any_size,
+        )
+        storage = Storage(self.format, parse_creation(self.creation or []), self.overviews, self.tmp_dir)
+        return RunConfig(
+            self.engine_options(), selection, storage, not self.no_provenance, resume, in_place, spare_classes
+        )
+
+    def load_model(self) -> Loaded:
+        """Load the network with its weights; WeightsError or UsageError if that cannot be."""
+        from dehazexl_cli.models.loading import load_model
+
+        return load_model(self.model, self.weights, self.multiple)
 
 
-def read_selection(
-    nodata: float | None,
-    mask: str | None,
-    window: str | None,
-    bbox: str | None,
-    bbox_crs: str | None,
-    context: ContextKind,
-    not_alpha: bool = False,
-    any_size: bool = False,
-) -> Selection:
-    """Which pixels are worked on, from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.raster.selection import Selection
+SHARED = {each.name: each for each in fields(Shared)}
+HINTS = get_type_hints(Shared)
+MODEL = ("model", "weights", "multiple")
+COMPUTING = ("device", "precision", "max_ram", "max_vram", "overlap", "seed")
+MODE = ("mode", "tile", "tile_overlap", "blend", "long_side", "upsampling")
+SELECTION = ("nodata", "not_alpha", "any_size", "mask", "window", "bbox", "bbox_crs", "context")
+PLANNING = (*MODEL, *COMPUTING, *MODE, *SELECTION, "bands", "all_bands", "band_ranges", "tmp_dir")
+RUNNING = (*PLANNING, "strength", "format", "creation", "overviews", "no_provenance")
 
-    bounds = numbers("--bbox", bbox, 4)
-    return Selection(
-        nodata,
-        mask,
-        None if window is None else parse_window(window),
-        None if bounds is None else (bounds[0], bounds[1], bounds[2], bounds[3]),
-        bbox_crs,
-        context.value,
-        not_alpha,
-        any_size,
+
+def shares(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command some of the options of `Shared`, which its parameter `shared` is then made of."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            chosen = {name: values.pop(name) for name in names}
+            command(shared=Shared(**chosen), **values)
+
+        own = inspect.signature(command, eval_str=True).parameters
+        params = [own[name] for name in own if name != "shared"]
+        place = list(own).index("shared")
+        params[place:place] = [parameter(SHARED[name]) for name in SHARED if name in names]
+        params = [param.replace(kind=inspect.Parameter.KEYWORD_ONLY) for param in params]
+        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+        run.__annotations__ = {param.name: param.annotation for param in params}
+        run.__signature__ = inspect.Signature(params)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def parameter(shared: Field[Any]) -> inspect.Parameter:
+    """Return an option of `Shared` as a parameter of a command."""
+    names = shared.metadata["names"] or (f"--{shared.name.replace('_', '-')}",)
+    kind: Any = Annotated[HINTS[shared.name], typer.Option(*names, **shared.metadata["how"])]
+    return inspect.Parameter(
+        shared.name, inspect.Parameter.KEYWORD_ONLY, default=shared.default, annotation=kind
     )
 
 
@@ -297,15 +272,6 @@ def numbers(option: str, text: str | None, count: int | None = None) -> tuple[fl
     return found
 
 
-def read_storage(
-    format: str | None, creation: list[str] | None, overviews: bool, tmp_dir: str | None
-) -> Storage:
-    """How the output is stored, from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.raster.formats import Storage
-
-    return Storage(format, parse_creation(creation or []), overviews, tmp_dir)
-
-
 def parse_creation(texts: list[str]) -> tuple[tuple[str, str], ...]:
     """Names and values of ["COMPRESS=ZSTD"]; the values stay as they are."""
     for text in texts:
@@ -313,20 +279,6 @@ def parse_creation(texts: list[str]) -> tuple[tuple[str, str], ...]:
             raise UsageError(f"--co {text!r} is no creation option", "write it like COMPRESS=ZSTD")
     pairs = (text.partition("=") for text in texts)
     return tuple((name.strip().upper(), value) for name, _, value in pairs)
-
-
-def read_mode(
-    kind: str | None,
-    tile: int | None = None,
-    tile_overlap: int | None = None,
-    blend: str | None = None,
-    long_side: int | None = None,
-    upsampling: str | None = None,
-) -> InferenceMode:
-    """The mode of a run from the command line's texts; UsageError for a text that is none."""
-    from dehazexl_cli.engine import InferenceMode
-
-    return InferenceMode(kind, tile, tile_overlap, blend, long_side, upsampling)  # type: ignore[arg-type]
 
 
 def parse_bands(text: str | None) -> tuple[int, ...] | None:

@@ -2,107 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.text import to_json
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine import Options, PreparedRun
+    from dehazexl_cli.engine import PreparedRun
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.plan import Plan
-    from dehazexl_cli.raster.selection import Selection
 
 
+@shares(*options.PLANNING)
 def plan(
     source: options.Input,
-    model: options.ModelName = None,
-    weights: options.Weights = None,
-    device: options.Device = "auto",
-    precision: options.PrecisionName = options.Precision.auto,
-    bands: options.Bands = None,
-    all_bands: options.AllBands = False,
-    input_range: options.BandRanges = None,
-    max_ram: options.MaxRam = None,
-    max_vram: options.MaxVram = None,
-    overlap: options.Overlap = "auto",
-    mode: options.ModeName = None,
-    tile: options.Tile = None,
-    tile_overlap: options.TileOverlap = None,
-    blend: options.Blend = None,
-    long_side: options.LongSide = None,
-    upsampling: options.Upsampling = None,
-    multiple: options.Multiple = None,
-    tmp_dir: options.TmpDir = None,
-    seed: options.Seed = 0,
-    nodata: options.Nodata = None,
-    not_alpha: options.NotAlpha = False,
-    any_size: options.AnySize = False,
-    mask: options.Mask = None,
-    window: options.Window = None,
-    bbox: options.Bbox = None,
-    bbox_crs: options.BboxCrs = None,
-    context: options.Context = options.ContextKind.window,
+    shared: Shared,
     as_json: options.Json = False,
 ) -> None:
     """Print how IN would be run on this machine, what it would need, and why. Nothing is written.
 
     Example: dehazexl plan huge.tif --max-ram 4G
     """
-    chosen = options.read_options(bands, None, 1.0, device, precision, max_ram, max_vram, overlap, seed)
-    chosen = replace(
-        chosen,
-        all_bands=all_bands,
-        band_ranges=options.parse_ranges(input_range),
-        mode=options.read_mode(mode, tile, tile_overlap, blend, long_side, upsampling),
-        tmp_dir=tmp_dir,
-    )
-    selection = options.read_selection(nodata, mask, window, bbox, bbox_crs, context, not_alpha, any_size)
-    print_plan(source, network_for(model, weights, multiple), chosen, selection, as_json)
+    print_plan(source, shared, as_json)
 
 
-def print_plan(
-    source: str, model: tuple[str, DehazeModel], chosen: Options, selection: Selection, as_json: bool
-) -> None:
+def print_plan(source: str, shared: Shared, as_json: bool) -> None:
     """Decide as a run would, and print it on stdout."""
     from dehazexl_cli.engine import prepare
-    from dehazexl_cli.raster.selection import open_selected
-    from dehazexl_cli.raster.views import WindowedReader
+    from dehazexl_cli.files import open_scene
 
-    reader, box = open_selected(source, selection)
-    if box is not None:
-        if selection.context == "scene":
-            chosen = replace(chosen, window=box)
-        else:
-            reader = WindowedReader(reader, box)
+    opened = open_scene(source, shared.run_config())
     try:
-        name, network = model
-        facts = describe(prepare(reader, network, chosen), name, network)
+        name, network = network_for(shared)
+        facts = describe(prepare(opened.reader, network, opened.options), name, network)
     finally:
-        reader.close()
-    if as_json:
-        console.put(to_json(facts, 2))
-    else:
-        console.put("\n".join(sentences(facts)))
+        opened.reader.close()
+    output.put(to_json(facts, 2) if as_json else "\n".join(sentences(facts)))
 
 
-def network_for(
-    name: str | None, weights: Path | None, multiple: int | None = None
-) -> tuple[str, DehazeModel]:
-    """The network and its name; without a weight file only its shape, which costs no memory."""
-    from dehazexl_cli.models.loading import DEFAULT_MODEL, GENERIC, load_model
+def network_for(shared: Shared) -> tuple[str, DehazeModel]:
+    """The network after its name; without a weight file only its shape, which costs no memory."""
+    from dehazexl_cli.models.loading import DEFAULT_MODEL, GENERIC
 
-    if weights is not None or name == GENERIC or multiple is not None:
-        loaded = load_model(name, weights, multiple)
+    name = shared.model or DEFAULT_MODEL
+    if shared.weights is not None or name == GENERIC or shared.multiple is not None:
+        loaded = shared.load_model()
         return loaded.name, loaded.model
     import torch
 
     from dehazexl_cli.models import build
 
     with torch.device("meta"):
-        return name or DEFAULT_MODEL, build(name or DEFAULT_MODEL)
+        return name, build(name)
 
 
 def describe(job: PreparedRun, model: str, network: DehazeModel) -> dict[str, Any]:

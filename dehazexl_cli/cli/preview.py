@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dehazexl_cli.cli import console, options
-from dehazexl_cli.cli.measuring import View
-from dehazexl_cli.documents import write_whole
+from dehazexl_cli.atomic import write_atomic
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import require_all_writable
 from dehazexl_cli.text import name_of
 
 if TYPE_CHECKING:
-    from dehazexl_cli.engine import Options
+    from dehazexl_cli.config import EngineOptions
     from dehazexl_cli.models.base import DehazeModel
     from dehazexl_cli.raster.base import Pixels, RasterReader
     from dehazexl_cli.report import Report
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GAP = 8  # white pixels between before and after
 
 
+@shares(*options.MODEL, "device", "bands", "not_alpha", "input_range", "strength")
 def preview(
     source: options.Input,
     target: Annotated[
@@ -34,16 +35,10 @@ def preview(
     side: Annotated[
         int, typer.Option("--side", metavar="PIXELS", min=64, help="Of the small picture's longer side.")
     ] = 1024,
-    model: options.ModelName = None,
-    weights: options.Weights = None,
-    multiple: options.Multiple = None,
-    device: options.Device = "auto",
-    bands: options.Bands = None,
-    not_alpha: options.NotAlpha = False,
-    input_range: options.InputRange = None,
-    strength: options.Strength = 1.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    *,
+    shared: Shared,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show IN before and after, from overviews, in seconds: a picture, and a page with a slider.
 
@@ -52,45 +47,40 @@ def preview(
 
     Example: dehazexl preview huge.tif look.png
     """
-    console.configure_logging(False, quiet)
+    output.configure_logging(False, quiet)
     picture = target or Path(f"{Path(name_of(source)).stem}-preview.png")
     page = picture.with_suffix(".html")
     if picture.suffix.lower() != ".png":
         raise OutputError(f"{picture}: is no .png", f"call it {picture.with_suffix('.png')}")
-    require_all_writable((picture, page), overwrite, (source, weights))
-    from dehazexl_cli.cli.page import preview_page
-    from dehazexl_cli.models.loading import load_model
+    require_all_writable((picture, page), overwrite, (source, shared.weights))
+    from dehazexl_cli.cli.html_report import preview_page
     from dehazexl_cli.raster import open_reader
     from dehazexl_cli.raster.base import Trust
 
-    chosen = options.read_options(
-        bands, input_range, strength, device, options.Precision.auto, None, None, "auto", 0
-    )
-    with closing(open_reader(source, Trust(alpha=not not_alpha, size=True))) as reader:
-        before, after, report = dehazed_small(
-            reader, load_model(model, weights, multiple).model, chosen, side
-        )
+    chosen = shared.engine_options()
+    with closing(open_reader(source, Trust(alpha=not shared.not_alpha, size=True))) as reader:
+        before, after, report = dehazed_small(reader, shared.load_model().model, chosen, side)
         info = reader.info
     facts = {"name": info.name, "height": info.height, "width": info.width, "dtype": info.dtype}
     facts["stretch"] = [report.low, report.high]
     both = beside(before, after)
     text = preview_page(f"{name_of(source)}, a preview", before, after, facts)
-    write_whole(picture, both, "name another file")
-    write_whole(page, text, "name another file")
-    console.put_path(picture)
-    console.put_path(page)
+    write_atomic(picture, both, "name another file")
+    write_atomic(page, text, "name another file")
+    output.put_path(picture)
+    output.put_path(page)
 
 
 def dehazed_small(
-    reader: RasterReader, model: DehazeModel, chosen: Options, side: int
+    reader: RasterReader, model: DehazeModel, chosen: EngineOptions, side: int
 ) -> tuple[Pixels, Pixels, Report]:
     """Pictures [3, h, w] uint8 before and after, in one stretch."""
     from dataclasses import replace
 
-    from dehazexl_cli.cli.page import shown
-    from dehazexl_cli.engine import run
+    from dehazexl_cli.evaluation.measures import View
+    from dehazexl_cli.files import run_in_memory
     from dehazexl_cli.raster.bands import choose_bands
-    from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
+    from dehazexl_cli.raster.memory import ArrayReader
     from dehazexl_cli.raster.thumbnail import thumbnail, thumbnail_ground
     from dehazexl_cli.raster.views import MaskedReader
 
@@ -100,30 +90,18 @@ def dehazed_small(
     small: RasterReader = ArrayReader(pixels, channels_first=True, nodata=info.nodata, name=info.name)
     if ground is not None:  # alpha and masks, too, say what the model is not to see
         small = MaskedReader(small, mask=ArrayReader(ground.astype("uint8")))
-    writers: list[ArrayWriter] = []
-
-    def make_writer() -> ArrayWriter:
-        writers.append(ArrayWriter(small.info, "chw"))
-        return writers[-1]
-
-    report = run(small, make_writer, model, replace(chosen, bands=None))
+    after, report = run_in_memory(small, model, replace(chosen, bands=None))
     view = View(tuple(range(1, len(bands) + 1)), report.low, report.high)
-    before = small.read(whole(small), view.bands)
-    return shown(before, view), shown(writers[-1].array, view), report
-
-
-def whole(reader: RasterReader) -> Box:
-    """All of a scene."""
-    return Box(0, 0, reader.info.height, reader.info.width)
+    before = small.read(Box(0, 0, small.info.height, small.info.width), view.bands)
+    return view.shown(before), view.shown(after), report
 
 
 def beside(before: Pixels, after: Pixels) -> bytes:
     """Both pictures side by side as a PNG."""
-    import imagecodecs
     import numpy as np
 
-    from dehazexl_cli.raster.pixels import interleaved
+    from dehazexl_cli.raster.thumbnail import png
 
     gap = np.full((3, before.shape[1], GAP), 255, np.uint8)
     both = np.concatenate([before, gap, after], axis=2)
-    return bytes(imagecodecs.png_encode(interleaved(both), level=6))
+    return png(both)

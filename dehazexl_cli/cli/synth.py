@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.paths import file_of, make_folder
-from dehazexl_cli.text import name_of, to_json
+from dehazexl_cli.signals import hint_when_stopped
+from dehazexl_cli.text import name_of
 
 if TYPE_CHECKING:
     from dehazexl_cli.raster.base import RasterInfo, RasterReader
     from dehazexl_cli.training.synthesis import Camera, Hazing
 
-FINISHED_WITH_FAILURES = 7
 PICTURES = {"JPEG", "PNG", "BMP", "WEBP", "GIF"}  # formats, as GDAL names them, whose copies are PNG files
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 
+@shares("bands", "not_alpha", "input_range")
 def synth(
     sources: Annotated[list[str], typer.Argument(metavar="CLEAR", help="Clear images.")],
     target: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the pairs.")],
@@ -35,11 +37,8 @@ def synth(
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Equal seeds give equal bytes, whatever else is made.")
     ] = 0,
-    bands: Annotated[
-        str | None, typer.Option("--bands", "-b", metavar="R,G,B", help="Bands that are red, green and blue.")
-    ] = None,
-    not_alpha: options.NotAlpha = False,
-    input_range: options.InputRange = None,
+    *,
+    shared: Shared,
     sensor_noise: Annotated[
         float,
         typer.Option("--sensor-noise", metavar="SHARE", help="Noise of the camera, like 0.01 of the range."),
@@ -48,12 +47,10 @@ def synth(
         int | None,
         typer.Option("--jpeg", metavar="QUALITY", help="Compress hazy images like a camera does, 1 to 100."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace images of before.")] = False,
-    progress: Annotated[
-        console.ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")
-    ] = console.ProgressKind.auto,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")] = False,
+    overwrite: options.Overwrite = False,
+    progress: options.Progress = output.ProgressKind.auto,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Put haze on clear images: OUT_DIR/clear and OUT_DIR/cloud_L1 to cloud_L4 with equal names.
 
@@ -65,26 +62,26 @@ def synth(
 
     Example: dehazexl synth clear/*.tif pairs --levels 1,3 --seed 7
     """
-    console.configure_logging(verbose, quiet)
+    output.configure_logging(verbose, quiet)
     from dehazexl_cli.training.synthesis import Camera
 
     wishes = Wishes(
         parse_levels(levels),
         seed,
-        options.parse_bands(bands),
-        options.parse_range(input_range),
+        options.parse_bands(shared.bands),
+        options.parse_range(shared.input_range),
         Camera(sensor_noise, jpeg),
         overwrite,
-        not_alpha,
+        shared.not_alpha,
     )
     scenes = [look_at(source, wishes) for source in sources]
     require_different_names(scenes)
     require_room(scenes, target, wishes)
-    narrator = Narrator(progress, quiet, len(scenes) * (1 + len(wishes.levels)))
-    with console.when_stopped(
+    told = output.Progress(progress, quiet)
+    with hint_when_stopped(
         f"finished images stay in {target}; with --overwrite the same command makes all, with equal bytes"
     ):
-        synthesise(scenes, target, wishes, narrator)
+        synthesise(scenes, target, wishes, told, quiet)
 
 
 @dataclass(frozen=True)
@@ -209,24 +206,30 @@ def is_source(path: Path, scene: Scene) -> bool:
     return path.exists() and source.exists() and path.samefile(source)
 
 
-def synthesise(scenes: Sequence[Scene], target: Path, wishes: Wishes, narrator: Narrator) -> None:
+def synthesise(
+    scenes: Sequence[Scene], target: Path, wishes: Wishes, told: output.Progress, quiet: bool
+) -> None:
     """Make all pairs; an image that turns out damaged does not stop the others."""
     for name in ("clear", *(f"cloud_L{level}" for level in wishes.levels)):
         make_folder(target / name)
-    failed = 0
+    began, done, failed, total = time.monotonic(), 0, 0, len(scenes) * (1 + len(wishes.levels))
     for scene in scenes:
         try:
             for path, record in make_pairs(scene, target, wishes):
-                narrator.tell(path, record)
+                done, name = done + 1, f"{path.parent.name}/{path.name}"
+                line = f"{done} of {total}, {name}{described(record)}"
+                told.item("image", line, done=done, total=total, name=name)
         except InputError as error:
             if len(scenes) == 1:
                 raise
             failed += 1
-            console.show_error(error)
-    narrator.summarise(target, len(scenes) - failed, wishes)
+            output.show_error(error)
+    if not (quiet or told.is_json):
+        made, seconds = len(scenes) - failed, time.monotonic() - began
+        output.say(f"{target}: {made} clear, {made * len(wishes.levels)} hazy in {seconds:.1f} s")
     if failed:
-        console.say(f"{failed} of {len(scenes)} images failed")
-        raise typer.Exit(FINISHED_WITH_FAILURES)
+        output.say(f"{failed} of {len(scenes)} images failed")
+        raise typer.Exit(output.FINISHED_WITH_FAILURES)
 
 
 def make_pairs(scene: Scene, target: Path, wishes: Wishes) -> Iterator[tuple[Path, dict[str, Any] | None]]:
@@ -252,31 +255,6 @@ def hazing(reader: RasterReader, scene: Scene, level: int, wishes: Wishes) -> Ha
     origin = Origin(wishes.seed, PurePath(scene.name).stem, level)
     radiometry = choose_range(reader, scene.bands, wishes.input_range)
     return Hazing.draw(origin, reader.info, scene.bands, radiometry, wishes.camera)
-
-
-class Narrator:
-    """Says how far it is: a line per image."""
-
-    def __init__(self, kind: console.ProgressKind, quiet: bool, total: int) -> None:
-        self.kind, self.quiet, self.total = kind, quiet, total
-        self.done = 0
-        self.began = time.monotonic()
-
-    def tell(self, path: Path, record: dict[str, Any] | None) -> None:
-        """One image is done."""
-        self.done += 1
-        name = f"{path.parent.name}/{path.name}"
-        if self.kind is console.ProgressKind.json:
-            event = {"event": "image", "done": self.done, "total": self.total, "name": name}
-            console.say(to_json(event))
-        elif self.kind is not console.ProgressKind.never and not self.quiet:
-            console.say(f"{self.done} of {self.total}, {name}{described(record)}")
-
-    def summarise(self, target: Path, scenes: int, wishes: Wishes) -> None:
-        """The end, for a person."""
-        if not self.quiet and self.kind is not console.ProgressKind.json:
-            seconds = time.monotonic() - self.began
-            console.say(f"{target}: {scenes} clear, {scenes * len(wishes.levels)} hazy in {seconds:.1f} s")
 
 
 def described(record: dict[str, Any] | None) -> str:

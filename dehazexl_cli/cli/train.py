@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.errors import UsageError
+from dehazexl_cli.signals import hint_when_stopped
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
+@shares("device")
 def train(
     data: Annotated[
         list[Path], typer.Option("--data", help="Clear 8-bit images, or folders of pairs; repeatable.")
@@ -42,8 +45,11 @@ def train(
         typer.Option("--crop-sides", metavar="1,2,2,3", help="Of crops, in patches; each step draws one."),
     ] = "1,2,2,3",
     rate: Annotated[float, typer.Option("--rate", help="Largest learning rate.")] = 2e-4,
-    precision: options.PrecisionName = options.Precision.bf16,
-    device: options.Device = "auto",
+    precision: Annotated[
+        options.Precision, typer.Option("--precision", help="What the network computes in.")
+    ] = options.Precision.bf16,
+    *,
+    shared: Shared,
     threads: Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves it to PyTorch.")] = 0,
     frequency_weight: Annotated[
         float, typer.Option("--frequency-weight", help="Of the spectrum's error in the loss.")
@@ -63,7 +69,7 @@ def train(
     time_limit: Annotated[
         str | None, typer.Option("--time-limit", metavar="9m", help="Stop then; the same command resumes.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a model and write OUT/MODEL.safetensors for `dehazexl run --weights`.
 
@@ -92,16 +98,16 @@ def train(
         rate=rate,
         loss=Loss(frequency_weight, cell_weight, seam_weight, knee),
         precision=precision.value,
-        device=str(choose_device(device)),
+        device=str(choose_device(shared.device)),
         threads=threads,
         seed=seed,
         validate_every=validate_every,
         time_limit=limit,
     )
     hint = f"the same command goes on from the last checkpoint in {out}, or begins anew if there is none yet"
-    with console.when_stopped(hint), shown(quiet) as show:
+    with hint_when_stopped(hint), shown(quiet) as show:
         path = loop.train(config, show)
-    console.put_path(path)
+    output.put_path(path)
 
 
 @contextmanager
@@ -123,13 +129,13 @@ def shown(quiet: bool) -> Iterator[Callable[[Progress], None]]:
 def say_line(progress: Progress) -> None:
     """A line every 20 steps, and one for each validation."""
     if progress.step % 20 == 0:
-        console.say(
+        output.say(
             f"step {progress.step} of {progress.steps}, loss {progress.loss:.4f}, rate {progress.rate:.1e}, "
             f"{progress.waiting_share:.0%} of the time waiting for samples"
         )
     if progress.metrics is not None:
-        hazy, output, clear = (progress.metrics[key] for key in ("hazy", "output", "clear"))
-        console.say(f"validation: hazy {hazy:.2f} dB -> output {output:.2f} dB; haze-free {clear:.2f} dB")
+        hazy, dehazed, clear = (progress.metrics[key] for key in ("hazy", "output", "clear"))
+        output.say(f"validation: hazy {hazy:.2f} dB -> output {dehazed:.2f} dB; haze-free {clear:.2f} dB")
 
 
 class LiveTable:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dehazexl_cli.cli import console, options
+from dehazexl_cli.cli import options, output
+from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.errors import InputError, OutputError, WeightsError
 from dehazexl_cli.paths import require_writable
 from dehazexl_cli.text import decoded, to_json
@@ -45,12 +46,12 @@ def list_weights(as_json: options.Json = False) -> None:
         for name, path in all_bundled().items()
     ]
     if as_json:
-        console.put(to_json(rows, 2))
+        output.put(to_json(rows, 2))
         return
     for row in rows:
-        console.put(f"{row['name']:14}  {size(row['size_bytes']):>8}  {row['sha256']}  {row['path']}")
+        output.put(f"{row['name']:14}  {size(row['size_bytes']):>8}  {row['sha256']}  {row['path']}")
     if not rows:
-        console.say("no weights come with this installation; name a file with --weights when you run")
+        output.say("no weights come with this installation; name a file with --weights when you run")
 
 
 @weights.command()
@@ -64,13 +65,14 @@ def show(which: Which, as_json: options.Json = False) -> None:
     path = find_file(which)
     description = describe(path)
     if as_json:
-        console.put(to_json({"path": str(path)} | dataclasses.asdict(description), 2))
+        output.put(to_json({"path": str(path)} | dataclasses.asdict(description), 2))
     else:
-        console.put("\n".join(sentences(path, description)))
+        output.put("\n".join(sentences(path, description)))
 
 
 @weights.command()
-def verify(which: Which, model: options.ModelName = None) -> None:
+@shares("model")
+def verify(which: Which, *, shared: Shared) -> None:
     """Load weights and dehaze a small image with them; exit code 8 if anything is not a finite number.
 
     Example: dehazexl weights verify weights.pth
@@ -79,25 +81,27 @@ def verify(which: Which, model: options.ModelName = None) -> None:
     from dehazexl_cli.models.examination import try_out
 
     path = find_file(which)
-    loaded = load(path, model)
+    loaded = load(path, shared.model)
     try_out(loaded)
-    console.put(f"OK {path}: {loaded.name}, sha256 {loaded.sha256}")
+    output.put(f"OK {path}: {loaded.name}, sha256 {loaded.sha256}")
 
 
 @weights.command()
+@shares("model")
 def convert(
     source: Annotated[
         Path, typer.Argument(metavar="IN", help="A .pth or .safetensors file, or a trainer's checkpoint.pth.")
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The new file; .safetensors.")],
-    model: options.ModelName = None,
+    *,
+    shared: Shared,
     dtype: Annotated[Stored, typer.Option("--dtype", help="How numbers are stored.")] = Stored.fp16,
     about: Annotated[
         Path | None,
         typer.Option("--about", metavar="FILE", help="JSON on training set, licence, metrics to put inside."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write published or trained weights as a file that says what it is.
 
@@ -116,12 +120,12 @@ def convert(
     from dehazexl_cli.models.examination import require_representable
 
     wanted = {Stored.fp16: torch.float16, Stored.fp32: torch.float32}[dtype]
-    loaded = load(source, model)
+    loaded = load(source, shared.model)
     require_representable(loaded.model, wanted)
     origin = {"converted_from": {"file": source.name, "sha256": loaded.sha256}}
     save(target, loaded.model, loaded.name, loaded.about | origin | added, wanted)
     if not quiet:
-        console.say(f"{target}: {loaded.name} in {dtype.value}, {size(target.stat().st_size)}")
+        output.say(f"{target}: {loaded.name} in {dtype.value}, {size(target.stat().st_size)}")
 
 
 def find_file(which: str) -> Path:

@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dehazexl_cli import processors
 from dehazexl_cli.errors import DehazeError, DeviceError, InputError, OutputError, UsageError, reason
 from dehazexl_cli.paths import is_gdal_name
-from dehazexl_cli.worker_config import WorkerConfig, processors
+from dehazexl_cli.worker_config import WorkerConfig
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -50,7 +51,7 @@ def connected(address: str, jobs: int | None) -> Iterator[Client]:
         # dashboard a scheduler has a port for it, and warns if another has that one.
         with (
             LocalCluster(
-                n_workers=jobs or int(count or processors()),
+                n_workers=jobs or int(count or processors.count()),
                 threads_per_worker=1,
                 memory_limit=0,
                 dashboard_address=None,
@@ -124,13 +125,13 @@ def versions() -> dict[str, str]:
 
 def named_in_full(setup: WorkerConfig) -> WorkerConfig:
     """With files that workers find whatever folder they are in."""
-    selection, storage = setup.recipe.selection, setup.recipe.storage
-    recipe = replace(
-        setup.recipe,
+    selection, storage = setup.config.selection, setup.config.storage
+    config = replace(
+        setup.config,
         selection=replace(selection, mask=in_full(selection.mask)),
         storage=replace(storage, tmp_dir=in_full(storage.tmp_dir)),
     )
-    return replace(setup, recipe=recipe, weights=None if setup.weights is None else setup.weights.absolute())
+    return replace(setup, config=config, weights=None if setup.weights is None else setup.weights.absolute())
 
 
 def in_full(path: str | None) -> str | None:
@@ -175,8 +176,8 @@ def kept(setup: WorkerConfig, when: int) -> Loaded:
     import torch
 
     # Dask has its workers compute on one thread, which would leave all but one processor idle.
-    torch.set_num_threads(max(1, processors() // setup.share))
-    key = setup.model, setup.weights, setup.multiple, setup.recipe.options, when
+    torch.set_num_threads(max(1, processors.count() // setup.share))
+    key = setup.model, setup.weights, setup.multiple, setup.config.options, when
     if key not in _KEPT:
         _KEPT.clear()
         _KEPT[key] = setup.load()

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
+from dehazexl_cli.atomic import ProcessId, remove_orphans_once
 from dehazexl_cli.cluster.connection import (
     CONNECT_SECONDS,
     MEMORY_HINT,
@@ -37,7 +38,6 @@ from dehazexl_cli.cluster.connection import (
     workers_of,
 )
 from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
-from dehazexl_cli.owner import Owner, tidy
 from dehazexl_cli.paths import is_gdal_name
 from dehazexl_cli.signals import defer_signals
 from dehazexl_cli.worker_config import WorkerConfig
@@ -74,19 +74,19 @@ def dehaze_shared(
     source = source if is_gdal_name(source) else os.path.abspath(source)
     setup = named_in_full(setup)
     loaded = setup.load()
-    options = for_workers(setup.recipe.options, loaded.model)
-    opened = open_scene(source, replace(setup.recipe, options=options))
+    options = for_workers(setup.config.options, loaded.model)
+    opened = open_scene(source, replace(setup.config, options=options))
     try:
         with (
             connected(address, None) as client,
-            shared_folder(target, setup.recipe.storage.tmp_dir) as folder,
+            shared_folder(target, setup.config.storage.tmp_dir) as folder,
             DaskPool(client, address, setup, source, loaded.sha256, folder) as pool,
         ):
             computed = compute(
                 opened,
                 target,
                 loaded,
-                setup.recipe,
+                setup.config,
                 overwrite,
                 watch,
                 distribute=partial(ClusterExecutor, pool),
@@ -103,8 +103,8 @@ def shared_folder(target: str, tmp_dir: str | None) -> Iterator[Path]:
     """A folder for what workers make, gone at the end; OutputError if there can be none."""
     path = Path(os.path.realpath(target))
     around = path.parent if tmp_dir is None else Path(os.path.realpath(tmp_dir))
-    folder = around / f".{path.stem[:30]}{Owner.this().mark()}team"
-    tidy(around)
+    folder = around / f".{path.stem[:30]}{ProcessId.this().mark()}team"
+    remove_orphans_once(around)
     try:
         folder.mkdir()
     except OSError as error:
@@ -140,7 +140,7 @@ class DaskPool:
         self.warnings = surveyed(client, source, folder)
         share = most_on_a_host(workers)
         self._task = Task(replace(setup, share=share), source, weights_sha256)
-        self._resources = resources_for(setup.recipe.options.device, workers)
+        self._resources = resources_for(setup.config.options.device, workers)
         self._home: dict[int, str] = {}  # row -> who has its features
         self._parts: list[Future] = []
         self._parts_run = uuid4().hex  # a name for the parts that are left together
@@ -270,9 +270,9 @@ def decided(setup: WorkerConfig, spec: SceneSpec) -> WorkerConfig:
     """The setup with what was decided for all workers."""
     from dehazexl_cli.engine.device import precision_name
 
-    recipe = setup.recipe
-    options = replace(recipe.options, device=spec.device, precision=precision_name(spec.dtype))
-    return replace(setup, recipe=replace(recipe, options=options))
+    config = setup.config
+    options = replace(config.options, device=spec.device, precision=precision_name(spec.dtype))
+    return replace(setup, config=replace(config, options=options))
 
 
 # On a worker.

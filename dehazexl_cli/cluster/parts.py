@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import numpy as np
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.raster.base import FileWriter, Pixels, RasterInfo
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal_writer import GdalWriter, Origin
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.executor import EncodedRow, RowExecutor, SceneContext
-from dehazexl_cli.engine.prepared import Options
 from dehazexl_cli.engine.scaling import Group
 from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.errors import OutputError, UsageError
@@ -82,7 +82,7 @@ class WorkerPool(Protocol):
         ...
 
 
-def for_workers(options: Options, model: DehazeModel) -> Options:
+def for_workers(options: EngineOptions, model: DehazeModel) -> EngineOptions:
     """The options of a scene that workers share; UsageError for those that do not allow it."""
     kind = options.mode.settled(model)
     if kind != "global":

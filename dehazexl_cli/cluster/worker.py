@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from dehazexl_cli.cluster.scene import CONTEXT, SceneSpec, Step, fetch, keep, name_of, packed
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.device import choose_device
 from dehazexl_cli.engine.executor import LocalExecutor, SceneContext
 from dehazexl_cli.engine.fp32_fallback import Fp32Fallback
 from dehazexl_cli.engine.layout import row_bytes
 from dehazexl_cli.engine.memory import measure_budget
-from dehazexl_cli.engine.prepared import Options, setting_for
+from dehazexl_cli.engine.prepared import setting_for
 from dehazexl_cli.engine.run import processors
 from dehazexl_cli.engine.scene import Progress, RunContext, Scene
 from dehazexl_cli.models.base import DehazeModel
@@ -31,7 +32,9 @@ class SceneWorker:
     Raises DeviceError where the device is not there, or memory too small for what was decided for all.
     """
 
-    def __init__(self, spec: SceneSpec, reader: RasterReader, model: DehazeModel, options: Options) -> None:
+    def __init__(
+        self, spec: SceneSpec, reader: RasterReader, model: DehazeModel, options: EngineOptions
+    ) -> None:
         self._device = device = choose_device(spec.device)
         model.to(device=device, dtype=spec.dtype)
         self._folder, self._reader = spec.folder, reader
@@ -83,7 +86,7 @@ class SceneWorker:
         self._report.set_counts(dict.fromkeys(self._report.counts(), 0))
 
 
-def plan_here(spec: SceneSpec, scene: Scene, model: DehazeModel, options: Options) -> Plan:
+def plan_here(spec: SceneSpec, scene: Scene, model: DehazeModel, options: EngineOptions) -> Plan:
     """The plan of all workers, with as many features kept here as there is room for: that changes no bit."""
     plan, grid, info = spec.plan, scene.grid, scene.reader.info
     budget = measure_budget([scene.device], options.max_ram, options.max_vram)

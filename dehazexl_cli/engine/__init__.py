@@ -1,9 +1,9 @@
 """The engine: joins rasters and models, and decides how a scene is run. `run.py` is where to begin."""
 
+from dehazexl_cli.config import InferenceMode
 from dehazexl_cli.engine.fallback import OutOfMemory, noticing_lack_of_memory, release
-from dehazexl_cli.engine.layout import InferenceMode, Layout
+from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.prepared import (
-    Options,
     PreparedRun,
     joints_of,
     precision_for,
@@ -17,7 +17,6 @@ from dehazexl_cli.plan import Plan, PlanOverrides
 __all__ = [
     "InferenceMode",
     "Layout",
-    "Options",
     "OutOfMemory",
     "Plan",
     "PlanOverrides",

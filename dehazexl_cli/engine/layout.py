@@ -6,11 +6,12 @@ smaller picture of it through a network in one pass; they serve comparison, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dehazexl_cli.config import Blend, InferenceMode, Kind, Upsampling
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box, PatchGrid, SeamLines, fitting_overlap
 from dehazexl_cli.models.base import DehazeModel
@@ -25,61 +26,12 @@ from dehazexl_cli.plan import (
 )
 from dehazexl_cli.raster.base import RasterInfo
 
-Kind = Literal["global", "tile", "downsample", "whole"]
-Blend = Literal["feather", "hard"]
-Upsampling = Literal["guided", "plain"]
-
 TILE = 512  # pixels
 LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because memory is short
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
 BAND_ROWS = 256  # read and written at a time where nothing else decides
 PITCH = 32  # pixels from token to token in the networks of this family
-
-
-@dataclass(frozen=True)
-class InferenceMode:
-    """How the user wants a scene run; None is left to the defaults."""
-
-    kind: Kind | None = None  # global where the model can, else tile
-    tile: int | None = None  # side, pixels
-    tile_overlap: int | None = None  # pixels that neighbouring tiles share
-    blend: Blend | None = None
-    long_side: int | None = None  # of the smaller picture, pixels
-    upsampling: Upsampling | None = None
-
-    def __post_init__(self) -> None:
-        self._require("--mode", self.kind, get_args(Kind))
-        self._require("--blend", self.blend, get_args(Blend))
-        self._require("--upsampling", self.upsampling, get_args(Upsampling))
-        for option, value in (("--tile", self.tile), ("--long-side", self.long_side)):
-            if value is not None and value < PITCH:
-                raise UsageError(f"{option} {value} is too small", f"give {PITCH} pixels or more")
-
-    @staticmethod
-    def _require(option: str, value: str | None, choices: tuple[str, ...]) -> None:
-        if value is not None and value not in choices:
-            raise UsageError(f"{option} {value} is not known", f"use one of: {', '.join(choices)}")
-
-    def settled(self, model: DehazeModel) -> Kind:
-        """The kind for this model; UsageError where options and model do not go together."""
-        kind = self.kind or ("global" if model.supports_streaming else "tile")
-        if kind == "global" and not model.supports_streaming:
-            raise UsageError(
-                "this network sees an image in one pass only, so it cannot run with --mode global",
-                "use --mode tile, downsample or whole",
-            )
-        owners: dict[str, tuple[tuple[Kind, ...], object]] = {
-            "--tile": (("tile",), self.tile),
-            "--tile-overlap": (("tile",), self.tile_overlap),
-            "--blend": (("tile",), self.blend),
-            "--long-side": (("downsample",), self.long_side),
-            "--upsampling": (("downsample",), self.upsampling),
-        }
-        for option, (those, value) in owners.items():
-            if value is not None and kind not in those:
-                raise UsageError(f"{option} has no meaning in mode {kind}", f"add --mode {those[0]}")
-        return kind
 
 
 class Layout(NamedTuple):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.device import choose_devices, choose_precision
 from dehazexl_cli.engine.doubts import doubts_of
 from dehazexl_cli.engine.layout import (
-    InferenceMode,
     Layout,
     fallback_tiles,
     make_layout,
@@ -28,43 +28,12 @@ from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, SeamLines
 from dehazexl_cli.models.base import DehazeModel
-from dehazexl_cli.plan import MemoryBudget, Plan, PlanInputs, PlanOverrides, choose
+from dehazexl_cli.plan import MemoryBudget, Plan, PlanInputs, choose
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader
 from dehazexl_cli.raster.views import LockedReader, WindowedReader
 
 DISK_SHARE = 0.8  # of what is free where temporary files go
-
-# Options that say where, how fast and in how much room a result is made, and not what it is.
-OF_THE_MACHINE = frozenset({"device", "max_ram", "max_vram", "threads", "tmp_dir"})
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may decide about a run; the defaults adapt to the scene and the machine."""
-
-    bands: tuple[int, ...] | None = None
-    all_bands: bool = False  # dehaze the other bands too, in groups of three
-    input_range: tuple[float, float] | None = None  # low and high, of all bands that are dehazed
-    # Instead: low and high of each of them, in their order; or "dtype" or "percentiles".
-    band_ranges: tuple[float, ...] | str | None = None
-    window: Box | None = None  # what is written; all of the scene is looked at
-    strength: float = 1.0
-    device: str = "auto"  # or several, like cuda:0,cuda:1
-    precision: str = "auto"
-    max_ram: int | None = None  # bytes
-    max_vram: int | None = None  # bytes, on each device
-    overlap: int | None = None  # pixels; None is the model's own choice
-    wishes: PlanOverrides = field(default_factory=PlanOverrides)
-    mode: InferenceMode = field(default_factory=InferenceMode)
-    tmp_dir: str | None = None  # where features may wait if they find no room in memory
-    threads: int | None = None  # of the processor; None is what torch takes
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise UsageError(f"--strength {self.strength} is out of range", "give a number from 0 to 1")
-        if self.threads is not None and self.threads < 1:
-            raise UsageError(f"--threads {self.threads} is out of range", "give 1 or more")
 
 
 class PreparedRun(NamedTuple):
@@ -106,7 +75,7 @@ class PreparedRun(NamedTuple):
         )
 
 
-def prepare(reader: RasterReader, model: DehazeModel, options: Options) -> PreparedRun:
+def prepare(reader: RasterReader, model: DehazeModel, options: EngineOptions) -> PreparedRun:
     """Decide how to run; reads what is ground and a thinned sample of the scene at most."""
     devices = choose_devices(options.device)
     dtype = precision_for(model, options.precision, devices[0])
@@ -162,7 +131,7 @@ def free_disk_bytes(folder: str) -> int:
 def setting_for(
     info: RasterInfo,
     model: DehazeModel,
-    options: Options,
+    options: EngineOptions,
     devices: Sequence[torch.device],
     budget: MemoryBudget,
 ) -> PlanInputs:
@@ -192,7 +161,7 @@ def precision_for(model: DehazeModel, wanted: str, device: torch.device) -> torc
     return torch.float32
 
 
-def joints_of(info: RasterInfo, model: DehazeModel, options: Options) -> SeamLines:
+def joints_of(info: RasterInfo, model: DehazeModel, options: EngineOptions) -> SeamLines:
     """Where a run would leave seams, if it left any."""
     require_overlap(model, options.overlap)
     return make_layout(info, model, options.mode, options.overlap).joints

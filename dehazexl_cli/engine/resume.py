@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dehazexl_cli.config import OF_THE_MACHINE, EngineOptions
 from dehazexl_cli.engine.executor import EncodedRow, RowExecutor, SceneContext
-from dehazexl_cli.engine.prepared import OF_THE_MACHINE, Options, PreparedRun
+from dehazexl_cli.engine.prepared import PreparedRun
 from dehazexl_cli.engine.run_checkpoint import RunCheckpoint
 from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.plan import Plan
@@ -93,7 +94,7 @@ class Resumption:
 
 @contextmanager
 def resumption(
-    resume: Resume | None, job: PreparedRun, options: Options, report: Report
+    resume: Resume | None, job: PreparedRun, options: EngineOptions, report: Report
 ) -> Iterator[Resumption]:
     """How to go on; what is done is kept if the run fails, and left to nobody when it has succeeded."""
     if resume is None:
@@ -124,7 +125,7 @@ def opened(folder: Path, identity: Mapping[str, Any], job: PreparedRun, report: 
     return Resumption(plan, checkpoint)
 
 
-def identity_of(resume: Resume, job: PreparedRun, options: Options) -> dict[str, Any]:
+def identity_of(resume: Resume, job: PreparedRun, options: EngineOptions) -> dict[str, Any]:
     """Everything a result is made of, by names that a message can use."""
     chosen = {f.name: getattr(options, f.name) for f in fields(options) if f.name not in OF_THE_MACHINE}
     return {

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.device import precision_name
 from dehazexl_cli.engine.executor import RowExecutor
 from dehazexl_cli.engine.fallback import in_words, run_with_fallback
 from dehazexl_cli.engine.layout import Layout
-from dehazexl_cli.engine.prepared import Options, PreparedRun, prepare
+from dehazexl_cli.engine.prepared import PreparedRun, prepare
 from dehazexl_cli.engine.resume import Resume, resumption
 from dehazexl_cli.engine.scaling import Group, is_stretched_unit
 from dehazexl_cli.engine.scene import Progress, RunContext, Scene, Watch
@@ -32,7 +33,7 @@ def run(
     reader: RasterReader,
     make_writer: Callable[[], RasterWriter],
     model: DehazeModel,
-    options: Options,
+    options: EngineOptions,
     watch: Watch | None = None,
     resume: Resume | None = None,
     distribute: Distribute | None = None,
@@ -98,7 +99,7 @@ def told_of_tiles(job: PreparedRun) -> str:
     )
 
 
-def describe(report: Report, job: PreparedRun, options: Options) -> None:
+def describe(report: Report, job: PreparedRun, options: EngineOptions) -> None:
     """Write what was decided into the report."""
     info, first = job.scene.reader.info, job.scene.groups[0]
     target = job.frame.target if job.frame else Box(0, 0, info.height, info.width)

@@ -1,12 +1,13 @@
 """How good an output is, measured by rows from top to bottom, so that scenes of any height fit.
 
-`closeness`: PSNR and SSIM against a reference. `seams`: whether patches or tiles can be told apart in what
-was changed. `tiles`: whether neighbouring places were judged alike, and indicators that need no reference.
+`metrics`: PSNR and SSIM against a reference. `seams`: whether patches or tiles can be told apart in what
+was changed. `consistency`: whether neighbouring places were judged alike, and indicators without a reference.
 """
 
 from __future__ import annotations
 
-from dehazexl_cli.evaluation.closeness import (
+from dehazexl_cli.evaluation.consistency import Drift, Indicators
+from dehazexl_cli.evaluation.metrics import (
     STRIP_ROWS,
     Comparison,
     Scores,
@@ -18,7 +19,6 @@ from dehazexl_cli.evaluation.closeness import (
     valid_in_both,
 )
 from dehazexl_cli.evaluation.seams import Seam, SeamMeter, Seams
-from dehazexl_cli.evaluation.tiles import Drift, Indicators
 
 __all__ = [
     "STRIP_ROWS",

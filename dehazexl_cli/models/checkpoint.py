@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pickle
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,12 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dehazexl_cli.atomic import replacing
 from dehazexl_cli.errors import DehazeError, DeviceError, OutputError, WeightsError
 from dehazexl_cli.models import REGISTRY, Preset, find
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.dehazexl import DehazeXLConfig
 from dehazexl_cli.models.filekind import AGAIN, SAVE_NUMBERS, Kind, require_kind
-from dehazexl_cli.paths import keep_rights
 
 FORMAT = "dehazexl/1"
 TRAINING_FORMAT = "dehazexl training checkpoint"
@@ -110,19 +109,14 @@ def save(path: Path, model: DehazeModel, name: str, about: Mapping[str, Any], dt
         "config": json.dumps(config),
         "about": json.dumps(dict(about)),
     }
-    place = Path(os.path.realpath(path))  # a link stays
-    temporary = place.with_name(f".{place.name}.part")
     try:
-        save_file(state, temporary, metadata=header)
-        temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
-        keep_rights(place, temporary)
-        temporary.replace(place)
+        with replacing(path) as part:
+            save_file(state, part, metadata=header)
+            part.chmod(0o644)  # safetensors makes it readable by its owner alone
     except (OSError, SafetensorError) as error:
         raise OutputError(
             f"{path}: cannot be written ({error})", "free some space or choose another folder"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, name: str | None = None) -> Loaded:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import InputError, OutputError
 from dehazexl_cli.paths import is_same, require_apart
 from dehazexl_cli.raster.base import USUAL, FileWriter, RasterInfo, RasterReader, Trust
 
 if TYPE_CHECKING:
     from dehazexl_cli.grid import Box
-    from dehazexl_cli.raster.formats import Storage
     from dehazexl_cli.raster.gdal_writer import Origin
     from dehazexl_cli.raster.mosaic import PartMaker
 
@@ -94,7 +94,7 @@ def open_writer(
     to be replaced `in_place`), cannot be written, or its format cannot hold such pixels. Use it in a `with`
     statement.
     """
-    from dehazexl_cli.raster.formats import VRT, Storage, choose_format
+    from dehazexl_cli.raster.formats import VRT, choose_format
     from dehazexl_cli.raster.gdal_writer import GdalWriter
     from dehazexl_cli.raster.mosaic import MosaicWriter
 

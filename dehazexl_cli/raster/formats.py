@@ -11,6 +11,7 @@ import numpy as np
 import rasterio
 from rasterio.enums import ColorInterp
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.raster.base import RasterInfo
 from dehazexl_cli.raster.pixels import PIXEL_TYPES
@@ -19,18 +20,6 @@ from dehazexl_cli.raster.session import GdalSession, unwarned
 _RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 # A tile of more bytes per pixel than this would be read for one band and hold all of them.
 _MOST_INTERLEAVED_BYTES = 64
-
-
-@dataclass(frozen=True)
-class Storage:
-    """How a raster is to be stored; the format follows from the suffix of its name unless it is given."""
-
-    format: str | None = None  # GDAL's short name of the driver, or a usual name, in any case
-    creation: tuple[tuple[str, str], ...] = ()  # creation options, handed to GDAL as they are
-    overviews: bool = False  # also in a GeoTIFF; a COG always has some
-    tmp_dir: str | None = None  # where to write until the file is complete; None: beside the target
-    provenance: tuple[tuple[str, str], ...] = ()  # tags that say how it was made, for a GeoTIFF or COG
-    descriptions: tuple[str, ...] = ()  # of the bands, where they are not those of a source
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ import rasterio.shutil
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.aux_xml import add_system, add_to_side_file, add_what_is_missing
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.epoch import system_with_epoch
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal import damaged, open_dataset
 from dehazexl_cli.raster.georef import move_place
 from dehazexl_cli.raster.metadata import (

@@ -18,13 +18,13 @@ import numpy as np
 import rasterio
 from rasterio.io import MemoryFile
 
+from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import is_same
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import FileWriter, Pixels, RasterInfo
 from dehazexl_cli.raster.epoch import system_with_epoch
-from dehazexl_cli.raster.formats import Storage
 from dehazexl_cli.raster.gdal_writer import GdalWriter, Origin
 from dehazexl_cli.raster.metadata import PROVENANCE, carry_metadata, has_mask
 from dehazexl_cli.raster.overviews import add_overviews, read_overviews

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
+from dehazexl_cli.config import Selection
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import find_box, open_reader, require_same_place
 from dehazexl_cli.raster.base import RasterInfo, RasterReader, Trust
 from dehazexl_cli.raster.formats import is_held
 from dehazexl_cli.raster.views import MaskedReader
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What of a raster is worked on; by default all that the file itself says is ground."""
-
-    nodata: float | None = None  # is no ground where all bands that are dehazed have it
-    mask: str | None = None  # a raster of the same size, 0 where there is no ground
-    window: Box | None = None  # the part that is written
-    bounds: tuple[float, float, float, float] | None = None  # the same as xmin, ymin, xmax, ymax
-    bounds_crs: str | None = None  # their coordinate system; None: the raster's own
-    context: Literal["window", "scene"] = "window"  # what the haze of that part is judged by
-    not_alpha: bool = False  # the band that the file calls alpha holds other data, and takes no pixel out
-    any_size: bool = False  # also gigabytes of pixels out of next to no bytes
-
-    def __post_init__(self) -> None:
-        if self.bounds_crs is not None and self.bounds is None:
-            raise UsageError("--bbox-crs says nothing without --bbox", "give --bbox too")
-        if self.context == "scene" and self.window is None and self.bounds is None:
-            raise UsageError("--context scene says nothing without a part", "give --window or --bbox too")
 
 
 def open_selected(path: str, selection: Selection) -> tuple[RasterReader, Box | None]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from dehazexl_cli.atomic import ProcessId, remove, remove_orphans_once
 from dehazexl_cli.errors import OutputError
-from dehazexl_cli.owner import Owner, remove, tidy
 from dehazexl_cli.paths import keep_rights, require_folder, require_writable
 from dehazexl_cli.raster.side_files import own_side_files
 
@@ -39,13 +39,13 @@ class Staging:
         self._require_free()
         # Side files are named after the stem or the whole name; with the result's stem unlike any other
         # file's, both kinds are found and renamed by it.
-        self._prefix = f".{self.target.stem[:30]}{Owner.this().mark()}"
+        self._prefix = f".{self.target.stem[:30]}{ProcessId.this().mark()}"
         self.result = self.folder / f"{self._prefix}part{self.target.suffix}"
         self.scratch = self.folder / f"{self._prefix}rows.tif"
         self.trial = self.folder / f"{self._prefix}near"
         require_folder(self.folder)
         for folder in {self.folder, self.target.parent}:
-            tidy(folder)
+            remove_orphans_once(folder)
 
     def publish(self, stale: Iterable[Path]) -> None:
         """Give result and side files their names, the result last; then remove the stale ones of before.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import imagecodecs
 import numpy as np
 from rasterio.enums import Resampling
 from rasterio.windows import Window
@@ -9,7 +10,7 @@ from rasterio.windows import Window
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader
 from dehazexl_cli.raster.gdal import GdalReader, open_dataset
-from dehazexl_cli.raster.pixels import thinned
+from dehazexl_cli.raster.pixels import interleaved, thinned
 from dehazexl_cli.raster.session import GdalSession
 
 
@@ -61,3 +62,8 @@ def smaller(info: RasterInfo, side: int) -> tuple[int, int]:
     """Height and width of a thumbnail whose longer side is at most `side` pixels."""
     scale = max(1.0, max(info.height, info.width) / side)
     return max(1, round(info.height / scale)), max(1, round(info.width / scale))
+
+
+def png(pixels: Pixels) -> bytes:
+    """A picture [3, height, width] uint8 as a file, without loss."""
+    return bytes(imagecodecs.png_encode(interleaved(pixels), level=6))

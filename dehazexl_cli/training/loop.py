@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dehazexl_cli.atomic import replacing
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
@@ -220,12 +221,8 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "config": config_text(self.config),
         }
-        temporary = self.out / ".checkpoint.part"
-        try:
-            torch.save(content, temporary)
-            temporary.replace(self.out / CHECKPOINT)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self.out / CHECKPOINT) as part:
+            torch.save(content, part)
 
     def _finish(self) -> Path:
         path = self.out / f"{self.config.model}.safetensors"

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from dehazexl_cli.attribution.scene import Detector, Part, Sight
+from dehazexl_cli.engine import PreparedRun
+from dehazexl_cli.engine.nodata import around, strips
+from dehazexl_cli.engine.patches import PatchRow, rows_to_decode, rows_to_encode
+from dehazexl_cli.engine.scaling import normalize
+from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.errors import InputError
+from dehazexl_cli.evaluation import require_one_size
 from dehazexl_cli.grid import Box, PatchGrid
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dehazexl_cli.attribution import Detector, Part
-    from dehazexl_cli.engine import PreparedRun
-    from dehazexl_cli.engine.patches import PatchRow
-    from dehazexl_cli.engine.scene import Scene
-    from dehazexl_cli.models.base import DehazeModel
-    from dehazexl_cli.raster.base import Pixels, RasterReader
+from dehazexl_cli.models.base import DehazeModel, blend_weights
+from dehazexl_cli.raster.base import Pixels, RasterReader
+from dehazexl_cli.raster.views import WindowedReader, sample_by_rows
 
 
 class Covered:
@@ -43,7 +45,6 @@ class Covered:
 
     def sample(self, bands: Sequence[int], side: int) -> Pixels:
         """Values [bands, n] of valid pixels; see RasterReader.sample."""
-        from dehazexl_cli.raster.views import sample_by_rows
 
         return sample_by_rows(self, bands, side)
 
@@ -53,7 +54,6 @@ class Covered:
 
 def require_alike(scene: RasterReader, clear: RasterReader, bands: Sequence[int]) -> None:
     """Raises InputError unless the clear scene has the size, type and bands of the hazy one."""
-    from dehazexl_cli.evaluation import require_one_size
 
     require_one_size(scene.info, clear.info)
     if clear.info.dtype != scene.info.dtype:
@@ -76,9 +76,6 @@ def ground_of(job: PreparedRun) -> Box:
 
 def valid_of(scene: Scene) -> Tensor | None:
     """Which pixels of a scene are ground, [height, width] bool; None if all are."""
-    import torch
-
-    from dehazexl_cli.engine.nodata import strips
 
     info, found = scene.reader.info, None
     for strip in strips(info.height, info.width):
@@ -98,24 +95,15 @@ def parts_of(
     """
     scenes = [job.scene]
     if clear is not None:
-        scenes.append(replace(job.scene, reader=over_ground(job, clear)))
+        part = WindowedReader(clear, ground_of(job)) if job.frame else clear
+        scenes.append(replace(job.scene, reader=Covered(job.scene.reader, part)))
     if job.layout.kind == "tile":
         return tiles_of(scenes, job.layout.inner.overlap, model, detectors)
     return [whole_of(scenes, model, detectors)]
 
 
-def over_ground(job: PreparedRun, clear: RasterReader) -> RasterReader:
-    """The clear scene on the ground of the hazy one."""
-    from dehazexl_cli.raster import views
-
-    ground = ground_of(job)
-    return Covered(job.scene.reader, views.WindowedReader(clear, ground) if job.frame else clear)
-
-
 def whole_of(scenes: Sequence[Scene], model: DehazeModel, detectors: Sequence[Detector]) -> Part:
     """All patches of the scene, which see each other."""
-    from dehazexl_cli.attribution import Part, Sight
-    from dehazexl_cli.engine.patches import rows_to_encode
 
     seen: list[list[Tensor]] = []
     absent: frozenset[int] = frozenset()
@@ -133,8 +121,6 @@ def tiles_of(
     scenes: Sequence[Scene], overlap: int, model: DehazeModel, detectors: Sequence[Detector]
 ) -> list[Part]:
     """Those tiles that the windows are restored from; none knows of another."""
-    from dehazexl_cli.engine.nodata import around
-    from dehazexl_cli.engine.patches import rows_to_decode
 
     wanted = reduce(around, (detector.box for detector in detectors))
     scenes = [replace(scene, wanted=wanted) for scene in scenes]
@@ -163,8 +149,6 @@ def tile_part(
     detectors: Sequence[Detector],
 ) -> Part:
     """A tile as a scene of its own, hazy and, if given, clear; windows count there as much as it does."""
-    from dehazexl_cli.attribution import Detector, Part, Sight
-    from dehazexl_cli.models.base import blend_weights
 
     box = inside(outer, id)
     grid = PatchGrid(box.height, box.width, model.patch, model.halo, overlap)
@@ -185,9 +169,6 @@ def inside(grid: PatchGrid, id: int) -> Box:
 
 def shown(scene: Scene, row: PatchRow) -> Tensor:
     """A row of patches as the network is shown it: [3 or 1, rows, width] in [0, 1], on the host."""
-    import torch
-
-    from dehazexl_cli.engine.scaling import normalize
 
     return normalize(torch.from_numpy(row.view), scene.groups[0].scaling(torch.device("cpu")))
 

@@ -1,20 +1,29 @@
-"""Who made a temporary file: its name says so, and what a dead process left can be told apart."""
+"""Half a file is no file: written under another name beside its place, and renamed when it is complete.
+
+The other name says which process made it, so that what a dead process left can be told apart and removed.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
+
+from dehazexl_cli.errors import OutputError
+from dehazexl_cli.paths import descriptor_of, is_stream, keep_rights
 
 log = logging.getLogger(__name__)
 
 _MARK = re.compile(r"\.dehazexl-(?P<host>[0-9A-Za-z]*-[0-9a-f]{8})-(?P<pid>\d+)-(?P<born>\d+)-[0-9a-f]{8}\.")
 
 
-class Owner(NamedTuple):
+class ProcessId(NamedTuple):
     """A process, so that no other is taken for it, on whatever machine."""
 
     host: str
@@ -51,7 +60,7 @@ class Owner(NamedTuple):
         return bool(self.born) and born(self.pid) not in (0, self.born)
 
 
-def remove_what_the_dead_left(folder: Path) -> list[Path]:
+def remove_orphans(folder: Path) -> list[Path]:
     """Remove temporary files and folders of processes that have ended; what could not be removed is left out.
 
     Never one of a live process, nor of another machine or container, where nobody can look from here.
@@ -62,7 +71,7 @@ def remove_what_the_dead_left(folder: Path) -> list[Path]:
     except OSError:
         return []
     for name in names:
-        owner = Owner.of(name)
+        owner = ProcessId.of(name)
         if owner is not None and owner.is_dead():
             try:
                 remove(folder / name)
@@ -82,9 +91,9 @@ def remove(path: Path) -> None:
 
 
 @cache
-def tidy(folder: Path) -> None:
+def remove_orphans_once(folder: Path) -> None:
     """The same, once in a process, as folders may hold very many files."""
-    for path in remove_what_the_dead_left(folder):
+    for path in remove_orphans(folder):
         log.info("%s: removed; the process that made it was killed", path)
 
 
@@ -121,3 +130,75 @@ def _text(path: Path) -> str:
         return path.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def write_atomic(path: Path, content: str | bytes, hint: str) -> None:
+    """Write the file as a whole or not at all; OutputError, with the hint, if that fails.
+
+    A pipe or a terminal, and - for stdout, take the content as it is.
+    """
+    with staged({path: content.encode() if isinstance(content, str) else content}, hint):
+        pass
+
+
+@contextmanager
+def staged(contents: Mapping[Path, bytes], hint: str) -> Iterator[None]:
+    """Give files their names if what is done inside succeeds; OutputError if they cannot be written."""
+    streams = [path for path in contents if is_stream(path)]
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            if path not in streams:
+                stack.enter_context(writing(path, hint))
+                stack.enter_context(replacing(path)).write_bytes(content)
+        yield
+    for path in streams:
+        with writing(path, hint):
+            pour(path, contents[path])
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name for a file that takes the place of another when it is complete; else nothing is left of it.
+
+    A link stays, and so do mode, owner and ACL of a file that is replaced. What processes that were killed
+    have left in its folder is removed.
+    """
+    place = Path(os.path.realpath(path))
+    remove_orphans_once(place.parent)
+    part = place.with_name(f".{shortened(place.name)}{ProcessId.this().mark()}part")
+    try:
+        yield part
+        keep_rights(place, part)
+        part.replace(place)
+    finally:
+        with suppress(OSError):  # nothing is there any more, or nothing ever was
+            part.unlink()
+
+
+def pour(path: Path, content: bytes) -> None:
+    """Write to a pipe, a device or an open file of this process; OSError if nobody takes it."""
+    known = descriptor_of(path)
+    if known is None:
+        # Else opening a pipe that nobody reads would wait for ever.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(descriptor, True)
+    else:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        descriptor = os.dup(known)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+
+
+def shortened(name: str) -> str:
+    """So much of a name that another may begin with it and be longer."""
+    return name.encode("utf-8", "surrogateescape")[:60].decode("utf-8", "ignore")
+
+
+@contextmanager
+def writing(path: Path, hint: str) -> Iterator[None]:
+    """Turn what the system says into OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})", hint) from error

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.evaluation.seams import SeamMeter, Seams
-from dehazexl_cli.grid import Box, SeamLines
+from dehazexl_cli.grid import Box, SeamLines, strips
 from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader
 
 WINDOW = 11  # pixels a side, for SSIM
@@ -45,9 +45,7 @@ def compare(
     UsageError for limits that are none.
     """
     comparison = Comparison(first.info, second.info, bands, limits)
-    height, width = first.info.height, first.info.width
-    for top in range(0, height, STRIP_ROWS):
-        box = Box(top, 0, min(STRIP_ROWS, height - top), width)
+    for box in strips(first.info.height, first.info.width, STRIP_ROWS):
         comparison.add(
             first.read(box, comparison.bands),
             second.read(box, comparison.bands),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dehazexl_cli.cli import console
+from dehazexl_cli.cli import output
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Scores, Seams
@@ -100,18 +99,15 @@ def written(value: float) -> str:
 
 def as_plain(outcome: Outcome, about: dict[str, Any]) -> dict[str, Any]:
     """Everything as plain values for JSON, which has no infinity and no nan: null stands for both."""
+    from dehazexl_cli.evaluation.measures import rounded
+
     groups = by_group(outcome.results)
     return about | {
-        "pairs": [{"name": r.name, "group": r.group} | finite(r.measures) for r in outcome.results],
-        "groups": [{"group": g, "pairs": len(rs)} | finite(means(rs)) for g, rs in groups.items()],
-        "overall": {"pairs": len(outcome.results)} | finite(means(outcome.results)),
+        "pairs": [{"name": r.name, "group": r.group} | rounded(r.measures) for r in outcome.results],
+        "groups": [{"group": g, "pairs": len(rs)} | rounded(means(rs)) for g, rs in groups.items()],
+        "overall": {"pairs": len(outcome.results)} | rounded(means(outcome.results)),
         "failed": [failure._asdict() for failure in outcome.failures],
     }
-
-
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-    """Rounded numbers, None for what is none."""
-    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}
 
 
 def print_table(results: Sequence[Result]) -> None:
@@ -131,9 +127,7 @@ def print_table(results: Sequence[Result]) -> None:
     for group, members in groups.items() if len(groups) > 1 else ():
         table.add_row(f"mean of {len(members)}", group, *cells(means(members)))
     table.add_row(f"mean of {len(results)}", "all", *cells(means(results)))
-    # Names are no markup; and in a file or a pipe no line is to be broken.
-    width = None if sys.stdout.isatty() else 250
-    console.put_table(table, width)
+    output.put_table(table)
 
 
 def cells(values: dict[str, float]) -> list[str]:

@@ -12,11 +12,11 @@ from dehazexl_cli.text import name_of, to_json
 
 if TYPE_CHECKING:
     from dehazexl_cli.cli.compare import Candidate
-    from dehazexl_cli.cli.measuring import View
     from dehazexl_cli.evaluation import Seam
+    from dehazexl_cli.evaluation.measures import View
     from dehazexl_cli.raster.base import Pixels, RasterReader
 
-TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATE = Path(__file__).with_name("html_report.html")
 SLOT = "/*DATA*/null"
 OVERVIEW_SIDE = 1400  # pixels
 CROP_SIDE = 400  # pixels, shown at full size
@@ -102,15 +102,7 @@ def small(path: str, view: View, side: int) -> Pixels:
     from dehazexl_cli.raster.thumbnail import thumbnail
 
     with closing(open_reader(path)) as reader:
-        return shown(thumbnail(reader, view.bands, side), view)
-
-
-def shown(pixels: Pixels, view: View) -> Pixels:
-    """Source numbers [3 or 1, h, w] as uint8 [3, h, w]: the same stretch for every picture."""
-    import numpy as np
-
-    grey_or_colour = np.nan_to_num(view.unit(pixels)).clip(0, 1) * 255
-    return np.broadcast_to(grey_or_colour.round().astype(np.uint8), (3, *pixels.shape[1:]))
+        return view.shown(thumbnail(reader, view.bands, side))
 
 
 def crops(files: dict[str, str], view: View, place: dict[str, Any]) -> dict[str, str]:
@@ -120,7 +112,7 @@ def crops(files: dict[str, str], view: View, place: dict[str, Any]) -> dict[str,
     found = {}
     for label, path in files.items():
         with closing(open_reader(path)) as reader:
-            found[label] = png(shown(crop(reader, view, place), view))
+            found[label] = png(view.shown(crop(reader, view, place)))
     return found
 
 
@@ -180,11 +172,9 @@ def jpeg(pixels: Pixels) -> str:
 
 def png(pixels: Pixels) -> str:
     """A picture [3, h, w] uint8 as a data address, without loss."""
-    import imagecodecs
+    from dehazexl_cli.raster import thumbnail
 
-    from dehazexl_cli.raster.pixels import interleaved
-
-    return address("png", imagecodecs.png_encode(interleaved(pixels), level=6))
+    return address("png", thumbnail.png(pixels))
 
 
 def address(kind: str, code: bytes | bytearray) -> str:

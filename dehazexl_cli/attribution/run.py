@@ -1,4 +1,4 @@
-"""What `dehazexl explain` works out: attribution maps of windows of a scene, in one mode or several."""
+"""Attribution maps of windows of a scene, in one mode or several, within the memory there is."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from dehazexl_cli.cli.sights import ground_of, parts_of, require_alike, valid_of
+import torch
+from torch import Tensor
+
+from dehazexl_cli.attribution.gradient import Network
+from dehazexl_cli.attribution.integrated_gradients import Attribution, attribute
+from dehazexl_cli.attribution.paths import Blend, Path, Transmission, airlight_of
+from dehazexl_cli.attribution.regions import ground_of, parts_of, require_alike, valid_of
+from dehazexl_cli.attribution.scene import Detector
+from dehazexl_cli.attribution.statistics import Spread, measure_spread
+from dehazexl_cli.config import EngineOptions, InferenceMode
+from dehazexl_cli.engine import OutOfMemory, PreparedRun, noticing_lack_of_memory, prepare, release
+from dehazexl_cli.engine.device import precision_name
+from dehazexl_cli.engine.nodata import around
+from dehazexl_cli.engine.scaling import normalize
+from dehazexl_cli.engine.scene import Watch
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
+from dehazexl_cli.files import run_in_memory
 from dehazexl_cli.grid import Box, PatchGrid
+from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.plan import PROCESS_BYTES, Footprint, Plan, PlanOverrides, choose
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from dehazexl_cli.attribution import Attribution, Detector, Path, Spread
-    from dehazexl_cli.engine import InferenceMode, Options, PreparedRun
-    from dehazexl_cli.engine.scene import Watch
-    from dehazexl_cli.models.base import DehazeModel
-    from dehazexl_cli.raster.base import RasterReader
+from dehazexl_cli.raster import open_reader
+from dehazexl_cli.raster.base import RasterReader
+from dehazexl_cli.raster.memory import ArrayReader
 
 MODES = ("global", "tile")
 PATHS = ("blend", "transmission")
@@ -64,7 +74,6 @@ class Question:
 
     def mode(self, name: str) -> InferenceMode:
         """A mode as the engine runs it."""
-        from dehazexl_cli.engine import InferenceMode
 
         return InferenceMode("tile", self.tile) if name == "tile" else InferenceMode("global")
 
@@ -91,14 +100,13 @@ class Explanation:
 
 
 def explain_scene(
-    reader: RasterReader, model: DehazeModel, question: Question, options: Options, watch: Watch
+    reader: RasterReader, model: DehazeModel, question: Question, options: EngineOptions, watch: Watch
 ) -> Explanation:
     """Answer for every window and mode.
 
     Raises InputError for a window without ground or a baseline that does not fit, DeviceError if there is
     not enough memory, UsageError for a model that sees no scene as a whole.
     """
-    from dehazexl_cli.engine import prepare
 
     if not model.supports_streaming:
         raise UsageError("a generic network has no steps to go back through", "use another --model")
@@ -132,14 +140,11 @@ def clear_scene(
     model: DehazeModel,
     baseline: str,
     job: PreparedRun,
-    options: Options,
+    options: EngineOptions,
     watch: Watch,
     seconds: dict[str, float],
 ) -> RasterReader | None:
     """The scene without haze: a file, or what the model makes of it; None is black."""
-    from dehazexl_cli.engine import run
-    from dehazexl_cli.raster import open_reader
-    from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
 
     if baseline == BLACK:
         return None
@@ -151,25 +156,16 @@ def clear_scene(
             clear.close()
             raise
         return clear
-    writers: list[ArrayWriter] = []
-
-    def make_writer() -> ArrayWriter:
-        writers.append(ArrayWriter(reader.info, "chw"))
-        return writers[-1]
-
     began = time.perf_counter()
-    run(reader, make_writer, model, replace(options, wishes=PlanOverrides(exact_attention=True)), watch)
+    exactly = replace(options, wishes=PlanOverrides(exact_attention=True))
+    pixels, _ = run_in_memory(reader, model, exactly, watch=watch)
     seconds[SELF] = round(time.perf_counter() - began, 2)
     info = reader.info
-    return ArrayReader(writers[-1].array, True, info.nodata, info.alpha, f"{info.name}, dehazed")
+    return ArrayReader(pixels, True, info.nodata, info.alpha, f"{info.name}, dehazed")
 
 
 def path_of(name: str, job: PreparedRun) -> Path:
     """The way from clear to hazy."""
-    import torch
-
-    from dehazexl_cli.attribution import Blend, Transmission, airlight_of
-    from dehazexl_cli.engine.scaling import normalize
 
     if name == "blend":
         return Blend()
@@ -189,8 +185,6 @@ def maps_of(
     watch: Callable[[int, int], None],
 ) -> tuple[Plan, list[Attribution]]:
     """Maps of the ground for every window, within the memory there is, and the plan that held."""
-    from dehazexl_cli.attribution import Network, attribute
-    from dehazexl_cli.engine import OutOfMemory, noticing_lack_of_memory, release
 
     detectors = [detector_of(window, question.detector, job, valid) for window in question.windows]
     plans = plans_for(job, model, question, clear is not None)
@@ -213,7 +207,6 @@ def maps_of(
 
 def detector_of(window: Box, kind: str, job: PreparedRun, valid: Tensor | None) -> Detector:
     """What is asked of a window, on the ground; InputError if it has none."""
-    from dehazexl_cli.attribution import Detector
 
     ground = ground_of(job)
     box = window.within(ground).moved(-ground.top, -ground.left)
@@ -267,7 +260,6 @@ def answers(
     valid: Tensor | None,
 ) -> list[Answer]:
     """Maps with what they say."""
-    from dehazexl_cli.attribution import measure_spread
 
     ground, made = ground_of(job), []
     for window, attribution in zip(windows, found, strict=True):
@@ -284,7 +276,6 @@ def answers(
 
 def restored_from(job: PreparedRun, model: DehazeModel, window: Box) -> Box:
     """The box around those patches that the global mode restores a window from; for other modes too."""
-    from dehazexl_cli.engine.nodata import around
 
     info = job.scene.reader.info
     grid = PatchGrid(info.height, info.width, model.patch, model.halo, job.layout.inner.overlap)
@@ -293,7 +284,6 @@ def restored_from(job: PreparedRun, model: DehazeModel, window: Box) -> Box:
 
 def how(job: PreparedRun, question: Question, path: Path) -> dict[str, Any]:
     """How the maps were made, as plain values."""
-    from dehazexl_cli.engine.device import precision_name
 
     shown = job.scene.groups[0]
     facts = {
@@ -315,7 +305,6 @@ def how(job: PreparedRun, question: Question, path: Path) -> dict[str, Any]:
 
 def open_baseline(baseline: str) -> None:
     """Raises InputError, before any work, for a file that cannot be read."""
-    from dehazexl_cli.raster import open_reader
 
     if baseline not in (SELF, BLACK):
         with closing(open_reader(baseline)):

@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from typer.core import TyperGroup
 
-from dehazexl_cli.cli.console import stdout_failure
+from dehazexl_cli.cli.output import stdout_failure
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.text import decoded, masked
 
@@ -27,8 +27,7 @@ OF_TESTS = frozenset({f"{PREFIX}SHARED"})  # this project's own, which name no o
 # The only name that stands for the file itself, in whichever command it is given.
 CONFIG = "config"
 SINGLE_QUOTES = r"put paths with backslashes between single quotes: weights = 'C:\net.pt'"
-META = "dehazexl_cli.configuration"  # where a context keeps the name of the file
-NEAR = 0.75  # likeness of two names from which on one is taken for a slip of the other
+META = "dehazexl_cli.settings"  # where a context keeps the name of the file
 
 
 class Setting(NamedTuple):
@@ -148,8 +147,6 @@ def take_settings(context: typer.Context, file: Path | None) -> None:
             values = values.get(name, {})
         context.default_map = values
         context.meta[META] = file
-    if context.parent is None:
-        require_known_variables(root, os.environ)
     require_usable_variables(context)
 
 
@@ -256,20 +253,9 @@ def require_known(names: Iterable[str], known: Iterable[str], where: str) -> Non
     known = sorted(known)
     for name in names:
         if name.replace("_", "-") not in known:
-            close = nearest(name.replace("_", "-"), known, 0)
+            close = nearest(name.replace("_", "-"), known)
             hint = f"did you mean {close}?" if close else "it has no settings; take it out"
             raise UsageError(f"{where}{name} is not known", hint)
-
-
-def require_known_variables(root: Any, environment: Mapping[str, str]) -> None:
-    """Raises UsageError for a variable that looks like a slip of a known one; others are others' business."""
-    known = known_variables(root)
-    for name in unknown_variables(root, environment):
-        close = nearest(name.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], NEAR)
-        if close:
-            raise UsageError(
-                f"the variable {name} is not known", f"did you mean {PREFIX}{close}? or unset {name}"
-            )
 
 
 def require_usable_variables(context: Any) -> None:
@@ -305,12 +291,11 @@ def unknown_variables(root: Any, environment: Mapping[str, str]) -> list[str]:
     return sorted(name for name in unknown if name.startswith(PREFIX))
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float) -> str | None:
+def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like another."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name, list(known), 1, cutoff)
-    return close[0] if close else None
+    return next(iter(get_close_matches(name, list(known), 1, 0)), None)
 
 
 def command_line(path: tuple[str, ...]) -> str:

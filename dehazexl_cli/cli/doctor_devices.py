@@ -1,4 +1,4 @@
-"""Checks of what is computed with: GPUs, precisions, processors."""
+"""What checks of `dehazexl doctor` find, and those of GPUs, precisions and processors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import math
 import os
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dehazexl_cli.cli.findings import Finding, Verdict
+from dehazexl_cli import processors
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,40 @@ GET_TORCH = "see https://pytorch.org/get-started"
 # Largest error of a product of matrices that is still arithmetic and no fault, of its largest number. Current
 # GPUs convolve float32 in 19 bits.
 TOLERANCES = {"fp32": 5e-3, "bf16": 5e-2, "fp16": 1e-2}
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    passed = "PASS"
+    warned = "WARN"
+    failed = "FAIL"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    remedy: str = ""  # what to do, unless it passed
+    facts: dict[str, Any] = field(default_factory=dict)  # the same for programs
+
+
+def passed(name: str, detail: str, facts: dict[str, Any]) -> Finding:
+    """All is well."""
+    return Finding(name, Verdict.passed, detail, "", facts)
+
+
+def warned(name: str, detail: str, remedy: str, facts: dict[str, Any]) -> Finding:
+    """A run works, though not as it might."""
+    return Finding(name, Verdict.warned, detail, remedy, facts)
+
+
+def failed(name: str, detail: str, remedy: str, facts: dict[str, Any] | None = None) -> Finding:
+    """No run works, or none gives what it should."""
+    return Finding(name, Verdict.failed, detail, remedy, facts or {})
 
 
 def check_device(wanted: str) -> Iterator[Finding]:
@@ -33,19 +69,17 @@ def check_device(wanted: str) -> Iterator[Finding]:
     if chosen.type != "cuda":
         detail = f"{chosen}, {processor()}"
         if driver is None or wanted != "auto":
-            yield Finding("device", Verdict.passed, detail, "", facts)
+            yield passed("device", detail, facts)
         elif torch.version.cuda is None:
-            yield Finding(
+            yield warned(
                 "device",
-                Verdict.warned,
                 f"{detail}: there is an NVIDIA GPU (driver {driver}), and this PyTorch is built without CUDA",
                 f"install one with it: {GET_TORCH}",
                 facts,
             )
         else:
-            yield Finding(
+            yield warned(
                 "device",
-                Verdict.warned,
                 f"{detail}: there is an NVIDIA driver {driver}, and PyTorch for CUDA "
                 f"{torch.version.cuda} finds no GPU (CUDA_VISIBLE_DEVICES is "
                 f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')!r})",
@@ -73,19 +107,16 @@ def check_gpu(device: torch.device, facts: dict[str, Any]) -> Iterator[Finding]:
         arch.removeprefix("sm_").removeprefix("compute_").rstrip("af") for arch in torch.cuda.get_arch_list()
     ]
     if torch.version.hip is None and built and not any(int(a) // 10 == major for a in built if a.isdecimal()):
-        yield Finding(
+        yield failed(
             "device",
-            Verdict.failed,
             f"{detail}: this PyTorch has no code for it (it has {', '.join(built)})",
             f"install a PyTorch for that GPU: {GET_TORCH}",
             facts,
         )
     elif free < LITTLE_DEVICE_MEMORY:
-        yield Finding(
-            "device", Verdict.warned, f"{detail}: little is free", "see with nvidia-smi who uses it", facts
-        )
+        yield warned("device", f"{detail}: little is free", "see with nvidia-smi who uses it", facts)
     else:
-        yield Finding("device", Verdict.passed, detail, "", facts)
+        yield passed("device", detail, facts)
 
 
 def check_precision(wanted: str) -> Iterator[Finding]:
@@ -111,7 +142,7 @@ def check_precision(wanted: str) -> Iterator[Finding]:
         if name == "bf16" and emulated:
             detail += ", but not in its hardware: it is slow there"
         if error < TOLERANCES[name]:
-            yield Finding("precision", Verdict.passed, detail, "", facts)
+            yield passed("precision", detail, facts)
         else:
             verdict = Verdict.failed if name == auto else Verdict.warned
             yield Finding(
@@ -143,22 +174,19 @@ def check_processors() -> Iterator[Finding]:
     facts = {"allowed": allowed, "threads": threads, "in_machine": os.cpu_count()}
     detail = f"{threads} threads on {allowed:g} of {os.cpu_count()} processors, {processor()}"
     if threads > max(1.0, allowed):
-        yield Finding(
+        yield warned(
             "processors",
-            Verdict.warned,
             f"{detail}: threads wait for each other",
             f"set OMP_NUM_THREADS={max(1, int(allowed))}",
             facts,
         )
     else:
-        yield Finding("processors", Verdict.passed, detail, "", facts)
+        yield passed("processors", detail, facts)
 
 
 def allowed_processors() -> float:
     """Processors this process may use: by affinity, or less by its control group's quota."""
-    from dehazexl_cli.worker_config import processors
-
-    allowed = float(processors())
+    allowed = float(processors.count())
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():
         share, _, period = quota.read_text().partition(" ")

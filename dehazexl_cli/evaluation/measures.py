@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dehazexl_cli.grid import Box, SeamLines
+import numpy as np
 
-if TYPE_CHECKING:
-    from dehazexl_cli.evaluation import Seam
-    from dehazexl_cli.raster.base import Pixels, RasterInfo
+from dehazexl_cli.evaluation.consistency import Drift, Indicators
+from dehazexl_cli.evaluation.metrics import STRIP_ROWS, Comparison, valid_in_both
+from dehazexl_cli.evaluation.seams import Seam, SeamMeter
+from dehazexl_cli.grid import SeamLines, strips
+from dehazexl_cli.raster import open_reader
+from dehazexl_cli.raster.base import Pixels
 
 DRIFT_SIDE = 512  # pixels of the squares whose colours are compared, the same for every mode
 IN_ONE_PIECE = SeamLines(stride=2**40, overlap=0, pitch=2**40)  # wider than any scene, so nothing meets
@@ -28,10 +30,14 @@ class View:
 
     def unit(self, pixels: Pixels) -> Pixels:
         """Source numbers in [0, 1], float32; beyond it what lies beyond the range."""
-        import numpy as np
 
         scaled: Pixels = ((pixels.astype(np.float64) - self.low) / (self.high - self.low)).astype(np.float32)
         return scaled
+
+    def shown(self, pixels: Pixels) -> Pixels:
+        """Source numbers [3 or 1, h, w] as uint8 [3, h, w]: the same stretch for every picture."""
+        grey_or_colour = np.nan_to_num(self.unit(pixels)).clip(0, 1) * 255
+        return np.broadcast_to(grey_or_colour.round().astype(np.uint8), (3, *pixels.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,19 @@ class Measures:
     dark_channel: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """Rounded numbers, None for what is none."""
-        return {key: round(value, 4) if math.isfinite(value) else None for key, value in asdict(self).items()}
+        """As plain values."""
+        return rounded(asdict(self))
+
+
+def rounded(values: dict[str, float]) -> dict[str, float | None]:
+    """Rounded numbers, None for what is none."""
+    return {key: round(value, 4) if math.isfinite(value) else None for key, value in values.items()}
 
 
 def measure(
     source: str, output: str, reference: str | None, view: View, joints: dict[str, Any]
 ) -> tuple[Measures, tuple[Seam, ...]]:
     """Measures of an output file, and its seams; InputError if the reference cannot be compared."""
-    from dehazexl_cli.evaluation import Comparison, Drift, Indicators, SeamMeter, valid_in_both
-    from dehazexl_cli.raster import open_reader
 
     with (
         closing(open_reader(source)) as before,
@@ -68,7 +77,7 @@ def measure(
         closeness = Comparison(after.info, truth.info, view.bands, (view.low, view.high))
         meter = SeamMeter(info.height, info.width, count, SeamLines(**joints))
         drift, indicators = Drift(info.height, info.width, count, DRIFT_SIDE), Indicators()
-        for box in strips(info):
+        for box in strips(info.height, info.width, STRIP_ROWS):
             valid = valid_in_both(before, truth, box, view.bands)
             rows = [reader.read(box, view.bands) for reader in (before, after, truth)]
             if reference is not None:
@@ -89,11 +98,3 @@ def measure_input(source: str, reference: str | None, view: View) -> Measures:
     """
     found, _ = measure(source, source, reference, view, IN_ONE_PIECE._asdict())
     return found if reference is not None else replace(found, drift=math.nan)
-
-
-def strips(info: RasterInfo) -> Iterator[Box]:
-    """The scene in strips as the meters take them."""
-    from dehazexl_cli.evaluation import STRIP_ROWS
-
-    for top in range(0, info.height, STRIP_ROWS):
-        yield Box(top, 0, min(STRIP_ROWS, info.height - top), info.width)

@@ -1,0 +1,1 @@
+"""Many scenes: which, who dehazes them, and what became of each."""

@@ -1,0 +1,257 @@
+"""What a command says: messages and progress on stderr, data on stdout."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from dehazexl_cli.errors import DehazeError, Interrupted, OutputError, UsageError
+from dehazexl_cli.streams import drop
+from dehazexl_cli.text import masked, printable, to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+    from rich.table import Table
+
+debug = False  # set by the global option, read by main()
+
+FINISHED_WITH_FAILURES = 7  # the exit code where one of several things failed
+PIPE_WIDTH = 250  # characters; in a file or a pipe no line of a table is to be broken
+PHASES = {
+    "encode": "Encoding",
+    "mix": "Mixing",
+    "decode": "Decoding",
+    "finish": "Finishing",
+}
+
+
+class ProgressKind(StrEnum):
+    """How progress is shown."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+    json = "json"
+
+
+@dataclass(frozen=True)
+class Display:
+    """What the user wants to be told, and how."""
+
+    kind: ProgressKind = ProgressKind.auto
+    quiet: bool = False
+    as_json: bool = False
+    print_paths: bool = False
+    nul: bool = False  # paths end with NUL
+
+    def __post_init__(self) -> None:
+        if self.as_json and self.print_paths:
+            raise UsageError("--json and --print-paths both write to stdout", "leave out one of them")
+
+
+def say(message: str) -> None:
+    """One line for the person at the terminal, without secrets."""
+    print(masked(message), file=sys.stderr, flush=True)
+
+
+def put(text: object, end: str = "\n") -> None:
+    """Data on stdout, without secrets; OutputError if it cannot be written."""
+    put_bytes(
+        f"{printable(masked(str(text)))}{end}".encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+    )
+
+
+def put_path(path: object, end: str = "\n") -> None:
+    """The name of a result on stdout, byte by byte as it is on disk; OutputError if it cannot be written."""
+    put_bytes(os.fsencode(f"{path}{end}"))
+
+
+def put_table(table: Table) -> None:
+    """A table on stdout."""
+    text = io.StringIO()
+    console_for(text, sys.stdout.isatty()).print(table)
+    put(text.getvalue(), end="")
+
+
+def say_table(table: Table) -> None:
+    """A table on stderr."""
+    console_for(sys.stderr, sys.stderr.isatty()).print(table)
+
+
+def console_for(stream: TextIO, terminal: bool) -> Console:
+    """What tables are printed by, as wide as the terminal; names in them are no markup."""
+    from rich.console import Console
+
+    width = None if terminal else PIPE_WIDTH
+    return Console(
+        file=stream, width=width, force_terminal=terminal, markup=False, emoji=False, highlight=False
+    )
+
+
+def put_bytes(data: bytes) -> None:
+    """Bytes on stdout; OutputError if they cannot be written."""
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise stdout_failure(error) from error
+
+
+def stdout_failure(error: OSError) -> OutputError:
+    """The error to raise where data cannot be written; nothing more is."""
+    drop(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return OutputError("stdout: nobody reads it", "read all of it, or send it to a file")
+    return OutputError(
+        f"stdout: cannot be written ({error.strerror})", "free some space, or send it elsewhere"
+    )
+
+
+def show_error(error: DehazeError | Interrupted) -> None:
+    """One line of what happened, one of what to do."""
+    say(f"error: {in_one_line(error.message)}")
+    if error.hint:
+        say(f"  try: {in_one_line(error.hint)}")
+
+
+def in_one_line(text: str) -> str:
+    """Text without secrets and line breaks, which names of files may have."""
+    return masked(" ".join(text.splitlines()))
+
+
+def show_bug(error: Exception) -> None:
+    """An error nobody foresaw."""
+    text = str(error).splitlines()
+    say(f"error: {type(error).__name__}: {text[0] if text else 'no further words'}")
+    say("  try: run it again as `dehazexl --debug …` and report what it prints; this should not happen")
+
+
+class MaskedFormatter(logging.Formatter):
+    """What libraries say, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
+def show_traceback() -> None:
+    """Where the error that is being handled came from, without secrets."""
+    say(traceback.format_exc().rstrip())
+
+
+def configure_logging(verbose: bool, quiet: bool) -> None:
+    """Send the libraries' warnings to stderr, or more of them, or only errors."""
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(MaskedFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    # It warns of what GDAL forgives, such as a nodata value that no pixel can have, in words for programmers.
+    logging.getLogger("tifffile").setLevel(logging.NOTSET if verbose else logging.ERROR)
+
+
+class Progress:
+    """Says how far a command is: as events, as bars, as lines or not at all; a context manager."""
+
+    def __init__(self, kind: ProgressKind, quiet: bool) -> None:
+        self.is_json = kind is ProgressKind.json
+        self.is_silent = kind is ProgressKind.never or (quiet and kind is ProgressKind.auto)
+        terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        wanted = kind is ProgressKind.always or (terminal and kind is ProgressKind.auto)
+        self.is_bar = wanted and not self.is_silent
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._shown = ("", -1)  # phase, and the part of it that was told
+        self._began = time.monotonic()
+
+    def __call__(self, phase: str, done: int, total: int, **about: Any) -> None:
+        """So many of the patches of a phase are done; `about` is for events alone."""
+        if self.is_json:
+            if self._is_news(f"{about} {phase}", 100 * done // total):
+                self.event("progress", **about, phase=phase, done=done, total=total)
+        elif self.is_bar:
+            self.move_bar(title(phase), done, total, "patches")
+        elif not self.is_silent and total > 1:
+            if phase != self._shown[0]:
+                self._began = time.monotonic()
+            if self._is_news(phase, 10 * done // total) and done:
+                left = (time.monotonic() - self._began) * (total - done) / done
+                say(f"{title(phase)} {100 * done // total}%, {done} of {total} patches, {left:.0f} s left")
+
+    def item(self, event: str, line: str, /, **facts: Any) -> None:
+        """One of several things is done: an event, or a line."""
+        if self.is_json:
+            self.event(event, **facts)
+        elif not self.is_silent:
+            self.say(line)
+
+    def failed(self, event: str, line: str, hint: str, /, **facts: Any) -> None:
+        """One of several things failed: an event, or lines even where all is quiet."""
+        if self.is_json:
+            return self.event(event, **facts)
+        self.say(f"failed: {in_one_line(line)}")
+        if hint:
+            self.say(f"  try: {in_one_line(hint)}")
+
+    def event(self, name: str, /, **facts: Any) -> None:
+        """One JSON object a line, for schedulers and other programs."""
+        say(to_json({"event": name} | facts))
+
+    def say(self, message: str) -> None:
+        """Say a line; above the bars, if there are any."""
+        if self._bars is None:
+            say(message)
+        else:
+            self._bars.console.print(
+                masked(message), markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
+
+    def move_bar(self, title: str, done: float, total: int, unit: str) -> None:
+        """Bring a bar to where it is; the first call makes it."""
+        if self._bars is None:
+            self._bars = make_bars()
+            self._bars.start()
+        if title not in self._tasks:
+            self._tasks[title] = self._bars.add_task(title, total=total, unit=unit)
+        self._bars.update(self._tasks[title], completed=done, total=total)
+
+    def _is_news(self, phase: str, part: int) -> bool:
+        before, self._shown = self._shown, (phase, part)
+        return before != self._shown
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the bars as they are and give the terminal back."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+def title(phase: str) -> str:
+    """What a person reads of a phase; one that is none of a run's is named as it is."""
+    return PHASES.get(phase, phase.capitalize())
+
+
+def make_bars() -> Bars:
+    """Bars with the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description:<9}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
