@@ -14,7 +14,7 @@ from qgis.core import (
 )
 
 from .command import CommandFailed, find_command
-from .runner import Cancelled, in_words, run_command
+from .runner import ask_command, in_words, run_command
 from .sources import dataset_name, part_options
 
 COMMAND_SETTING = "DEHAZEXL_COMMAND"
@@ -72,7 +72,7 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
             options += part_options(bounds(wanted), bounds(layer.extent()), layer.width(), layer.height())
         return source, options
 
-    def perform(self, arguments, feedback, output=None):
+    def perform(self, arguments, feedback, outputs):
         """Run the command, shown in the log as one would type it, and return what it wrote to stdout.
 
         Raises QgsProcessingException in the command's own words.
@@ -80,7 +80,7 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
         with in_words_of_qgis():
             program = command()
             feedback.pushCommandInfo(in_words([program, *arguments]))
-            return run_command(program, arguments, feedback, output)
+            return run_command(program, arguments, feedback, outputs)
 
     def require(self, subcommand, options, feedback):
         """Raise QgsProcessingException if the command that is installed is too old for this.
@@ -90,7 +90,7 @@ class CommandAlgorithm(QgsProcessingAlgorithm):
         with in_words_of_qgis():
             program = command()
             try:
-                text = run_command(program, [subcommand, "--help"], feedback)
+                text = ask_command(program, [subcommand, "--help"], feedback)
             except CommandFailed as error:
                 if error.code != 2:  # not a question of usage
                     raise
@@ -120,7 +120,7 @@ def command():
 
 def too_old(program, what, feedback):
     """Return the error of a command that has not learnt something yet."""
-    version = run_command(program, ["--version"], feedback).strip()
+    version = ask_command(program, ["--version"], feedback).strip()
     return CommandFailed(
         f"{program} is {version}, which has no {what} yet",
         "update dehazexl (for instance `pipx upgrade dehazexl` or `uv tool upgrade dehazexl`)",
@@ -130,6 +130,3 @@ def too_old(program, what, feedback):
 def bounds(rectangle):
     """Return xmin, ymin, xmax, ymax."""
     return (rectangle.xMinimum(), rectangle.yMinimum(), rectangle.xMaximum(), rectangle.yMaximum())
-
-
-__all__ = ["COMMAND_SETTING", "Cancelled", "CommandAlgorithm"]

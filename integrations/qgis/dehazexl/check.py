@@ -3,9 +3,9 @@
 
 from qgis.core import QgsProcessingOutputBoolean, QgsProcessingOutputString
 
-from .algorithm import Cancelled, CommandAlgorithm, command, in_words_of_qgis
+from .algorithm import CommandAlgorithm, command, in_words_of_qgis
 from .command import CommandFailed
-from .runner import run_command
+from .runner import Cancelled, ask_command
 
 CHECK_FAILED = 8  # exit code
 
@@ -41,7 +41,7 @@ class CheckInstallation(CommandAlgorithm):
         with in_words_of_qgis():
             try:
                 program = command()
-                version = run_command(program, ["--version"], feedback).strip()
+                version = ask_command(program, ["--version"], feedback).strip()
                 feedback.pushInfo(f"{program}\n{version}\n")
                 found, passed = examine(program, feedback)
             except Cancelled:
@@ -58,7 +58,7 @@ class CheckInstallation(CommandAlgorithm):
 def examine(program, feedback):
     """Return what `dehazexl doctor` says, and whether nothing failed."""
     try:
-        return run_command(program, ["doctor"], feedback), True
+        return ask_command(program, ["doctor"], feedback), True
     except CommandFailed as error:
         if error.code != CHECK_FAILED:
             raise

@@ -12,7 +12,8 @@ from qgis.core import (
     QgsProcessingParameterString,
 )
 
-from .algorithm import EXTENT, Cancelled, CommandAlgorithm
+from .algorithm import EXTENT, CommandAlgorithm
+from .runner import Cancelled
 
 OUTPUT, HAZE_MAP = "OUTPUT", "HAZE_MAP"
 AUTO = "auto"
@@ -96,20 +97,20 @@ class DehazeRaster(CommandAlgorithm):
         )
 
     def processAlgorithm(self, parameters, context, feedback):
-        output = self.parameterAsOutputLayer(parameters, OUTPUT, context)
-        haze_map = (
-            self.parameterAsOutputLayer(parameters, HAZE_MAP, context) if parameters.get(HAZE_MAP) else ""
-        )
-        arguments = ["run", self.source, output, *self.source_options, *self._options(parameters, context)]
+        results = {OUTPUT: self.parameterAsOutputLayer(parameters, OUTPUT, context)}
+        arguments = ["run", self.source, results[OUTPUT], *self.source_options]
+        arguments += self._options(parameters, context)
         arguments += ["--overwrite", "--progress", "json"]  # the dialog has asked whether to overwrite
         try:
-            if haze_map:
+            if parameters.get(HAZE_MAP):
                 self.require("run", ["--haze-map"], feedback)
-                arguments += ["--haze-map", haze_map]
-            self.perform(arguments, feedback, output)
+                results[HAZE_MAP] = self.parameterAsOutputLayer(parameters, HAZE_MAP, context)
+                arguments += ["--haze-map", results[HAZE_MAP]]
+            self.perform(arguments, feedback, list(results.values()))
         except Cancelled:
+            feedback.pushInfo("Cancelled; nothing was written.")
             return {}
-        return {OUTPUT: output, **({HAZE_MAP: haze_map} if haze_map else {})}
+        return results
 
     def _options(self, parameters, context):
         """List the options that differ from what the command does by itself, and the strength."""

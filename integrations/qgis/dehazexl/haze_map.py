@@ -3,7 +3,8 @@
 
 from qgis.core import QgsProcessingParameterRasterDestination
 
-from .algorithm import Cancelled, CommandAlgorithm
+from .algorithm import CommandAlgorithm
+from .runner import Cancelled
 
 OUTPUT = "OUTPUT"
 
@@ -44,7 +45,8 @@ class HazeMap(CommandAlgorithm):
             arguments = ["haze", self.source, "--map", output, *self.source_options]
             arguments += ["--overwrite"] if "--overwrite" in known else []
             arguments += ["--progress", "json"] if "--progress" in known else []
-            self.perform(arguments, feedback, output)
+            self.perform(arguments, feedback, [output])
         except Cancelled:
+            feedback.pushInfo("Cancelled; nothing was written.")
             return {}
         return {OUTPUT: output}

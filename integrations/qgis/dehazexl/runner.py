@@ -30,6 +30,7 @@ _TITLES = {
     "decode": "Removing the haze",
     "finish": "Finishing the file",
 }
+_BOX = "╭╮╰╯│─\n"  # around errors of usage
 _WARNING = re.compile(r"(warning|failed): |(WARNING|ERROR|CRITICAL) ")
 
 
@@ -37,15 +38,15 @@ class Cancelled(Exception):
     """The user cancelled, and the command has ended."""
 
 
-def run_command(program: str, arguments: Sequence[str], feedback: Any, output: str | None = None) -> str:
+def run_command(program: str, arguments: Sequence[str], feedback: Any, outputs: Sequence[str] = ()) -> str:
     """Run the command to its end and return what it wrote to stdout.
 
-    `feedback` is a QgsProcessingFeedback. `output` is the raster to be made, beside which nothing is left if
-    the command is cancelled. Raises CommandFailed with the command's own words if it fails, Cancelled if the
-    user cancelled.
+    `feedback` is a QgsProcessingFeedback. `outputs` are the rasters to be made, beside which nothing is left
+    if the command is cancelled. Raises CommandFailed with the command's own words if it fails, Cancelled if
+    the user cancelled.
     """
     line = [program, *arguments]
-    before = _temporaries(output)
+    before = _temporaries(outputs)
     try:
         process = subprocess.Popen(
             line,
@@ -65,7 +66,7 @@ def run_command(program: str, arguments: Sequence[str], feedback: Any, output: s
         said = _listen(process, feedback)
     except BaseException:
         _end(process)
-        for left in _temporaries(output) - before:  # of a command that could not clean up
+        for left in _temporaries(outputs) - before:  # of a command that could not clean up
             _remove(left)
         raise
     code = process.wait()
@@ -74,9 +75,27 @@ def run_command(program: str, arguments: Sequence[str], feedback: Any, output: s
     return "".join(said.stdout)
 
 
+def ask_command(program: str, arguments: Sequence[str], feedback: Any) -> str:
+    """Run the command as `run_command` does, but tell nothing on the way."""
+    return run_command(program, arguments, _Muted(feedback))
+
+
 def in_words(line: Sequence[str]) -> str:
     """Write a command line as one would type it."""
     return subprocess.list2cmdline(line) if os.name == "nt" else " ".join(map(shlex.quote, line))
+
+
+class _Muted:
+    """A feedback that tells nothing, and is cancelled when another one is."""
+
+    def __init__(self, feedback: Any) -> None:
+        self.isCanceled = feedback.isCanceled
+
+    def pushInfo(self, line: str) -> None:
+        """Tell nothing."""
+
+    def pushWarning(self, line: str) -> None:
+        """Tell nothing."""
 
 
 class Transcript:
@@ -91,7 +110,7 @@ class Transcript:
 
     def hear(self, line: str) -> None:
         """Tell on a line of stderr: an event as progress, a message as what it is."""
-        line = line.rstrip()
+        line = line.strip(_BOX).rstrip()
         event = _event(line)
         if event is not None:
             self._progress(event)
@@ -184,16 +203,14 @@ def _end(process: subprocess.Popen[str]) -> None:
         return
 
 
-def _temporaries(output: str | None) -> set[Path]:
-    """List what runs are making, or left, on the way to an output."""
-    if output is None:
-        return set()
-    target = Path(output)
-    start = f".{target.stem[:30]}.dehazexl-"
-    try:
-        return {target.parent / name for name in os.listdir(target.parent) if name.startswith(start)}
-    except OSError:
-        return set()
+def _temporaries(outputs: Sequence[str]) -> set[Path]:
+    """List what runs are making, or left, on the way to outputs."""
+    found: set[Path] = set()
+    for target in map(Path, outputs):
+        start = f".{target.stem[:30]}.dehazexl-"
+        with contextlib.suppress(OSError):
+            found.update(path for path in target.parent.iterdir() if path.name.startswith(start))
+    return found
 
 
 def _remove(path: Path) -> None:
