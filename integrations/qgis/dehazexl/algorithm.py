@@ -123,7 +123,7 @@ def too_old(program, what, feedback):
     version = ask_command(program, ["--version"], feedback).strip()
     return CommandFailed(
         f"{program} is {version}, which has no {what} yet",
-        "update dehazexl (for instance `pipx upgrade dehazexl` or `uv tool upgrade dehazexl`)",
+        "update dehazexl, for instance by `pipx install --force .` in the folder of its newer sources",
     )
 
 

@@ -55,8 +55,8 @@ def find_command(
             return str(folder / _PROGRAM)
     raise CommandFailed(
         f"the command {NAME} was not found on PATH, nor where pip, pipx, uv and conda install programs",
-        f"install it (for instance `pipx install {NAME}` or `uv tool install {NAME}`; its documentation says "
-        f"how), or name the program in {SETTING_PLACE}",
+        f"install it as its README says, for instance by `pipx install .` in the folder of its sources, or "
+        f"name the program in {SETTING_PLACE}",
     )
 
 

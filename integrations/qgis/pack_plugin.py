@@ -1,4 +1,4 @@
-"""Pack the plugin as the zip that QGIS installs: python package.py [FOLDER]; prints its name."""
+"""Pack the plugin as the zip that QGIS installs: python pack_plugin.py [FOLDER]; prints its name."""
 
 from __future__ import annotations
 
