@@ -95,14 +95,14 @@ def _folders(environment: Mapping[str, str], home: Path) -> Iterator[Path]:
     yield home / ".local" / "bin"
     for folder in (home / "Library" / "Python", *(each / "Python" for each in roaming)):  # pip --user
         yield from sorted(folder.glob(f"*/{_BIN}"), reverse=True)
-    if not WINDOWS:  # programs that are started from a desktop have a short PATH
-        yield from (Path("/usr/local/bin"), Path("/opt/homebrew/bin"))
     mac = home / "Library" / "Application Support"
     pipx = [*named("PIPX_HOME"), *(each / "pipx" for each in (*data, home / ".local", home, mac))]
     yield from (each / "venvs" / NAME / _BIN for each in (*pipx, *(each / "pipx" / "pipx" for each in local)))
     uv = [*named("UV_TOOL_DIR"), *(each / "uv" / "tools" for each in (*data, *roaming))]
     yield from (each / NAME / _BIN for each in uv)
     yield from (each / _BIN for each in _conda_environments(home, named))
+    if not WINDOWS:  # programs that are started from a desktop have a short PATH
+        yield from (Path("/usr/local/bin"), Path("/opt/homebrew/bin"))
 
 
 def _conda_environments(home: Path, named: Callable[..., list[Path]]) -> Iterator[Path]:
