@@ -3,6 +3,7 @@
 # make test-all   the same with the slow tests
 # make golden REF=main   whether results are the same as those of another commit, byte by byte
 # make metadata-table   what becomes of everything a raster says beside its pixels, by format
+# make qgis-plugin   the plugin for QGIS as a zip, in dist/
 # make clean      remove what these made, but keep the installation in .venv
 #
 # PYTHON=python3.12 make demo   uses another interpreter (3.11 or newer)
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check golden metadata-table clean
+.PHONY: demo test test-all check golden metadata-table qgis-plugin clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python examples/make_scene.py demo >/dev/null
@@ -32,6 +33,9 @@ golden: $(INSTALLED)
 
 metadata-table: $(INSTALLED)
 	@$(BIN)/python examples/metadata_table.py
+
+qgis-plugin:
+	@$(PYTHON) integrations/qgis/pack_plugin.py dist
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
