@@ -205,6 +205,8 @@ class Options:
             value, (fits, words) = getattr(self, each.name), KINDS[each.name]
             if not (value is None and each.default is None) and not fits(value):
                 raise UsageError(f"{each.name}={value!r} is not possible", f"give {words}")
+            if is_real(value):  # NumPy's numbers are none that JSON takes
+                object.__setattr__(self, each.name, int(value) if is_whole(value) else float(value))
         self.run_config()
 
     def run_config(self, resume: bool = False, in_place: bool = False) -> RunConfig:

@@ -227,7 +227,7 @@ def test_options_that_cannot_be_are_refused_where_they_are_made(wrong: dict[str,
 def test_options_are_those_of_the_command() -> None:
     group: Any = typer.main.get_command(app)
     named = {param.name for param in group.commands["run"].params if param.name.isidentifier()}
-    renamed = {"no_provenance": "provenance"}
+    renamed = {"no_provenance": "provenance", "band_ranges": "input_range"}
     wanted = {renamed.get(name, name) for name in named - OF_THE_COMMAND - ARGUMENTS}
     fields = {field.name for field in dataclasses.fields(Options)}
     assert fields == {name for name in wanted if "." not in name}
