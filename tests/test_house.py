@@ -31,7 +31,7 @@ LIGHT = (  # nothing but the standard library
     *("text", "errors", "owner", "paths", "grid", "plan", "report", "processors", "streams"),
 )
 BELOW = (*LIGHT, "provenance", "documents", "raster", "models", "engine")
-ALL = (*BELOW, "dataset_pairs", "files", "batch", "training", "evaluation", "attribution")
+ALL = (*BELOW, "dataset_pairs", "files", "batch", "training", "evaluation", "attribution", "viewer")
 TABLE = {
     "text": Layer(),
     "streams": Layer(),
@@ -64,6 +64,9 @@ TABLE = {
     ),
     "attribution": Layer(("models.base", "grid", "errors"), frozenset({"torch"})),
     "evaluation": Layer(("raster.base", "grid", "errors"), frozenset({"numpy"})),
+    "viewer": Layer(
+        ("text", "errors", "grid", "raster.base", "raster.pixels"), frozenset({"numpy", "imagecodecs"})
+    ),
     "files": Layer((*BELOW, ""), frozenset({"numpy"})),
     "batch": Layer((*BELOW, "files", ""), frozenset({"torch", "rasterio", "distributed"}), late=True),
     "cli": Layer((*ALL, ""), EVERYTHING | {"typer", "rich"}, late=True),

@@ -17,10 +17,10 @@ from dehazexl_cli.engine.device import (
     to_unit,
 )
 from dehazexl_cli.engine.nodata_filling import fill_nodata
-from dehazexl_cli.engine.scaling import choose_range, range_of
+from dehazexl_cli.engine.scaling import choose_range
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
 from dehazexl_cli.raster.bands import choose_bands
-from dehazexl_cli.raster.base import RasterInfo, ValueRange
+from dehazexl_cli.raster.base import RasterInfo, ValueRange, range_of
 from dehazexl_cli.raster.memory import ArrayReader
 
 CPU = torch.device("cpu")

@@ -23,6 +23,7 @@ from dehazexl_cli.cli.preview import preview
 from dehazexl_cli.cli.run import run
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
+from dehazexl_cli.cli.view import view
 from dehazexl_cli.cli.weights import weights
 from dehazexl_cli.errors import DehazeError, DeviceError, Interrupted, is_lack_of_memory
 from dehazexl_cli.streams import Forgiving
@@ -41,6 +42,7 @@ app.command()(plan)
 app.command()(info)
 app.command()(compare)
 app.command()(preview)
+app.command()(view)
 app.command()(explain)
 app.command()(evaluate)
 app.command()(train)

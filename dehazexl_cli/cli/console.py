@@ -34,7 +34,9 @@ PHASES = {
     "mix": "Mixing",
     "decode": "Decoding",
     "finish": "Finishing",
+    "shrink": "Shrinking",
 }
+COUNTED = {"shrink": "rows"}  # else patches
 
 
 def title(phase: str) -> str:
@@ -264,7 +266,8 @@ class LineProgress:
         tenth = (phase, 10 * done // total)
         if tenth != self._shown and done:
             left = (time.monotonic() - self._began) * (total - done) / done
-            say(f"{title(phase)} {100 * done // total}%, {done} of {total} patches, {left:.0f} s left")
+            counted = COUNTED.get(phase, "patches")
+            say(f"{title(phase)} {100 * done // total}%, {done} of {total} {counted}, {left:.0f} s left")
         self._shown = tenth
 
     def stop(self) -> None:
