@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -62,6 +63,11 @@ def _masked_parameter(parameter: str) -> str:
         return MASK if name else ""
     inner = unquote(value)
     return f"{name}={masked(inner) if name.lower() == 'url' else MASK}" if value else parameter
+
+
+def view_command(*names: str) -> str:
+    """What a person types to see images over each other at full resolution."""
+    return shlex.join(["dehazexl", "view", *names])
 
 
 def printable(text: str) -> str:

@@ -69,9 +69,9 @@ class Browser:
             raise RuntimeError(f"{method}: {answer['error']['message']}")
         return dict(answer["result"])
 
-    def open(self, path: Path) -> None:
-        """Load a file from disk, and wait until it and its pictures are there."""
-        self.ask("Page.navigate", url=path.resolve().as_uri())
+    def open(self, page: Path | str) -> None:
+        """Load a file from disk, or an address, and wait until it and its pictures are there."""
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         loaded = "document.readyState === 'complete' ? done() : addEventListener('load', done)"
         self.run(f"new Promise(done => {loaded})")
         self.run("Promise.all([...document.images].map(image => image.decode()))")

@@ -23,6 +23,7 @@ from dehazexl_cli.cli.run import run
 from dehazexl_cli.cli.settings import Configured
 from dehazexl_cli.cli.synth import synth
 from dehazexl_cli.cli.train import train
+from dehazexl_cli.cli.view import view
 from dehazexl_cli.cli.weights import weights
 from dehazexl_cli.errors import DehazeError, DeviceError, Interrupted, is_lack_of_memory
 from dehazexl_cli.signals import ignore_signals, raise_on_signals
@@ -42,6 +43,7 @@ app.command()(plan)
 app.command()(info)
 app.command()(compare)
 app.command()(preview)
+app.command()(view)
 app.command()(explain)
 app.command()(evaluate)
 app.command()(train)

@@ -19,7 +19,7 @@ from dehazexl_cli.cli.settings import PREFIX
 from dehazexl_cli.errors import Interrupted, UsageError
 from dehazexl_cli.paths import make_folder, require_all_writable
 from dehazexl_cli.signals import hint_when_stopped
-from dehazexl_cli.text import to_json
+from dehazexl_cli.text import to_json, view_command
 
 if TYPE_CHECKING:
     from dehazexl_cli.evaluation import Seam
@@ -109,6 +109,9 @@ def compare(
         publish(source, reference, out, candidates, spots, as_json)
     if not quiet:
         output.say(f"{out / 'report.html'}: open it in a browser")
+        finished = [str(candidate.output) for candidate in candidates if candidate.output is not None]
+        if finished:
+            output.say(f"at full resolution: {view_command(source, *finished)}")
     if any(candidate.error for candidate in candidates):
         raise typer.Exit(output.FINISHED_WITH_FAILURES)
 

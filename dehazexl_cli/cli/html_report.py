@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dehazexl_cli.text import name_of, to_json
+from dehazexl_cli.text import name_of, to_json, view_command
 
 if TYPE_CHECKING:
     from dehazexl_cli.cli.compare import Candidate
@@ -42,6 +42,7 @@ def comparison_page(
     places = [*named_places(spots), *worst_places(candidates)]
     data = facts | {
         "title": f"{name_of(source)} in {len(candidates)} ways",
+        "view": view_command(*files.values()),
         "stretch": [view.low, view.high],
         "views": {label: jpeg(small(path, view, OVERVIEW_SIDE)) for label, path in files.items()},
         "places": [place | {"images": crops(files, view, place)} for place in places],

@@ -31,7 +31,9 @@ PHASES = {
     "mix": "Mixing",
     "decode": "Decoding",
     "finish": "Finishing",
+    "shrink": "Shrinking",
 }
+UNITS = {"shrink": "rows"}  # of phases that do not count patches
 
 
 class ProgressKind(StrEnum):
@@ -178,13 +180,14 @@ class Progress:
             if self._is_news(f"{about} {phase}", 100 * done // total):
                 self.event("progress", **about, phase=phase, done=done, total=total)
         elif self.is_bar:
-            self.move_bar(title(phase), done, total, "patches")
+            self.move_bar(title(phase), done, total, UNITS.get(phase, "patches"))
         elif not self.is_silent and total > 1:
             if phase != self._shown[0]:
                 self._began = time.monotonic()
             if self._is_news(phase, 10 * done // total) and done:
                 left = (time.monotonic() - self._began) * (total - done) / done
-                say(f"{title(phase)} {100 * done // total}%, {done} of {total} patches, {left:.0f} s left")
+                unit = UNITS.get(phase, "patches")
+                say(f"{title(phase)} {100 * done // total}%, {done} of {total} {unit}, {left:.0f} s left")
 
     def item(self, event: str, line: str, /, **facts: Any) -> None:
         """One of several things is done: an event, or a line."""

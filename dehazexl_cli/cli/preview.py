@@ -14,7 +14,7 @@ from dehazexl_cli.cli.options import Shared, shares
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.paths import require_all_writable
-from dehazexl_cli.text import name_of
+from dehazexl_cli.text import name_of, view_command
 
 if TYPE_CHECKING:
     from dehazexl_cli.config import EngineOptions
@@ -63,6 +63,7 @@ def preview(
         info = reader.info
     facts = {"name": info.name, "height": info.height, "width": info.width, "dtype": info.dtype}
     facts["stretch"] = [report.low, report.high]
+    facts["view"] = view_command(source, "OUT")
     both = beside(before, after)
     text = preview_page(f"{name_of(source)}, a preview", before, after, facts)
     write_atomic(picture, both, "name another file")

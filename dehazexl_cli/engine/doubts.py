@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dehazexl_cli.engine.scaling import GIVEN, TOP_PERCENTILE
+from dehazexl_cli.engine.scaling import GIVEN
 from dehazexl_cli.engine.scene import GROUND_SIDE, Scene
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster.base import Pixels
+from dehazexl_cli.raster.base import TOP_PERCENTILE, Pixels
 
 MOST_CLASSES = 32  # different numbers; a picture in grey of 8 bits has more, but for closed fog
 FEWEST_PIXELS = 1024  # that say anything about how many numbers a scene has

@@ -13,11 +13,9 @@ from torch import Tensor
 
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.raster.bands import Bands
-from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader, ValueRange
+from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader, ValueRange, range_of, white_of
 
 SAMPLE_SIDE = 1024
-TOP_PERCENTILE = 99.8
-BOTTOM_PERCENTILE = 0.2
 GIVEN = "given"  # as the source of a range: by the user
 # Types whose every value float32 cannot hold are worked on in float64.
 WIDE = {torch.uint32, torch.int32, torch.float64}
@@ -159,14 +157,6 @@ def is_by_type(info: RasterInfo, word: str | None) -> bool:
     return (word or ("dtype" if info.dtype == "uint8" else "")) == "dtype"
 
 
-def white_of(info: RasterInfo) -> float:
-    """The largest number that a type's pixels can have; 1 of floats."""
-    dtype = np.dtype(info.dtype)
-    if dtype.kind == "f":
-        return 1.0
-    return 2.0**info.bits - 1 if info.bits else float(np.iinfo(dtype).max)
-
-
 def is_stretched_unit(info: RasterInfo, group: Group) -> bool:
     """Whether floats that may well be a picture's from 0 to 1 were stretched to those that the scene has."""
     found = group.ranges[0]
@@ -199,14 +189,3 @@ def meanings(info: RasterInfo, bands: Sequence[int]) -> tuple[Pixels, Pixels]:
     if np.isfinite([scales, offsets]).all() and (scales > 0).all():
         return scales, offsets
     return np.ones(len(bands)), np.zeros(len(bands))
-
-
-def range_of(values: Pixels) -> ValueRange:
-    """The range of sampled values; [0, 1] if there are none to judge by."""
-    finite = values[np.isfinite(values)].astype(np.float64)
-    if finite.size == 0:
-        return ValueRange(0.0, 1.0, "percentiles")
-    low, high = np.percentile(finite, (BOTTOM_PERCENTILE, TOP_PERCENTILE))
-    low = min(0.0, float(low))
-    # An even scene has no range of its own; any positive one shows it as it is.
-    return ValueRange(low, max(float(high), low + abs(low) * 1e-6 + 1e-6), "percentiles")

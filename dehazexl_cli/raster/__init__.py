@@ -75,6 +75,18 @@ def require_same_place(mask: RasterReader, scene: RasterReader) -> None:
             )
 
 
+def covers_the_same(reader: RasterReader, other: RasterReader) -> bool:
+    """Whether two files say that they lie in one place, whatever the size of their pixels."""
+    from dehazexl_cli.raster.gdal import open_dataset
+    from dehazexl_cli.raster.georef import covers_the_same
+    from dehazexl_cli.raster.session import GdalSession
+
+    session = GdalSession()
+    paths = [origin_of(each).path or "" for each in (reader, other)]
+    with session(), open_dataset(paths[0], session) as one, open_dataset(paths[1], session) as two:
+        return covers_the_same(one, two)
+
+
 def open_writer(
     path: str | os.PathLike[str],
     like: RasterReader,

@@ -12,6 +12,8 @@ import numpy as np
 from dehazexl_cli.grid import Box
 
 Pixels = np.ndarray[Any, np.dtype[Any]]
+TOP_PERCENTILE = 99.8
+BOTTOM_PERCENTILE = 0.2
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,25 @@ class FileWriter(RasterWriter, Protocol):
     """Writes a file, of a format that may not hold all that the source says."""
 
     warnings: list[str]  # after `commit`: what was lost, in sentences
+
+
+def white_of(info: RasterInfo) -> float:
+    """The largest number that a type's pixels can have; 1 of floats."""
+    dtype = np.dtype(info.dtype)
+    if dtype.kind == "f":
+        return 1.0
+    return 2.0**info.bits - 1 if info.bits else float(np.iinfo(dtype).max)
+
+
+def range_of(values: Pixels) -> ValueRange:
+    """The range of sampled values; [0, 1] if there are none to judge by."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    if finite.size == 0:
+        return ValueRange(0.0, 1.0, "percentiles")
+    low, high = np.percentile(finite, (BOTTOM_PERCENTILE, TOP_PERCENTILE))
+    low = min(0.0, float(low))
+    # An even scene has no range of its own; any positive one shows it as it is.
+    return ValueRange(low, max(float(high), low + abs(low) * 1e-6 + 1e-6), "percentiles")
 
 
 def keep_off_nodata(values: Pixels, before: Pixels, nodata: float | None) -> None:

@@ -51,13 +51,14 @@ class GdalReader:
     """Reads boxes of one dataset; raises InputError where the file cannot be opened, used or decoded.
 
     The handle is its own, so a writer that opens the same file for its metadata shares nothing with it.
+    With `overview`, from 0, it is that one of the file's smaller versions.
     """
 
-    def __init__(self, path: str, trust: Trust = USUAL) -> None:
+    def __init__(self, path: str, trust: Trust = USUAL, overview: int | None = None) -> None:
         self.path = path  # as GDAL takes it: a file's name, /vsizip/…, GPKG:file:table, https://…
         self._gdal = GdalSession()
         self._using = threading.RLock()  # a run that is stopped closes it while another thread still reads
-        self._dataset = open_dataset(path, self._gdal)
+        self._dataset = open_dataset(path, self._gdal, overview)
         try:
             with self._reading("its description"):
                 _require_decodable(path, self._dataset)
@@ -113,6 +114,12 @@ class GdalReader:
         """The names of all files that this raster is read from."""
         with self._gdal():
             return files_of_dataset(self._dataset)
+
+    @property
+    def overviews(self) -> tuple[int, ...]:
+        """How much smaller each of the file's smaller versions is, those that GDAL can open."""
+        with self._gdal():
+            return tuple(self._dataset.overviews(1))
 
     def thinned_ground(self, bands: Sequence[int], height: int, width: int) -> Pixels | None:
         """Which pixels of the scene, thinned to that size, are ground [height, width]; None where all are.
@@ -192,11 +199,12 @@ def damaged(path: str, what: str, error: BaseException) -> InputError:
     )
 
 
-def open_dataset(path: str, gdal: GdalSession) -> Any:
-    """Open a file for reading, or raise InputError saying why it cannot be."""
+def open_dataset(path: str, gdal: GdalSession, overview: int | None = None) -> Any:
+    """Open a file, or one of its overviews, for reading, or raise InputError saying why it cannot be."""
     require_openable(path)
+    options: dict[str, Any] = {} if overview is None else {"overview_level": overview}
     try:
-        return gdal.open(path)
+        return gdal.open(path, **options)
     except GDAL_ERRORS as error:
         said = reason(error)
         if "missing codec" in said:

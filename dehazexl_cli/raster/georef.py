@@ -70,6 +70,16 @@ def is_elsewhere(dataset: Any, other: Any) -> bool:
     return any(math.dist(to_other @ corner, corner) >= 0.5 for corner in corners)
 
 
+def covers_the_same(dataset: Any, other: Any) -> bool:
+    """Whether two open datasets say that they lie in one place, to half a pixel of the coarser one's."""
+    if dataset.transform.is_identity or other.transform.is_identity or dataset.crs != other.crs:
+        return False
+    to_other = ~other.transform @ dataset.transform
+    most = 0.5 * max(1.0, other.width / dataset.width)
+    corners, others = (product((0, each.width), (0, each.height)) for each in (dataset, other))
+    return all(math.dist(to_other @ one, two) <= most for one, two in zip(corners, others, strict=True))
+
+
 def _touched(dataset: Any, bounds: Bounds) -> Box:
     """The pixels of an open dataset that bounds in its own system touch; an empty box for none."""
     left, bottom, right, top = bounds

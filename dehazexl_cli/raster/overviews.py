@@ -7,6 +7,8 @@ from typing import Any
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
+from dehazexl_cli.raster.base import USUAL, RasterReader, Trust
+from dehazexl_cli.raster.gdal import GdalReader
 from dehazexl_cli.raster.session import GdalSession
 
 _SMALLEST = 256  # pixels; a scene of this size needs no smaller version
@@ -21,6 +23,25 @@ def add_overviews(path: str, gdal: GdalSession) -> None:
         if factors:
             # Averages never overshoot, so no overview has a value that the scene has not.
             dataset.build_overviews(factors, Resampling.average)
+
+
+def open_overviews(reader: RasterReader, trust: Trust = USUAL) -> dict[int, RasterReader]:
+    """Open a file's halves of halves, by how many of its pixels one of theirs stands for along a side.
+
+    Those of other sizes are left out, as their pixels lie across those of the scene.
+    """
+    found: dict[int, RasterReader] = {}
+    if not isinstance(reader, GdalReader):
+        return found
+    height, width = reader.info.height, reader.info.width
+    for level, factor in enumerate(reader.overviews):
+        if factor.bit_count() == 1 and factor not in found:
+            smaller = GdalReader(reader.path, trust, level)
+            if (smaller.info.height, smaller.info.width) == (-(-height // factor), -(-width // factor)):
+                found[factor] = smaller
+            else:
+                smaller.close()
+    return found
 
 
 def read_overviews(path: str, gdal: GdalSession) -> None:
