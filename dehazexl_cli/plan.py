@@ -103,6 +103,7 @@ class PlanInputs:
     held_bytes: int = 0  # of the result, where it is an array and no file
     replicas: int = 1  # of the model, each with a batch of its own in flight
     groups: int = 1  # of bands, each with a change of its own
+    tells_haze: bool = False  # whether transmission is blended beside that of the first group
     wanted: tuple[int, int] | None = None  # rows and columns of patches that are written; None: all
 
 
@@ -301,14 +302,16 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanIn
 
 def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanInputs) -> int:
     """Bytes of a batch in flight, or of rows being finished, and of what a row of patches changes."""
+    one = 3 + setting.tells_haze
+    channels = 3 * setting.groups + setting.tells_haze
     if setting.on_gpu:
         # A row of each group, what of the row before reaches into it, and of it into the next.
-        line = 3 * 4 * ((grid.cols - 1) * grid.stride + grid.patch)
-        buffer = line * (setting.groups * (grid.patch + grid.overlap) + grid.overlap)
+        line = 4 * ((grid.cols - 1) * grid.stride + grid.patch)
+        buffer = line * (channels * (grid.patch + grid.overlap) + one * grid.overlap)
         return max(footprint.work_bytes * plan.batch, for_finishing(grid, setting)) + buffer
     in_flight = (footprint.work_bytes + footprint.freed_bytes) * plan.batch * setting.replicas
     # A row of each group, and one more for what allocators keep of such sizes, measured.
-    return in_flight + 3 * 4 * grid.patch * grid.width * (setting.groups + (1 if grid.overlap else 0))
+    return in_flight + 4 * grid.patch * grid.width * (channels + (one if grid.overlap else 0))
 
 
 def for_finishing(grid: PatchGrid, setting: PlanInputs) -> int:

@@ -33,6 +33,9 @@ class Report:
     range_source: str = ""
     groups: list[dict[str, Any]] = field(default_factory=list)  # bands shown together, a range for each
     strength: float = 1.0
+    haze: dict[str, float] = field(
+        default_factory=dict
+    )  # mean transmission, shares of the ground; see engine.haze
     mode: str = "global"
     overlap: int = 0  # pixels that neighbouring patches share
     joints: dict[str, Any] = field(default_factory=dict)  # where seams may be; see grid.SeamLines

@@ -33,7 +33,7 @@ def test_samples_depend_on_seed_and_step_alone() -> None:
 
 def test_samples_are_pairs_of_hazy_and_clear_in_range() -> None:
     recipe = Recipe(clear_share=0.3, even_share=0.0, even_contrast=0.0)
-    hazy, clear = Sampler(scenes(), recipe, seed=1).batch(0, 24, 48)
+    hazy, clear, _ = Sampler(scenes(), recipe, seed=1).batch(0, 24, 48)
     for images in (hazy, clear):
         assert images.shape == (24, 3, 48, 48)
         assert images.dtype == torch.float32
@@ -65,7 +65,7 @@ def test_a_crop_larger_than_the_pictures_shows_many_of_the_same_source() -> None
 
 
 def test_some_samples_have_no_colour_neither_hazy_nor_clear() -> None:
-    hazy, clear = Sampler(scenes(), Recipe(grey_share=0.5, clear_share=0.0), seed=1).batch(0, 24, 32)
+    hazy, clear, _ = Sampler(scenes(), Recipe(grey_share=0.5, clear_share=0.0), seed=1).batch(0, 24, 32)
     grey = [bool(pair.std(1).max() < 1e-6) for pair in torch.stack([hazy, clear], dim=1)]
     assert 6 <= sum(grey) <= 18
     assert all(h.std(0).max() > 1e-3 for h, is_grey in zip(hazy, grey, strict=True) if not is_grey)
@@ -158,6 +158,25 @@ def test_false_colours_are_faded_and_others_are_not() -> None:
 def test_haze_comes_over_the_tone_and_so_do_its_limits() -> None:
     black = np.zeros((64, 64, 3), np.uint8)
     recipe = dataclasses.replace(PLAIN, clear_share=0.0, dark_share=1.0, haze=Shares(1, 0, 0, 0, 0))
-    hazy, clear = Sampler([Scene("a", "a", ArrayReader(black))], recipe, seed=0).batch(0, 30, 64)
+    hazy, clear, _ = Sampler([Scene("a", "a", ArrayReader(black))], recipe, seed=0).batch(0, 30, 64)
     assert clear.max() == 0
     assert hazy.mean((1, 2, 3)).max() > 0.5  # a veil is not darkened with its ground
+
+
+def test_samples_tell_how_much_green_light_gets_through() -> None:
+    recipe = Recipe(
+        clear_share=0.5,
+        even_share=0.0,
+        even_contrast=0.0,
+        wide_share=0.0,
+        haze=Shares(1, 0, 0, 0, 0),
+        sensor_noise=0,
+    )
+    hazy, clear, transmission = Sampler(scenes(), recipe, seed=1).batch(0, 24, 48)
+    assert transmission.shape == (24, 1, 48, 48)
+    for h, c, t in zip(hazy, clear, transmission, strict=True):
+        if torch.equal(h, c):
+            assert bool((t == 1).all())
+        else:  # a veil, the same everywhere, that lets a share of all differences through
+            assert t.min() == t.max()
+            assert float(h[1].std() / c[1].std()) == pytest.approx(float(t[0, 0, 0]), abs=0.02)

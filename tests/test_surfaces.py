@@ -65,7 +65,7 @@ def test_shares_of_kinds_add_up_to_one() -> None:
 
 def unhazed(pixels: np.ndarray, recipe: Recipe) -> float:
     """The share of samples of one picture that are without haze."""
-    hazy, clear = Sampler([Scene("a", "a", ArrayReader(pixels))], recipe, seed=0).batch(0, 40, 64)
+    hazy, clear, _ = Sampler([Scene("a", "a", ArrayReader(pixels))], recipe, seed=0).batch(0, 40, 64)
     return (hazy == clear).flatten(1).all(1).float().mean().item()
 
 

@@ -18,7 +18,7 @@ from test_samples import scenes
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError, UsageError
-from dehazexl_cli.models.base import DehazeModel, forward_in_memory, forward_some_patches
+from dehazexl_cli.models.base import DehazeModel, forward_some_patches, forward_with_haze
 from dehazexl_cli.models.bilateral_grid import BILATERAL_GRID, BilateralGridModel
 from dehazexl_cli.models.checkpoint import load
 from dehazexl_cli.models.dehazexl import DehazeXL
@@ -95,7 +95,7 @@ def test_training_lowers_the_error_under_skies_it_did_not_train_on(
         pictures, tmp_path, model=model, steps=40, patches=2, crop_sides=(1,), rate=1e-4, recipe=recipe
     )
     trainer = Trainer(settings)
-    hazy, clear = trainer.sampler.batch(1000, 24, 256)
+    hazy, clear, _ = trainer.sampler.batch(1000, 24, 256)
 
     def error() -> float:
         with torch.inference_mode():
@@ -137,7 +137,7 @@ def test_patches_decoded_alone_are_those_of_the_whole_crop(network: DehazeModel)
     side, origin = network.patch, (64, 320)
     crop = torch.rand(1, 3, 3 * side, 3 * side)
     with torch.no_grad():
-        whole = forward_in_memory(network, crop, origin=origin)
+        whole = forward_with_haze(network, crop, origin=origin)
         patches = forward_some_patches(network, crop, (7, 0), origin=origin)
     for patch, top, left in zip(patches, (2, 0), (1, 0), strict=True):
         part = (slice(None), slice(top * side, (top + 1) * side), slice(left * side, (left + 1) * side))
@@ -213,9 +213,11 @@ def test_real_pairs_are_cropped_alike_and_not_hazed_again(tmp_path: Path) -> Non
         write(tmp_path / f"cloud_L{level}" / "a.png", clear + np.uint8(20 * level))
     (scene,) = load_scenes([tmp_path])
     assert len(scene.hazy) == 2
-    hazy, same = Sampler([scene], Recipe(clear_share=0.25), seed=0).batch(0, 24, 64)
+    hazy, same, transmission = Sampler([scene], Recipe(clear_share=0.25), seed=0).batch(0, 24, 64)
     steps = {round(float((h - c).mean()) * 255) for h, c in zip(hazy, same, strict=True)}
     assert steps == {0, 20, 40}
+    known = [bool(each.isfinite().all()) for each in transmission]
+    assert known == [torch.equal(h, c) for h, c in zip(hazy, same, strict=True)]
     assert all((h - c).std() < 1e-3 for h, c in zip(hazy, same, strict=True))
 
 
@@ -281,3 +283,21 @@ def test_the_loss_counts_mean_colours_beside_pixels() -> None:
     loss = Loss(0, cells=1, knee=0)
     assert loss(output, clear, 64).item() == pytest.approx(0.2, abs=1e-4)
     assert loss(clear + 0.2, clear, 64).item() == pytest.approx(0.2 + 0.2, abs=1e-4)
+
+
+def test_the_loss_counts_transmission_where_it_is_told_and_known() -> None:
+    clear, known = torch.zeros(2, 3, 8, 8), torch.full((2, 1, 8, 8), 0.5)
+    told = torch.cat([clear, known + 0.25], dim=1)
+    loss = Loss(0, cells=0, haze=0.1)
+    assert loss(told, clear, 8, known).item() == pytest.approx(loss(clear, clear, 8, known).item() + 0.025)
+    assert loss(told, clear, 8).item() == loss(clear, clear, 8, known).item()
+    half_known = known.clone()
+    half_known[0] = torch.nan
+    told[0, 3] = 0.0
+    assert loss(told, clear, 8, half_known).item() == pytest.approx(
+        loss(told[1:], clear[1:], 8, known[1:]).item()
+    )
+    told.requires_grad_()
+    loss(told, clear, 8, torch.full_like(known, torch.nan)).backward()
+    assert told.grad is not None
+    assert not told.grad[:, 3].any()

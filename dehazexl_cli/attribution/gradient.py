@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dehazexl_cli.attribution.paths import Path
 from dehazexl_cli.attribution.scene import Detector, Part
-from dehazexl_cli.models.base import DehazeModel, PatchBatch
+from dehazexl_cli.models.base import COLOURS, DehazeModel, PatchBatch
 
 Tick = Callable[[int], None]  # patches done since the last time
 
@@ -118,7 +118,7 @@ class TwoPass:
     def _value(self, alpha: float, detector: Detector, scene: Tensor) -> float:
         total = 0.0
         for batch, _ in self._batches(self.sight.patches_of(detector.box), alpha):
-            output = self.model.decode(batch, scene, self.model.encode(batch)[1])
+            output = self.model.decode(batch, scene, self.model.encode(batch)[1])[:, :COLOURS]
             total += counted(output, self.sight.weights(batch.ids, detector, output))
         return total
 
@@ -128,7 +128,7 @@ class TwoPass:
         share = torch.zeros_like(scene)
         for batch, slope in self._batches(self.sight.patches_of(detector.box), alpha):
             pixels = batch.pixels.requires_grad_()
-            output = self.model.decode(batch, scene, self.model.encode(batch)[1])
+            output = self.model.decode(batch, scene, self.model.encode(batch)[1])[:, :COLOURS]
             weights = self.sight.weights(batch.ids, detector, output).expand_as(output)
             of_pixels, of_scene = torch.autograd.grad(output, (pixels, scene), weights, allow_unused=True)
             if of_scene is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
 
 from dehazexl_cli.engine.executor import RowExecutor
+from dehazexl_cli.engine.haze import HazeWriter
 from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.padding import PaddingWriter
 from dehazexl_cli.engine.pipeline import dehaze_scene
@@ -40,17 +41,18 @@ def run_with_fallback(
     run: RunContext,
     make_executor: Callable[[Scene, Layout, RunContext], RowExecutor],
     make_writer: Callable[[], RasterWriter],
+    make_map: Callable[[], RasterWriter] | None = None,
 ) -> None:
     """Run the scene by the plan of `run`, and where memory runs out by those that follow it.
 
-    Executor and writer are made anew for each attempt. Raises DeviceError where no plan is left.
+    Executor and writers are made anew for each attempt. Raises DeviceError where no plan is left.
     """
     report, index = run.report, job.plans.index(run.plan)
     while True:
         plan = job.plans[index]
         start_counting(report, job)
         try:
-            return attempt(job, replace(run, plan=plan), make_executor, make_writer)
+            return attempt(job, replace(run, plan=plan), make_executor, make_writer, make_map)
         except OutOfMemory as error:
             full = isinstance(error.__cause__, DiskFull)
             phase = run.progress.phase
@@ -74,15 +76,21 @@ def attempt(
     run: RunContext,
     make_executor: Callable[[Scene, Layout, RunContext], RowExecutor],
     make_writer: Callable[[], RasterWriter],
+    make_map: Callable[[], RasterWriter] | None = None,
 ) -> None:
     """Run the scene by one plan; OutOfMemory if it needs more than there is."""
     scene, layout = job.at(run.plan)
     for model in run.models:
         model.query_chunk = run.plan.query_chunk
     executor = make_executor(scene, layout, run)
-    with make_writer() as writer, noticing_lack_of_memory():
-        framed = PaddingWriter(writer, job.frame) if job.frame else writer
-        dehaze_scene(scene, executor, run, framed)
+    with ExitStack() as files:
+        writer = files.enter_context(make_writer())
+        if scene.tells_haze:
+            haze_map = files.enter_context(make_map()) if make_map else None
+            writer = HazeWriter(writer, haze_map, run.report)
+        framed = PaddingWriter(writer, job.frame, scene.tells_haze) if job.frame else writer
+        with noticing_lack_of_memory():
+            dehaze_scene(scene, executor, run, framed)
 
 
 def start_counting(report: Report, job: PreparedRun) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dehazexl_cli.grid import PatchGrid
@@ -54,7 +55,7 @@ class Fp32Fallback:
         return held(self.full.apply_bottleneck(tokens.float(), grid, seed), tokens.dtype)
 
     def decode(self, batch: PatchBatch, context: Tensor | None, skips: Skips) -> Tensor:
-        """Dehazed pixels; where even float32 gives no number, the pixel stays as it was."""
+        """What the model decodes; where even float32 gives no number, the pixel stays as it was."""
         assert context is not None, "a patch with ground has seen no other"
         pixels = self.model.decode(batch, context, skips)
         if finite(pixels):
@@ -67,7 +68,9 @@ class Fp32Fallback:
         halo = self.model.halo
         side = self.model.patch
         hazy = batch.pixels[..., halo : halo + side, halo : halo + side]
-        return torch.where(torch.isfinite(pixels), pixels, hazy)
+        # Of a pixel that stays, all light gets through.
+        same = F.pad(hazy, (0, 0, 0, 0, 0, pixels.shape[1] - hazy.shape[1]), value=1.0)
+        return torch.where(torch.isfinite(pixels), pixels, same)
 
 
 def finite(x: Tensor) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import NamedTuple, Self
 
+import numpy as np
+
+from dehazexl_cli.engine.haze import NO_GROUND
 from dehazexl_cli.engine.nodata import strips
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterReader, RasterWriter
@@ -21,8 +24,8 @@ class Padding(NamedTuple):
 class PaddingWriter:
     """A RasterWriter for rows of a part that writes rows of the target."""
 
-    def __init__(self, writer: RasterWriter, frame: Padding) -> None:
-        self._writer = writer
+    def __init__(self, writer: RasterWriter, frame: Padding, tells_haze: bool = False) -> None:
+        self._writer, self._tells_haze = writer, tells_haze
         self._reader, self._target, self._part = frame
         self._next = frame.target.top  # row of the raster that is to be written next
 
@@ -49,7 +52,11 @@ class PaddingWriter:
         self._next = stop
 
     def _source(self, rows: Box) -> Pixels:
-        return self._reader.read(rows.moved(0, self._target.left), range(1, self._reader.info.count + 1))
+        source = self._reader.read(rows.moved(0, self._target.left), range(1, self._reader.info.count + 1))
+        if not self._tells_haze:
+            return source
+        unknown = np.full((1, *source.shape[1:]), NO_GROUND, np.uint8)
+        return np.concatenate([source, unknown.astype(source.dtype)])
 
     def __enter__(self) -> Self:
         self._writer.__enter__()

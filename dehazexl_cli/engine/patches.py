@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dehazexl_cli.engine.haze import haze_plane
 from dehazexl_cli.engine.nodata import Bools, empty_patches, gaps
 from dehazexl_cli.engine.nodata_filling import fill_nodata
 from dehazexl_cli.engine.scaling import Group, apply_change, as_units, normalize
 from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.grid import Box
-from dehazexl_cli.models.base import PatchBatch, blend_weights
+from dehazexl_cli.models.base import COLOURS, PatchBatch, blend_weights
 from dehazexl_cli.plan import FINISHED_ON_GPU
 from dehazexl_cli.raster.base import Pixels, keep_off_nodata
 from dehazexl_cli.report import Report
@@ -124,7 +125,7 @@ class Residual(NamedTuple):
     """What a group's bands become more or less."""
 
     group: Group
-    pixels: Tensor  # [3 or 1, height, width] of the rows in work
+    pixels: Tensor  # [3 or 1, height, width] of the rows in work; transmission last, where that is told
 
     def rows(self, part: slice) -> Residual:
         """The change of some of these rows."""
@@ -132,21 +133,27 @@ class Residual(NamedTuple):
 
 
 class BlendBuffer:
-    """The change that patches make to one row of patches, and what of it reaches into the next."""
+    """The change that patches make to one row of patches, and what of it reaches into the next.
+
+    With it, where the scene `tells_haze`, the transmission that the first group's patches tell.
+    """
 
     def __init__(self, scene: Scene, group: Group) -> None:
         self.scene, self.group = scene, group
+        self._tells_haze = scene.tells_haze and group == scene.groups[0]
         self._width = (scene.grid.cols - 1) * scene.grid.stride + scene.grid.patch
         self._change: Tensor | None = None  # of the row in work; none until something is laid
         self._rest: Tensor | None = None  # what the row before changes in it
 
     def add(self, batch: PatchBatch, pixels: Tensor) -> None:
-        """Add dehazed patches [b, 3, patch, patch], feathered where they overlap."""
+        """Add decoded patches [b, 3 or 4, patch, patch], feathered where they overlap."""
         grid = self.scene.grid
         inner = slice(grid.halo, grid.halo + grid.patch)
-        change = (pixels - batch.pixels[..., inner, inner]).to(self.scene.device)
+        change = (pixels[:, :COLOURS] - batch.pixels[..., inner, inner]).to(self.scene.device)
         if len(self.group.bands) == 1:
             change = change.mean(1, keepdim=True)
+        if self._tells_haze:
+            change = torch.cat([change, pixels[:, COLOURS:].to(self.scene.device)], dim=1)
         laid = self._begun()
         for id, patch in zip(batch.ids, change, strict=True):
             left = grid.box(id).left
@@ -154,7 +161,7 @@ class BlendBuffer:
             laid[:, :, left : left + grid.patch] += patch * weights
 
     def finish(self, row: int, wanted: Box) -> Tensor:
-        """The change [3 or 1, height, width] of the wanted part of the band that a row finishes."""
+        """The change [channels, height, width] of the wanted part of the band that a row finishes."""
         band = self.scene.grid.band(row)
         top = wanted.top - band.top
         laid = self._begun()
@@ -166,7 +173,7 @@ class BlendBuffer:
     def _begun(self) -> Tensor:
         """The change to the row in work, laid out if it was not yet."""
         if self._change is None:
-            size = len(self.group.bands), self.scene.grid.patch, self._width
+            size = len(self.group.bands) + self._tells_haze, self.scene.grid.patch, self._width
             self._change = torch.zeros(size, device=self.scene.device)
             if self._rest is not None:
                 self._change[:, : self._rest.shape[1]] = self._rest
@@ -174,11 +181,17 @@ class BlendBuffer:
 
 
 def apply_residual(scene: Scene, strip: OutputStrip, changes: Sequence[Residual], report: Report) -> Pixels:
-    """The rows, changed, if any are wanted; counts what is no ground."""
+    """The rows, changed, if any are wanted; counts what is no ground.
+
+    Where the scene `tells_haze` a last band says how much light gets through; see `haze_plane`.
+    """
     rows = strip.source[:, :0]
     if strip.source.size:
         with report.working("convert"):
             rows = finished_rows(scene, strip, changes, report)
+            if scene.tells_haze:
+                plane = haze_plane(changes[0].pixels[-1], strip.valid)
+                rows = np.concatenate([rows, plane[None].astype(rows.dtype)])
     if strip.valid is not None:
         report.invalid_pixels += int((~strip.valid).sum())
     return rows
@@ -218,7 +231,7 @@ def dehaze(
     scaling = group.scaling(scene.device)
     shown = as_units(colours, scaling)
     hazy = shown.clamp(0, 1).float()
-    result = hazy + change.pixels
+    result = hazy + change.pixels[: len(indices)]
     ground = None if valid is None else torch.from_numpy(valid).to(scene.device)
     report.outside_range += count_outside(shown, ground)
     report.clipped_values += count_outside(result, ground)

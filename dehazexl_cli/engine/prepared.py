@@ -62,7 +62,8 @@ class PreparedRun(NamedTuple):
     def at(self, plan: Plan) -> tuple[Scene, Layout]:
         """The scene as a plan wants it cut, and the layout by which it does."""
         layout = self.layout_of(plan)
-        return replace(self.scene, grid=layout.outer), layout
+        tells_haze = self.scene.tells_haze and layout.kind == "global"
+        return replace(self.scene, grid=layout.outer, tells_haze=tells_haze), layout
 
     def joints_of(self, plan: Plan) -> SeamLines:
         """Where seams may be in what is written: patches begin at the corner of the ground."""
@@ -97,10 +98,11 @@ def prepare(reader: RasterReader, model: DehazeModel, options: EngineOptions) ->
         devices[0],
         ground.within(target).moved(-ground.top, -ground.left),
         None if ground == whole else ground,
+        model.tells_haze and layout.kind == "global",
     )
     budget = measure_budget(devices, options.max_ram, options.max_vram)
     setting = setting_for(reader.info, model, options, devices, budget)
-    setting = replace(setting, groups=len(scene.groups))
+    setting = replace(setting, groups=len(scene.groups), tells_haze=scene.tells_haze)
     footprint = model.footprint(dtype).times(len(scene.groups))
     resorts = tuple(fallback_tiles(part.info, model, options.mode, options.overlap))
     plans = [

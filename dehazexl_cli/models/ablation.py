@@ -28,7 +28,7 @@ class MixingPatches(DehazeModel):
             )
         self.model = model
         self.patch, self.halo, self.overlap = model.patch, model.halo, model.overlap
-        self.token_reduction = model.token_reduction
+        self.token_reduction, self.tells_haze = model.token_reduction, model.tells_haze
         self.train(model.training)
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:

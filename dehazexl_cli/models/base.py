@@ -16,6 +16,7 @@ from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.plan import Footprint
 
 Skips = tuple[Tensor, ...]
+COLOURS = 3
 
 
 class PatchBatch(NamedTuple):
@@ -40,6 +41,7 @@ class DehazeModel(nn.Module):
     supports_streaming: bool = True  # whether it has the three steps, or `forward` alone
     query_chunk: int | None = None  # tokens that attend at once in exact attention, where memory is short
     tile: int | None = None  # the only side of an image it takes, if it is bound to one
+    tells_haze: bool = False  # whether it decodes, after the colours, the share of light that gets through
 
     def encode(self, batch: PatchBatch) -> tuple[Tensor, Skips]:
         """Encode patches: tokens [b, …] for the bottleneck, skips [b, …] for their own decoding."""
@@ -57,7 +59,10 @@ class DehazeModel(nn.Module):
         raise NotImplementedError
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
-        """Decode patches, knowing the context of their scenes: [b, 3, patch, patch] float32, not clamped."""
+        """Decode patches, knowing the context of their scenes: [b, 3, patch, patch] float32, not clamped.
+
+        Of a model that `tells_haze` [b, 4, …], the last of which is transmission, in [0, 1].
+        """
         raise NotImplementedError
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
@@ -91,6 +96,22 @@ def forward_in_memory(
     All patches go through the network at once unless `batch_size` says how many. They meet edge to edge, as
     published, unless they overlap.
     """
+    decoded = forward_with_haze(
+        model, image, seed=seed, batch_size=batch_size, overlap=overlap, origin=origin
+    )
+    return decoded[:, :COLOURS]
+
+
+def forward_with_haze(
+    model: DehazeModel,
+    image: Tensor,
+    *,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    overlap: int = 0,
+    origin: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """As `forward_in_memory`, but all that the model decodes: transmission too, where it `tells_haze`."""
     b, _, height, width = image.shape
     grid = PatchGrid(height, width, model.patch, model.halo, overlap, origin)
     batches = cut_batches(image, grid, batch_size or b * len(grid))
@@ -116,7 +137,7 @@ def forward_some_patches(
 ) -> Tensor:
     """Encode an image [1, 3, height, width] as a whole, and decode only the patches named.
 
-    Returns them, [b, 3, patch, patch]. They meet edge to edge.
+    Returns all that it decodes, [b, 3 or 4, patch, patch]. Patches meet edge to edge.
     """
     height, width = image.shape[2:]
     grid = PatchGrid(height, width, model.patch, model.halo, origin=origin)

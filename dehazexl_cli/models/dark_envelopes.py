@@ -23,6 +23,7 @@ GAIN_UNIT, OFFSET_UNIT = 0.3, 0.1
 # Where even the darkest of a place is that bright, it is snow, or no ground is seen through its cloud: from
 # the first on less is changed, from the second on nothing.
 UNSEEN = (0.96, 0.99)
+TELLABLE = (0.02, 0.98)  # transmission that a gain tells before it is corrected
 COLOURS = 3
 TRANSFORM = 2 * COLOURS  # numbers that correct a transform: the logarithm of a gain and an offset per colour
 
@@ -74,6 +75,16 @@ def colour_transforms(numbers: Tensor, veils: Tensor) -> Tensor:
     log_gain, offset = numbers[:, count:].split(COLOURS, dim=1)
     gain = (GAIN_UNIT * log_gain).clamp(-2, 2).exp() / (1 - veil.clamp(max=THICKEST) / AIRLIGHT)
     return torch.cat([gain, OFFSET_UNIT * offset - gain * veil], dim=1)
+
+
+def transmission(transforms: Tensor, correction: Tensor) -> Tensor:
+    """Return the share of the ground's light that gets through, [b, 1, h, w], as it is told by transforms.
+
+    A gain makes up for what is lost, but less so where little gets through: the corrections [b, 1, h, w], as
+    logits, are learned beside the gains, which learn nothing from them.
+    """
+    through = 1 / transforms[:, :COLOURS].detach().mean(1, keepdim=True)
+    return (through.clamp(*TELLABLE).logit() + correction).sigmoid()
 
 
 def share_seen(near: Tensor) -> Tensor:

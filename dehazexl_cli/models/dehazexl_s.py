@@ -9,7 +9,8 @@ over a patch; each of its stages writes shares of envelopes and corrections of a
 
 How thick haze is can only be told by comparing grounds, and a patch of a large scene may show nothing but
 one roof under one cloud. So the bottleneck also dehazes a thumbnail of such a scene, put together from its
-tokens, and tells each patch the transforms that were found there; these make up most of its own.
+tokens, and tells each patch the transforms that were found there. How much of its own these make up, a patch
+says per place: all but a little under a cloud wider than itself, little where haze is finer than a thumbnail.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from dehazexl_cli.models.dark_envelopes import (
     envelope,
     keep_unseen,
     share_seen,
+    transmission,
 )
 from dehazexl_cli.models.dehazexl import STEM, STRIDE, token_places
 from dehazexl_cli.models.interpolation import bilinear_weights
@@ -43,12 +45,11 @@ WINDOWS = (3, 9)  # tokens: the windows of the wider envelopes; the widest is th
 STATISTICS = 4 * COLOURS  # of a token: least, mean, deviation and greatest of each colour
 ENVELOPES = COLOURS * (len(WINDOWS) + 1)  # that come from the bottleneck
 VEILS = 1 + 2 * (len(WINDOWS) + 2)  # candidates of a veil
-NUMBERS = VEILS + TRANSFORM
+NUMBERS = VEILS + TRANSFORM + 2  # the last: how much of a transform is the thumbnail's, and transmission
 MARGIN = 1  # tokens around a patch that its context reaches
 CELLS = STRIDE // STEM  # per side of a token
 PICTURE = COLOURS * CELLS**2  # numbers of a token: the mean colours of its cells
-SHARE = 0.75  # of the transforms of a large scene that are its thumbnail's
-OVERALL = TRANSFORM + 1  # numbers of a token: the thumbnail's transform, and its share
+OVERALL = TRANSFORM + 1  # numbers of a token: the thumbnail's transform, and 1 where there is a thumbnail
 CENTER, SPREAD = 0.45, 0.22  # of pixels, so that networks see numbers around 0
 
 
@@ -84,6 +85,7 @@ class DehazeXLS(DehazeModel):
         self.config = config
         self.patch = config.patch
         self.overlap = STRIDE
+        self.tells_haze = True
         self.encoder = Encoder(config)
         self.bottleneck = TokenBottleneck(
             statistics=STATISTICS,
@@ -126,7 +128,7 @@ class DehazeXLS(DehazeModel):
         if max(grid.height, grid.width) >= STEM * self.patch:
             overall = self._overall(picture, seen.present)
         else:  # it would hardly be smaller than the scene
-            overall = said.new_zeros(len(said), OVERALL, *size)
+            overall = said.new_tensor(NO_OVERALL).view(1, -1, 1, 1).expand(len(said), -1, *size)
         scene = scene._replace(map=torch.cat([scene.map, overall], dim=1))
         offsets = torch.arange(-MARGIN, self.side + MARGIN, device=tokens.device)
         rows, cols = (
@@ -157,11 +159,10 @@ class DehazeXLS(DehazeModel):
         (batch,) = cut_batches(small, grid, len(small))
         tokens, _ = self.encode(batch)
         told = self._told(batch, self.apply_bottleneck(tokens[:, None], grid, None))
-        transforms = keep_unseen(*self.decoder.transforms(batch.pixels, *told))
+        transforms = self.decoder.transforms(batch.pixels, *told)[:, :TRANSFORM]
         inside = transforms[..., : -(-grid.height // STEM), : -(-grid.width // STEM)]
-        size = present.shape[2:]
-        raised = F.interpolate(inside, size, mode="bilinear", antialias=True)
-        return torch.cat([raised, raised.new_full((len(raised), 1, *size), SHARE)], dim=1)
+        raised = F.interpolate(inside, present.shape[2:], mode="bilinear", antialias=True)
+        return torch.cat([raised, torch.ones_like(raised[:, :1])], dim=1)
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         size = torch.empty((), dtype=dtype).element_size()
@@ -175,10 +176,10 @@ class DehazeXLS(DehazeModel):
         finest = cells * config.widths[0] * size
         stages = sum(cells * width * size >> 2 * number for number, width in enumerate(config.widths))
         pixels = 3 * self.patch**2 * 4
-        known = 4 * cells * (COLOURS * (STEM**2 + VEILS + 2) + 2 * ENVELOPES + 2 * COLOURS + NUMBERS)
+        known = COLOURS * (STEM**2 + VEILS + 2) + 2 * ENVELOPES + 2 * COLOURS + 3 * OVERALL + NUMBERS
         # Pixels, what they are told, and what is known of cells; beside them a residual block and the stages
         # before, or a gain and an offset for each pixel, and the result.
-        work = pixels + told + known + max(7 * finest // 2 + stages, 3 * pixels)
+        work = pixels + told + 4 * cells * known + max(7 * finest // 2 + stages, 3 * pixels)
         return Footprint(
             weight_bytes=self.weight_bytes(dtype),
             token_bytes=told,  # which is more than was said
@@ -226,7 +227,8 @@ class Decoder(nn.Module):
     def __init__(self, config: DehazeXLSConfig) -> None:
         super().__init__()
         widths = config.widths
-        known = COLOURS * STEM**2 + ENVELOPES + 2 * COLOURS  # pixels, wide envelopes, narrow ones, cells
+        # Pixels, wide envelopes, narrow ones, cells, and what the thumbnail says.
+        known = COLOURS * STEM**2 + ENVELOPES + 2 * COLOURS + OVERALL
         self.dim = config.dim
         self.down = nn.ModuleList()
         before = known
@@ -247,6 +249,7 @@ class Decoder(nn.Module):
         self.scene_head = zero_init(nn.Linear(config.scene_dim, NUMBERS))
         with torch.no_grad():
             self.scene_head.bias[:VEILS] = torch.tensor(START)
+            self.scene_head.bias[SHARE] = START_SHARE
         cells = config.patch // STEM
         tokens = config.patch // STRIDE
         self.register_buffer("raise_context", bilinear_weights(cells, tokens, MARGIN), persistent=False)
@@ -255,35 +258,37 @@ class Decoder(nn.Module):
     def forward(self, pixels: Tensor, context: Tensor, scene: Tensor) -> Tensor:
         """Dehaze pixels [b, 3, patch, patch], told context [b, …, side, side] and scene [b, scene_dim].
 
-        Context is dim + ENVELOPES + OVERALL channels for each token.
+        Context is dim + ENVELOPES + OVERALL channels for each token. Returns colours, then transmission.
         """
-        transforms, seen = self.transforms(pixels, context, scene)
+        transforms = self.transforms(pixels, context, scene)
         with torch.autocast(pixels.device.type, enabled=False):
-            up = self.get_buffer("raise_context").float()
-            overall, share = (up @ context[:, -OVERALL:].float() @ up.mT).split([TRANSFORM, 1], dim=1)
             up = self.get_buffer("raise_pixels").float()
-            transforms = keep_unseen(transforms.lerp(overall, share), seen)
-            gain, offset = (up @ transforms @ up.mT).split(COLOURS, dim=1)
-            return torch.addcmul(offset, gain, pixels)
+            gain, offset, arriving = (up @ transforms @ up.mT).split([COLOURS, COLOURS, 1], dim=1)
+            return torch.cat([torch.addcmul(offset, gain, pixels), arriving], dim=1)
 
-    def transforms(self, pixels: Tensor, context: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
-        """Return gains, then offsets, [b, 6, cells, cells] of patches by themselves, and the share seen."""
+    def transforms(self, pixels: Tensor, context: Tensor, scene: Tensor) -> Tensor:
+        """Return gains, offsets, and transmission, [b, 7, cells, cells] of patches."""
         dtype = self.context_proj.weight.dtype
-        said, wide, _ = context.split([self.dim, ENVELOPES, OVERALL], dim=1)
+        said, wide, overall = context.split([self.dim, ENVELOPES, OVERALL], dim=1)
         with torch.autocast(pixels.device.type, enabled=False):
             cells = darkest_cells(pixels, STEM)
             near = envelope(cells, NEAR)
             up = self.get_buffer("raise_context").float()
-            wide = up @ wide.float() @ up.mT
-            known = torch.cat(
-                [normalized_cells(pixels), normalize(torch.cat([wide, near, cells], dim=1))], dim=1
-            )
+            wide, overall = up @ wide.float() @ up.mT, up @ overall.float() @ up.mT
+            gain, rest = overall.split([COLOURS, OVERALL - COLOURS], dim=1)
+            envelopes = normalize(torch.cat([wide, near, cells], dim=1))
+            known = torch.cat([normalized_cells(pixels), envelopes, gain.log(), rest], dim=1)
             veils = candidates([near, *wide.split(COLOURS, dim=1)])
         numbers = self._numbers(
             known.to(dtype), said[..., MARGIN:-MARGIN, MARGIN:-MARGIN].to(dtype), scene.to(dtype)
         )
         with torch.autocast(pixels.device.type, enabled=False):
-            return colour_transforms(numbers.float(), veils), share_seen(near)
+            numbers, share, arriving = numbers.float().split([VEILS + TRANSFORM, 1, 1], dim=1)
+            overall, present = overall.split([TRANSFORM, 1], dim=1)
+            transforms = colour_transforms(numbers, veils).lerp(overall, share.sigmoid() * present)
+            return torch.cat(
+                [keep_unseen(transforms, share_seen(near)), transmission(transforms, arriving)], dim=1
+            )
 
     def _numbers(self, x: Tensor, said: Tensor, scene: Tensor) -> Tensor:
         """Shares and corrections of each cell [b, NUMBERS, cells, cells]: what every stage has written."""
@@ -302,6 +307,9 @@ class Decoder(nn.Module):
 
 # Where learning starts: shares (as logits) of no veil, then of each envelope by colours and grey.
 START = (0.0, -1.0, -1.0, 0.0, -1.0, 0.5, -1.0, 1.0, 0.0)
+SHARE = -2  # where among the numbers
+START_SHARE = 1.1  # as a logit: three quarters of a large scene's transforms are its thumbnail's
+NO_OVERALL = (*[1.0] * COLOURS, *[0.0] * COLOURS, 0.0)  # a transform that changes nothing, of no thumbnail
 
 
 class Stage(nn.Module):

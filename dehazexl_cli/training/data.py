@@ -29,6 +29,7 @@ from dehazexl_cli.training.uniform_ground import with_even_ground
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 COLOURS = (1, 2, 3)
+GREEN = 1  # counted from 0
 DARK_PERCENT = 0.3  # of pixels, which may lie below the dark level: dead pixels, text, gaps
 IN_MEMORY = 30_000_000  # pixels; larger images are read from disk crop by crop
 
@@ -40,6 +41,14 @@ class Scene(NamedTuple):
     source: str  # the file name up to "__": images of one source show one place
     clear: RasterReader
     hazy: tuple[RasterReader, ...] = ()  # empty: haze is synthesised
+
+
+class Sample(NamedTuple):
+    """One crop or several, [3, side, side] or [size, 3, side, side] float32 in [0, 1]."""
+
+    hazy: Tensor
+    clear: Tensor
+    transmission: Tensor  # of green light, one channel; NaN where it is not known, as of real haze
 
 
 @dataclass(frozen=True)
@@ -157,26 +166,25 @@ class Sampler:
         self.weights = weights / weights.sum()
         self.pools = ThreadpoolController()
 
-    def batch(self, step: int, size: int, side: int, first: int = 0) -> tuple[Tensor, Tensor]:
-        """Hazy and clear crops [size, 3, side, side] float32 in [0, 1] of a step, from number `first` on."""
+    def batch(self, step: int, size: int, side: int, first: int = 0) -> Sample:
+        """The crops [size, …] of a step, from number `first` on."""
         numbers = range(first, first + size)
         # Work as small as this waits longer for other threads than it takes on one, and threads that wait
         # keep cores from the training. OpenMP's limit holds for this thread only, once torch has begun with
         # it; that of numpy's BLAS holds for all, and the training does without numpy.
         torch.get_num_threads()
         with self.pools.limit(limits=1):
-            pairs = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in numbers]
-        hazy, clear = (torch.stack(images) for images in zip(*pairs, strict=True))
-        return hazy, clear
+            samples = [self.sample(np.random.default_rng((self.seed, step, i)), side) for i in numbers]
+        return Sample(*(torch.stack(images) for images in zip(*samples, strict=True)))
 
-    def sample(self, rng: Generator, side: int) -> tuple[Tensor, Tensor]:
-        """One pair (hazy, clear), each [3, side, side]."""
-        hazy, clear = self._pair(rng, side)
+    def sample(self, rng: Generator, side: int) -> Sample:
+        """One crop."""
+        sample = self._sample(rng, side)
         if rng.random() < self.recipe.grey_share:
-            return saturate(hazy, 0), saturate(clear, 0)
-        return hazy, clear
+            return Sample(saturate(sample.hazy, 0), saturate(sample.clear, 0), sample.transmission)
+        return sample
 
-    def _pair(self, rng: Generator, side: int) -> tuple[Tensor, Tensor]:
+    def _sample(self, rng: Generator, side: int) -> Sample:
         scene = self.scenes[rng.choice(len(self.scenes), p=self.weights)]
         if not scene.hazy:
             clear = self._ground(scene, rng, side)
@@ -184,8 +192,9 @@ class Sampler:
             placement = place(scene.clear, rng, side, self.recipe)
             clear = crop(scene.clear, placement, side)
             if rng.random() < self.recipe.clear_share:
-                return clear, clear
-            return crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side), clear
+                return unhazed(clear)
+            hazy = crop(scene.hazy[rng.integers(len(scene.hazy))], placement, side)
+            return Sample(hazy, clear, torch.full_like(clear[:1], torch.nan))
         clear = self._toned(clear, scene, rng)
         clear_share = self.recipe.clear_share
         if rng.random() < self.recipe.even_share:
@@ -193,9 +202,7 @@ class Sampler:
             clear_share = self.recipe.drawn_clear_share
         if is_even(clear, self.recipe.even_contrast):
             clear_share = self.recipe.even_clear_share
-        if rng.random() < clear_share:
-            return clear, clear
-        return self._hazed(clear, rng, side), clear
+        return unhazed(clear) if rng.random() < clear_share else self._hazed(clear, rng, side)
 
     def _ground(self, scene: Scene, rng: Generator, side: int) -> Tensor:
         """A clear crop; one larger than the picture is laid of crops of the same source, side by side."""
@@ -225,17 +232,25 @@ class Sampler:
             return clear * draw_by_ratio(rng, recipe.darkest_gain, 1)
         return change_look(clear, rng, recipe)
 
-    def _hazed(self, clear: Tensor, rng: Generator, side: int) -> Tensor:
+    def _hazed(self, clear: Tensor, rng: Generator, side: int) -> Sample:
         sky = side
         if rng.random() < self.recipe.wide_share:
             sky = round(side * draw_by_ratio(rng, 1, self.recipe.widest_sky))
         top, left = (int(offset) for offset in rng.integers(0, sky - side + 1, 2))
-        hazed = draw_haze(rng, sky, self.recipe.haze).apply(clear.numpy(), Box(top, left, side, side))
+        haze = draw_haze(rng, sky, self.recipe.haze)
+        transmission = haze.transmission(Box(top, left, side, side))
+        hazed = haze.veil(clear.numpy(), transmission)
         noise = rng.standard_normal(hazed.shape, dtype=np.float32) * np.float32(
             rng.uniform(0, self.recipe.sensor_noise)
         )
         # Real inputs are 8-bit, and what haze pressed into few levels stays pressed.
-        return torch.from_numpy((hazed + noise).clip(0, 1) * 255).round() / 255
+        hazy = torch.from_numpy((hazed + noise).clip(0, 1) * 255).round() / 255
+        return Sample(hazy, clear, torch.from_numpy(transmission[GREEN : GREEN + 1]))
+
+
+def unhazed(clear: Tensor) -> Sample:
+    """A crop without haze."""
+    return Sample(clear, clear, torch.ones_like(clear[:1]))
 
 
 def place(picture: RasterReader, rng: Generator, side: int, recipe: Recipe) -> Placement:

@@ -24,12 +24,12 @@ from dehazexl_cli.atomic import replacing
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import cut_batches, forward_in_memory, forward_some_patches
+from dehazexl_cli.models.base import cut_batches, forward_some_patches, forward_with_haze
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.paths import make_folder, require_writable
 from dehazexl_cli.training import ddp
-from dehazexl_cli.training.data import Recipe, Sampler, load_scenes, split
+from dehazexl_cli.training.data import Recipe, Sample, Sampler, load_scenes, split
 from dehazexl_cli.training.losses import Loss
 from dehazexl_cli.training.optimizer import make_optimizer, set_rate
 from dehazexl_cli.training.validation import ValidationPair, make_pairs, mean_psnr
@@ -136,32 +136,32 @@ class Trainer:
             samples = ahead.submit(self._samples, self.step)
             while self.step < config.steps and not ddp.any_of(time.monotonic() - began > config.time_limit):
                 started = time.monotonic()
-                hazy, clear = samples.result()
+                sample = Sample(*(each.to(self.device) for each in samples.result()))
                 samples = ahead.submit(self._samples, self.step + 1)
                 waiting += time.monotonic() - started
-                loss = self._learn(hazy.to(self.device), clear.to(self.device))
+                loss = self._learn(sample)
                 self.seconds += time.monotonic() - started
                 self.step += 1
                 if ddp.is_first():  # torchrun
                     self._tell(show, loss, waiting / (time.monotonic() - began))
         return self._finish()
 
-    def _samples(self, step: int) -> tuple[Tensor, Tensor]:
+    def _samples(self, step: int) -> Sample:
         crops, side = self.config.crops(step)
         first = ddp.number() * crops  # torchrun
         return self.sampler.batch(step, crops, side * self.model.patch, first)
 
-    def _learn(self, hazy: Tensor, clear: Tensor) -> float:
+    def _learn(self, sample: Sample) -> float:
         config = self.config
         set_rate(self.optimizer, config.rate_at(self.step))
         rng = np.random.default_rng((config.seed, self.step, 0xC0DE))
         down, right = (32 * int(rng.integers(FARTHEST)) for _ in range(2))
         with self._autocast():
-            if hazy[0, 0].numel() > config.patches * self.model.patch**2:
-                output, clear = self._decode_some(hazy, clear, rng, (down, right))
+            if sample.hazy[0, 0].numel() > config.patches * self.model.patch**2:
+                output, sample = self._decode_some(sample, rng, (down, right))
             else:
-                output = forward_in_memory(self.model, hazy, origin=(down, right))
-        loss = config.loss(output, clear, self.model.patch)
+                output = forward_with_haze(self.model, sample.hazy, origin=(down, right))
+        loss = config.loss(output, sample.clear, self.model.patch, sample.transmission)
         self.scaler.scale(loss).backward()
         ddp.average_gradients(self.model.parameters())  # torchrun
         self.scaler.unscale_(self.optimizer)
@@ -176,14 +176,15 @@ class Trainer:
         return float(loss.detach())
 
     def _decode_some(
-        self, hazy: Tensor, clear: Tensor, rng: np.random.Generator, origin: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+        self, sample: Sample, rng: np.random.Generator, origin: tuple[int, int]
+    ) -> tuple[Tensor, Sample]:
         """Some patches of a large crop [1, 3, side, side], as the network made them and as they should be."""
-        count = (hazy.shape[2] // self.model.patch) ** 2
+        side = sample.hazy.shape[2]
+        count = (side // self.model.patch) ** 2
         ids = rng.choice(count, self.config.patches, replace=False).tolist()
-        grid = PatchGrid(clear.shape[2], clear.shape[3], self.model.patch)
-        (truth,) = cut_batches(clear, grid, count)
-        return forward_some_patches(self.model, hazy, ids, origin=origin), truth.pixels[ids]
+        grid = PatchGrid(side, side, self.model.patch)
+        chosen = (cut_batches(each, grid, count)[0].pixels[ids] for each in sample)
+        return forward_some_patches(self.model, sample.hazy, ids, origin=origin), Sample(*chosen)
 
     @torch.no_grad()
     def _average(self) -> None:

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+COLOURS = 3
 CELL = 32  # pixels per side of what counts as a place's brightness
 LEAST = 1e-4  # added to the root mean square, as roots of nothing have no slope
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The root mean square error of images [b, 3, height, width], plus weighted terms.
+    """The root mean square error of colours [b, 3, height, width], plus weighted terms.
 
     Its logarithm is the PSNR. Images under dense haze have many times the error of others; with a knee, the
     logarithm gives each image a say by its share, as the mean of their PSNR does.
@@ -23,11 +24,14 @@ class Loss:
     frequency: float = 0.05  # weight of the error of the 2-D spectrum
     cells: float = 0.3  # weight of the error of means of CELL x CELL pixels: a scene's brightness is hardest
     seam: float = 0.0  # weight of steps in the error where patches meet
+    haze: float = 0.2  # weight of the error of transmission, of networks that tell it
     knee: float = 0.1  # from which error on it counts by its logarithm only; 0: all count as they are
 
-    def __call__(self, output: Tensor, clear: Tensor, patch: int) -> Tensor:
-        """The loss of outputs made of `patch`-pixel patches."""
-        error = output.float() - clear.float()
+    def __call__(
+        self, output: Tensor, clear: Tensor, patch: int, transmission: Tensor | None = None
+    ) -> Tensor:
+        """The loss of outputs [b, 3 or 4, height, width] made of `patch`-pixel patches."""
+        error = output[:, :COLOURS].float() - clear.float()
         loss = (error.square().mean((1, 2, 3)) + LEAST**2).sqrt()
         if self.frequency:
             loss = loss + self.frequency * spectrum_error(error)
@@ -37,7 +41,18 @@ class Loss:
             loss = loss + self.seam * seam_error(error, patch)
         if self.knee:
             loss = self.knee * torch.log1p(loss / self.knee)
-        return loss.mean()
+        loss = loss.mean()
+        if self.haze and transmission is not None and output.shape[1] > COLOURS:
+            loss = loss + self.haze * transmission_error(output[:, COLOURS:].float(), transmission)
+        return loss
+
+
+def transmission_error(told: Tensor, true: Tensor) -> Tensor:
+    """Mean absolute error of transmission where the true one is known, which is NaN elsewhere."""
+    known = true.isfinite()
+    # NaN times nothing is NaN, in gradients too.
+    error = torch.where(known, told - torch.where(known, true, 0), 0).abs()
+    return error.sum() / known.sum().clamp(min=1)
 
 
 def spectrum_error(error: Tensor) -> Tensor:
