@@ -10,7 +10,8 @@ import torch
 from conftest import Toy
 from torch import Tensor
 
-from dehazexl_cli.engine import Options, run
+from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.engine import run
 from dehazexl_cli.engine.haze import KINDS, NO_GROUND, shares_of_haze
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
@@ -33,7 +34,7 @@ class Telling(Toy):
 
 
 def dehazed(
-    array: Pixels, options: Options, model: Toy | None = None, **of: object
+    array: Pixels, options: EngineOptions, model: Toy | None = None, **of: object
 ) -> tuple[Pixels, Pixels, Report]:
     """The result [h, w, bands], the map [h, w], and the report."""
     reader = ArrayReader(array, **of)  # type: ignore[arg-type]
@@ -63,7 +64,7 @@ def scene(height: int, width: int, dtype: str = "uint8", bands: int = 3) -> Pixe
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_the_map_is_what_the_network_tells_in_per_cent(dtype: str, overlap: int) -> None:
     array = scene(37, 50, dtype)
-    options = Options(**FP32, overlap=overlap, band_ranges="dtype")
+    options = EngineOptions(**FP32, overlap=overlap, band_ranges="dtype")
     _, found, report = dehazed(array, options)
     low, high = report.low, report.high
     expected = 100 * ((array[..., 1].astype(float) - low) / (high - low)).clip(0, 1)
@@ -73,9 +74,9 @@ def test_the_map_is_what_the_network_tells_in_per_cent(dtype: str, overlap: int)
 
 def test_the_result_is_the_same_with_the_map_and_without() -> None:
     array = scene(37, 50)
-    with_map, *_ = dehazed(array, Options(**FP32))
+    with_map, *_ = dehazed(array, EngineOptions(**FP32))
     reader, writer = ArrayReader(array), ArrayWriter(ArrayReader(array).info, "hwc")
-    report = run(reader, lambda: writer, Toy(), Options(**FP32))
+    report = run(reader, lambda: writer, Toy(), EngineOptions(**FP32))
     assert np.array_equal(with_map, writer.array)
     assert report.haze == {}  # of a network that tells none
 
@@ -84,31 +85,31 @@ def test_without_ground_nothing_is_told() -> None:
     array = scene(40, 50)
     array[:10] = array[:, 30:] = 0
     array[20, 20] = 0
-    _, found, report = dehazed(array, Options(**FP32), nodata=0)
+    _, found, report = dehazed(array, EngineOptions(**FP32), nodata=0)
     ground = (array != 0).any(axis=2)
     assert np.array_equal(found == NO_GROUND, ~ground)
     assert report.haze["transmission"] == pytest.approx(found[ground].mean() / 100, abs=1e-4)
-    _, found, report = dehazed(np.zeros_like(array), Options(**FP32), nodata=0)
+    _, found, report = dehazed(np.zeros_like(array), EngineOptions(**FP32), nodata=0)
     assert (found == NO_GROUND).all()
     assert report.haze == {}
 
 
 def test_a_part_of_the_scene_has_its_part_of_the_map() -> None:
     array = scene(70, 60)
-    _, whole, _ = dehazed(array, Options(**FP32))
-    _, part, _ = dehazed(array, Options(**FP32, window=Box(13, 20, 40, 31)))
+    _, whole, _ = dehazed(array, EngineOptions(**FP32))
+    _, part, _ = dehazed(array, EngineOptions(**FP32, window=Box(13, 20, 40, 31)))
     assert np.array_equal(part, whole[13:53, 20:51])
 
 
 def test_all_bands_are_told_of_by_the_colours() -> None:
     array = scene(37, 50, bands=5)
-    _, found, _ = dehazed(array, Options(**FP32, all_bands=True))
-    assert np.array_equal(found, dehazed(array[..., :3], Options(**FP32))[1])
+    _, found, _ = dehazed(array, EngineOptions(**FP32, all_bands=True))
+    assert np.array_equal(found, dehazed(array[..., :3], EngineOptions(**FP32))[1])
 
 
 def test_networks_and_modes_that_tell_nothing_are_refused() -> None:
     with pytest.raises(UsageError, match="haze map"):
-        dehazed(scene(37, 50), Options(**FP32), Toy())
+        dehazed(scene(37, 50), EngineOptions(**FP32), Toy())
 
 
 def test_shares_are_of_the_ground_and_add_up_to_all_of_it() -> None:
