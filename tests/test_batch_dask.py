@@ -141,7 +141,7 @@ def test_workers_on_one_machine_share_it_and_find_files_wherever_they_are() -> N
 def test_a_worker_loads_its_model_once(
     folder: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "processors", torch.get_num_threads)
+    monkeypatch.setattr("dehazexl_cli.processors.count", torch.get_num_threads)
     setup = WorkerConfig(RunConfig(), weights=tiny_weights)
     loaded = connection.kept(setup, connection.modified(tiny_weights))
     monkeypatch.setattr(WorkerConfig, "load", lambda setup: pytest.fail("it is loaded again"))
@@ -159,7 +159,7 @@ def test_a_worker_that_is_alone_on_its_machine_computes_on_all_processors(
 ) -> None:
     """Dask starts its workers with OMP_NUM_THREADS=1."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(connection, "processors", lambda: 6)
+    monkeypatch.setattr("dehazexl_cli.processors.count", lambda: 6)
     monkeypatch.setattr(WorkerConfig, "load", lambda setup: setup)
     try:
         for share, threads in ((1, 6), (2, 3), (7, 1)):
