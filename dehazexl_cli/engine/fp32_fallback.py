@@ -46,12 +46,15 @@ class Fp32Fallback:
 
     def mix(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         """The mixed scene, which may lie where `tokens` lay; see DehazeModel.mix."""
+        half, sparing = tokens.dtype == torch.float16, seed is not None or self.model.queries is not None
+        # On the host, as a device that has to be spared has no room for a second scene.
+        before = tokens.to("cpu", copy=True) if half and sparing else tokens
         scene = self.model.mix(tokens, grid, seed)
         # The other types reach as far as float32 does, so mixing anew would give the same.
-        if tokens.dtype != torch.float16 or finite(scene):
+        if not half or finite(scene):
             return scene
         self.report.count_redone()
-        return held(self.full.mix(tokens.float(), grid, seed), tokens.dtype)
+        return held(self.full.mix(before.to(scene.device).float(), grid, seed), tokens.dtype)
 
     def decode(self, batch: PatchBatch, scene: Tensor, skips: Skips) -> Tensor:
         """Dehazed pixels; where even float32 gives no number, the pixel stays as it was."""
@@ -71,7 +74,7 @@ class Fp32Fallback:
 
 def finite(x: Tensor) -> bool:
     """Whether every number is one. A sum is infinite or NaN if any term is, and is read only once."""
-    return bool(torch.isfinite(x.float().sum())) or bool(torch.isfinite(x).all())
+    return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())
 
 
 def held(x: Tensor, dtype: torch.dtype) -> Tensor:
