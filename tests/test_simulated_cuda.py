@@ -50,7 +50,7 @@ def picture(height: int, width: int, bands: int = 3, dtype: str = "uint8") -> ND
     return (np.clip(ground, 1, 254) * scale).astype(dtype)
 
 
-def tiny_paper() -> DehazeModel:
+def tiny_paper() -> DehazeXL:
     """The published network in small; its features wait for the decoder."""
     torch.manual_seed(0)
     return DehazeXL(TINY).eval()
@@ -77,7 +77,7 @@ MODELS = {"published": tiny_paper, "default": small_next, "fast": fast}
 
 def dehazed(image: NDArray[np.generic], model: DehazeModel, **options: object) -> tuple[Picture, Report]:
     """A picture dehazed by the engine, and what it tells."""
-    nodata = options.pop("nodata", None)
+    nodata, watch = options.pop("nodata", None), options.pop("watch", None)
     reader = ArrayReader(image, nodata=nodata)  # type: ignore[arg-type]
     writers: list[ArrayWriter] = []
 
@@ -85,7 +85,7 @@ def dehazed(image: NDArray[np.generic], model: DehazeModel, **options: object) -
         writers.append(ArrayWriter(reader.info, "hwc"))
         return writers[-1]
 
-    report = run(reader, make_writer, model, Options(**options))  # type: ignore[arg-type]
+    report = run(reader, make_writer, model, Options(**options), watch)  # type: ignore[arg-type]
     return writers[-1].array, report
 
 
