@@ -242,6 +242,32 @@ def test_a_device_that_runs_out_goes_on_with_a_smaller_plan(allowed: int) -> Non
     assert np.array_equal(expected, output)
 
 
+def small_windows() -> DehazeModel:
+    """The published network in small; what its windows keep takes little beside its batches."""
+    torch.manual_seed(0)
+    return DehazeXL(replace(TINY, window=8)).eval()
+
+
+def test_a_device_that_runs_out_while_mixing_goes_on_to_the_same_result() -> None:
+    image, peaks, last = picture(460, 130), {}, "encode"
+    options = {"device": "cuda", "precision": "fp32", "wishes": PlanOverrides(None, 1)}
+    options["max_vram"] = 8 << 30  # what the plan believes in
+
+    def watch(now: str, done: int, total: int) -> None:
+        nonlocal last
+        peaks[last] = max(peaks.get(last, 0), machine.peak_bytes[0])
+        machine.peak_bytes[0], last = machine.live_bytes[0], now
+
+    with simulated_cuda() as machine:
+        expected, generous = dehazed(image, small_windows(), watch=watch, **options)
+    assert not generous.fallbacks
+    with simulated_cuda(peaks["mix"] - 512):  # a little less than the run takes in this phase
+        output, report = dehazed(image, small_windows(), **options)
+    assert report.fallbacks[0].startswith("out of memory while mixing")
+    assert report.mode == "global"  # nothing was given up that changes what is seen
+    assert np.abs(expected.astype(int) - output).max() <= 1
+
+
 def test_a_device_that_is_too_small_is_told_of() -> None:
     with simulated_cuda(capacity=1 << 20), pytest.raises(DeviceError):
         dehazed(picture(200, 260), tiny_paper(), device="cuda")
