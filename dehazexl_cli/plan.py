@@ -50,6 +50,7 @@ class Footprint:
     mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
     mix_fixed_patches: int = 0  # of scenes of fewer patches these are less, in proportion
     mix_pilot_bytes: int = 0  # beside that while attention is sampled: what a pilot of queries hears
+    mix_copied_bytes: int = 0  # per patch of tokens whose place a mixer takes that spares memory: on the host
     kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
     freed_bytes: int = 0  # per patch in flight, that the C library keeps on a CPU of what was freed
 
@@ -68,6 +69,7 @@ class Footprint:
             mix_fixed_bytes=0,
             mix_fixed_patches=0,
             mix_pilot_bytes=0,
+            mix_copied_bytes=0,
         )
 
 
@@ -287,15 +289,16 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanIn
     rows = 10 * setting.band_bytes
     files = setting.held_bytes + min(setting.cache_bytes, 2 * grid.rows * setting.band_bytes)
     on_host = waiting if plan.skips == "host" else 0
+    copied = 0 if plan.seed is None and plan.query_chunk is None else footprint.mix_copied_bytes * patches
     if not setting.on_gpu:
         on_host += waiting if plan.skips == "device" else 0
         lasting = setting.process_bytes + files + footprint.kernel_bytes * replicas
-        flow, mix = flow + rows + on_host + lasting, mix + on_host + lasting
+        flow, mix = flow + rows + on_host + lasting, mix + copied + on_host + lasting
         host, device = max(flow, mix, setting.loading_bytes), 0
     else:
         on_device = waiting if plan.skips == "device" else 0
         flow, mix = flow + on_device, mix + on_device
-        host = max(setting.process_bytes + files + rows + on_host, setting.loading_bytes)
+        host = max(setting.process_bytes + files + max(rows, copied) + on_host, setting.loading_bytes)
         device = max(flow, mix)
     return replace(plan, host_bytes=host, device_bytes=device, patch_phase_bytes=flow, mixing_bytes=mix)
 

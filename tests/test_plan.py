@@ -253,3 +253,17 @@ def test_whoever_leaves_mixing_to_another_needs_nothing_for_it() -> None:
     whole = Footprint(*range(1, 1 + len(fields(Footprint))))
     for name, value in asdict(whole.without_mixing()).items():
         assert value == (0 if name.startswith("mix_") else getattr(whole, name)), name
+
+
+def test_the_copy_of_tokens_whose_place_is_taken_waits_on_the_host() -> None:
+    footprint = replace(FOOTPRINT, mix_part_bytes=MB)
+    more = replace(footprint, mix_copied_bytes=100 * MB)
+    setting = PlanInputs(0, on_gpu=True)
+    for plain, copying in zip(
+        candidate_plans(footprint, GRID, setting, PlanOverrides()),
+        candidate_plans(more, GRID, setting, PlanOverrides()),
+        strict=True,
+    ):
+        spares = plain.query_chunk is not None or plain.seed is not None
+        assert copying.host_bytes - plain.host_bytes == (100 * MB * len(GRID) if spares else 0)
+        assert copying.device_bytes == plain.device_bytes

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from batches import alike, make_image
 from helpers.simulated_cuda import simulated_cuda
 from test_simulated_cuda import dehazed, picture, small_next, tiny_paper
 
+from dehazexl_cli.batch.executors import InProcessExecutor, shared_out
+from dehazexl_cli.batch.results import Job, JobResult, State
+from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.cli.doctor_devices import Verdict, check_device, check_precision
-from dehazexl_cli.config import EngineOptions
+from dehazexl_cli.config import EngineOptions, RunConfig
 from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.raster.memory import ArrayReader, ArrayWriter
+from dehazexl_cli.worker_config import WorkerConfig
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -67,3 +74,29 @@ def test_a_run_that_was_stopped_goes_on(phase: str, tmp_path: Path) -> None:
         assert any((tmp_path / "kept").iterdir())
         run(reader, make_writer, tiny_paper(), options, resume=resume)
     assert np.array_equal(writers[-1].array, expected)
+
+
+def test_a_batch_by_two_gpus_gives_what_the_processor_gives(tmp_path: Path, tiny_weights: Path) -> None:
+    names = ("a.tif", "b.tif")
+    for seed, name in enumerate(names):
+        make_image(tmp_path / name, seed=seed)
+
+    def dehaze(setup: WorkerConfig, out: str, name: str) -> JobResult:
+        jobs = iter([Job(Scene(str(tmp_path / name), tmp_path / out / name, 1))])
+        told: list[JobResult] = []
+        InProcessExecutor(setup, setup.load())(lambda wait: next(jobs, None), told.append)
+        return told[0]
+
+    config = RunConfig(EngineOptions(precision="fp32"))
+    setup = WorkerConfig(config, weights=tiny_weights)
+    on_cpu = replace(setup, config=replace(config, options=replace(config.options, device="cpu")))
+    for folder in ("expected", "out"):
+        (tmp_path / folder).mkdir()
+    for name in names:
+        assert dehaze(on_cpu, "expected", name).state is State.done
+    with simulated_cuda(count=2) as machine, ThreadPoolExecutor(2) as pool:
+        setups = shared_out(setup, 1, (0, 1))
+        results = list(pool.map(dehaze, setups, ("out", "out"), names))
+        assert min(machine.peak_bytes) > 100_000
+    assert [each.report["device"] for each in results] == ["cuda:0", "cuda:1"]
+    assert alike(tmp_path / "expected", tmp_path / "out", names)

@@ -51,7 +51,7 @@ def picture(height: int, width: int, bands: int = 3, dtype: str = "uint8") -> ND
     return (np.clip(ground, 1, 254) * scale).astype(dtype)
 
 
-def tiny_paper() -> DehazeModel:
+def tiny_paper() -> DehazeXL:
     """The published network in small; its features wait for the decoder."""
     torch.manual_seed(0)
     return DehazeXL(TINY).eval()
@@ -78,7 +78,7 @@ MODELS = {"published": tiny_paper, "default": small_next, "fast": fast}
 
 def dehazed(image: NDArray[np.generic], model: DehazeModel, **options: object) -> tuple[Picture, Report]:
     """A picture dehazed by the engine, and what it tells."""
-    nodata = options.pop("nodata", None)
+    nodata, watch = options.pop("nodata", None), options.pop("watch", None)
     reader = ArrayReader(image, nodata=nodata)  # type: ignore[arg-type]
     writers: list[ArrayWriter] = []
 
@@ -86,7 +86,7 @@ def dehazed(image: NDArray[np.generic], model: DehazeModel, **options: object) -
         writers.append(ArrayWriter(reader.info, "hwc"))
         return writers[-1]
 
-    report = run(reader, make_writer, model, EngineOptions(**options))  # type: ignore[arg-type]
+    report = run(reader, make_writer, model, EngineOptions(**options), watch)  # type: ignore[arg-type]
     return writers[-1].array, report
 
 
@@ -241,6 +241,32 @@ def test_a_device_that_runs_out_goes_on_with_a_smaller_plan(allowed: int) -> Non
         output, report = dehazed(image, tiny_paper(), **options)
     assert report.fallbacks and all("out of memory while" in told for told in report.fallbacks)
     assert np.array_equal(expected, output)
+
+
+def small_windows() -> DehazeModel:
+    """The published network in small; what its windows keep takes little beside its batches."""
+    torch.manual_seed(0)
+    return DehazeXL(replace(TINY, window=8)).eval()
+
+
+def test_a_device_that_runs_out_while_mixing_goes_on_to_the_same_result() -> None:
+    image, peaks, last = picture(460, 130), {}, "encode"
+    options = {"device": "cuda", "precision": "fp32", "wishes": PlanOverrides(None, 1)}
+    options["max_vram"] = 8 << 30  # what the plan believes in
+
+    def watch(now: str, done: int, total: int) -> None:
+        nonlocal last
+        peaks[last] = max(peaks.get(last, 0), machine.peak_bytes[0])
+        machine.peak_bytes[0], last = machine.live_bytes[0], now
+
+    with simulated_cuda() as machine:
+        expected, generous = dehazed(image, small_windows(), watch=watch, **options)
+    assert not generous.fallbacks
+    with simulated_cuda(peaks["mix"] - 512):  # a little less than the run takes in this phase
+        output, report = dehazed(image, small_windows(), **options)
+    assert report.fallbacks[0].startswith("out of memory while mixing")
+    assert report.mode == "global"  # nothing was given up that changes what is seen
+    assert np.abs(expected.astype(int) - output).max() <= 1
 
 
 def test_a_device_that_is_too_small_is_told_of() -> None:

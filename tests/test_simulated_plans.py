@@ -44,8 +44,9 @@ def with_plans(
     """What is made of a scene, and the most that took of the device."""
     side = SIDES.get(name, 480)
     reader = ArrayReader(np.broadcast_to(np.uint8(0), (side, side, 3)))
+    model = copy.deepcopy(fresh(name))
     with simulated_cuda(capacity=80 << 30, shapes=True) as machine:
-        return use(reader, copy.deepcopy(fresh(name))), machine.peak_bytes[0]
+        return use(reader, model), machine.peak_bytes[0]
 
 
 def taken(name: str, options: EngineOptions, wanted: Plan) -> tuple[Plan, int]:

@@ -235,17 +235,24 @@ def test_a_batch_that_overflows_is_done_again_in_float32_and_counted() -> None:
 
 
 class OverflowingMixer(Toy):
-    """Mixes where the tokens lie, unless they are of half precision, in which it overflows."""
+    """Overflows in half precision; where memory is to be spared it mixes where the tokens lie."""
 
     def apply_bottleneck(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
-        return tokens.mul_(2) if tokens.dtype == torch.float32 else torch.full_like(tokens, torch.inf)
+        factor = 2 if tokens.dtype == torch.float32 else torch.inf
+        sparing = seed is not None or self.query_chunk is not None
+        return tokens.mul_(factor) if sparing else tokens * factor
 
 
-def test_a_scene_that_overflows_is_mixed_again_from_what_its_tokens_were() -> None:
+@pytest.mark.parametrize(("seed", "queries"), [(None, None), (3, None), (None, 2)])
+def test_a_scene_that_overflows_is_mixed_again_from_what_its_tokens_were(
+    seed: int | None, queries: int | None
+) -> None:
     report = Report()
     tokens = torch.rand(1, 4, 3).half()
-    fallback = Fp32Fallback(OverflowingMixer().half(), report)
-    assert torch.equal(fallback.apply_bottleneck(tokens.clone(), PatchGrid(32, 32, 16), None), 2 * tokens)
+    model = OverflowingMixer().half()
+    model.query_chunk = queries
+    mixed = Fp32Fallback(model, report).apply_bottleneck(tokens.clone(), PatchGrid(32, 32, 16), seed)
+    assert torch.equal(mixed, 2 * tokens)
     assert report.redone_batches == 1
 
 

@@ -47,12 +47,15 @@ class Fp32Fallback:
 
     def apply_bottleneck(self, tokens: Tensor, grid: PatchGrid, seed: int | None) -> Tensor:
         """The context, which may lie where `tokens` lay; see DehazeModel.apply_bottleneck."""
+        half, sparing = tokens.dtype == torch.float16, seed is not None or self.model.query_chunk is not None
+        # On the host, as a device that has to be spared has no room for a second scene.
+        before = tokens.to("cpu", copy=True) if half and sparing else tokens
         context = self.model.apply_bottleneck(tokens, grid, seed)
         # The other types reach as far as float32 does, so doing it anew would give the same.
-        if tokens.dtype != torch.float16 or finite(context):
+        if not half or finite(context):
             return context
         self.report.count_redone()
-        return held(self.full.apply_bottleneck(tokens.float(), grid, seed), tokens.dtype)
+        return held(self.full.apply_bottleneck(before.to(context.device).float(), grid, seed), tokens.dtype)
 
     def decode(self, batch: PatchBatch, context: Tensor | None, skips: Skips) -> Tensor:
         """What the model decodes; where even float32 gives no number, the pixel stays as it was."""
@@ -75,7 +78,7 @@ class Fp32Fallback:
 
 def finite(x: Tensor) -> bool:
     """Whether every number is one. A sum is infinite or NaN if any term is, and is read only once."""
-    return bool(torch.isfinite(x.float().sum())) or bool(torch.isfinite(x).all())
+    return bool(torch.isfinite(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())
 
 
 def held(x: Tensor, dtype: torch.dtype) -> Tensor:

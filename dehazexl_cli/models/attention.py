@@ -11,7 +11,6 @@ one of them that is missed, or stands for hundreds that say something else, show
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -27,29 +26,19 @@ PROJECTIONS = 7
 BLOCKS_AT_ONCE = 32  # bounds what is gathered beside the tokens themselves
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, seed: int | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, seed: int | None, queries: int | None = None) -> Tensor:
     """Attention of queries, keys and values [b, heads, n, d]; returns [b, heads, n, d].
 
-    `seed` None asks for exact attention at any n (time grows with n²); an integer seeds the sampled form.
+    `seed` None asks for exact attention at any n (time grows with n²), with `queries` so many of them at a
+    time, so that on no device and with no kernel anything grows with n²; an integer seeds the sampled form.
     """
     if seed is None or q.shape[2] < EXACT_TOKENS:
-        return F.scaled_dot_product_attention(q, k, v)
+        parts = [q] if queries is None else q.split(queries, dim=2)
+        attended = [F.scaled_dot_product_attention(part, k, v) for part in parts]
+        return attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)
     # Scenes are as separate from each other as heads are.
     flat = sampled_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), seed)
     return flat.unflatten(0, q.shape[:2])
-
-
-def attend_in_parts(
-    x: Tensor, queries: int, ask: Callable[[Tensor], Tensor], k: Tensor, v: Tensor
-) -> Iterator[tuple[slice, Tensor]]:
-    """Exact attention, so many tokens of x [b, n, dim] at a time: their place, and attended [b, heads, m, d].
-
-    `ask` makes queries [b, heads, m, d] of tokens; keys and values are [b, heads, n, d]. Beside these two
-    nothing of the size of the scene is in memory, on whatever device and with whatever kernel.
-    """
-    for start in range(0, x.shape[1], queries):
-        part = slice(start, start + queries)
-        yield part, F.scaled_dot_product_attention(ask(x[:, part]), k, v)
 
 
 def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:

@@ -53,8 +53,8 @@ class DehazeModel(nn.Module):
         `tokens` is [scenes, patches, …] of `grid.present`, and so is what it returns; a model that gathers
         by sum gets [scenes, …] summed over all patches and returns [scenes, …]. Scenes do not see each other.
         `seed` None asks for exact attention, an integer for the sampled form where a scene has too many
-        tokens. Where no gradient is asked for, the result may lie where `tokens` lay; but not in half
-        precision, which may overflow and have to be mixed again from them.
+        tokens. Where memory is to be spared, by a seed or `queries`, and no gradient is asked for, the result
+        may lie where `tokens` lay.
         """
         raise NotImplementedError
 

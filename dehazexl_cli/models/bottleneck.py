@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dehazexl_cli.models.attention import attend, attend_in_parts
+from dehazexl_cli.models.attention import attend
 
 TOKENS_AT_ONCE = 4096  # through those parts that take each token by itself
-HEADS_AT_ONCE = 1  # of sampled attention: fewer take less memory, and make more norms
+HEADS_AT_ONCE = 1  # of attention that spares memory: fewer take less, and make more norms
 
 
 class Bottleneck(nn.Module):
@@ -30,22 +30,19 @@ class Bottleneck(nn.Module):
         """Tokens [b, n, dim] at places [n, 2] (down, right, in tokens) -> [b, n, dim].
 
         Attention is exact without a `seed`, with `queries` so many tokens at a time; else it is sampled.
-        Both of these are for scenes of many tokens: unless gradients are asked for, or in half precision,
-        they take the place of what comes in.
+        Both of these are for scenes of many tokens: unless gradients are asked for, they take the place of
+        what comes in.
         """
         sparing = not (torch.is_grad_enabled() or (seed is None and queries is None))
         places = places.expand(tokens.shape[0], -1, -1)
-        own = sparing and tokens.dtype != torch.float16
-        x = in_parts(self._enter, tokens, places, into=tokens if own else None)
+        x = in_parts(self._enter, tokens, places, into=tokens if sparing else None)
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, BottleneckBlock)
             drawn = None if seed is None else seed + number
-            if not sparing:
+            if sparing:
+                layer.by_heads(x, drawn, queries)
+            else:
                 x = layer(x, drawn)
-            elif drawn is not None:
-                layer.by_heads(x, drawn)
-            elif queries is not None:
-                layer.by_queries(x, queries)
         return x
 
     def _enter(self, tokens: Tensor, places: Tensor) -> Tensor:
@@ -71,25 +68,15 @@ class BottleneckBlock(nn.Module):
         x = x + in_parts(self.proj, self._attend(x, seed))
         return in_parts(self._feed, x)
 
-    def by_queries(self, x: Tensor, queries: int) -> None:
-        """The same with exact attention in the place of x [b, n, dim], so many tokens at a time."""
+    def by_heads(self, x: Tensor, seed: int | None, queries: int | None) -> None:
+        """The same in the place of x [b, n, dim], a few heads at a time, of those so many queries."""
         weight, bias = self._by_heads()
-
-        def ask(part: Tensor) -> Tensor:
-            return self._told(part, weight[:1], bias[:1])[0]
-
-        k, v = self._told(x, weight[1:], bias[1:])
-        for place, attended in attend_in_parts(x, queries, ask, k, v):
-            x[:, place] = self._feed(x[:, place] + self.proj(attended.transpose(1, 2).flatten(2)))
-
-    def by_heads(self, x: Tensor, seed: int) -> None:
-        """The same with sampled attention in the place of x [b, n, dim], a few heads at a time."""
-        weight, bias = self._by_heads()
+        at_once = queries and queries * self.heads // HEADS_AT_ONCE
         attended = torch.empty_like(x).unflatten(2, (self.heads, -1))
         for first in range(0, self.heads, HEADS_AT_ONCE):
             some = slice(first, first + HEADS_AT_ONCE)
             q, k, v = self._told(x, weight[:, some], bias[:, some])
-            attended[:, :, some] = attend(q, k, v, seed).transpose(1, 2)
+            attended[:, :, some] = attend(q, k, v, seed, at_once).transpose(1, 2)
         for start in range(0, x.shape[1], TOKENS_AT_ONCE):
             place = slice(start, start + TOKENS_AT_ONCE)
             x[:, place] = self._feed(x[:, place] + self.proj(attended[:, place].flatten(2)))

@@ -95,11 +95,11 @@ class DehazeXL(DehazeModel):
         finest = cells * self.config.embed * size
         token = (self.patch // STRIDE) ** 2 * self.config.token_dim * size
         pixels = 3 * self.patch**2 * 4
-        kept = token if dtype == torch.float16 else 0  # to be mixed again in float32 where that overflows
         # The C library keeps nearly as many maps as are in flight of wide ones in float32, measured.
         on_cpu = 22 if dtype == torch.float32 else 12
         # Of a block: the hidden layer twice, what goes in, its norm, and a sum; maps of all stages; skips.
         work = 59 * finest // 2 + pixels
+        sparing = 17 * token // 10  # mixed in their place; attended, and a head of all; measured
         return Footprint(
             weight_bytes=self.weight_bytes(dtype) + size * self._bias_numbers(),
             token_bytes=token,
@@ -107,8 +107,9 @@ class DehazeXL(DehazeModel):
             work_bytes=work,
             freed_bytes=max(0, 2 * on_cpu * finest + 6 * pixels - work),
             mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
-            mix_part_bytes=3 * token + kept,  # in their place; keys and values
-            mix_sampled_bytes=17 * token // 10 + kept,  # in their place; attended, a head of both; measured
+            mix_part_bytes=sparing,
+            mix_sampled_bytes=sparing,
+            mix_copied_bytes=token if dtype == torch.float16 else 0,
             kernel_bytes=KERNEL_BYTES,
             # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
             mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),

@@ -242,6 +242,15 @@ def from_numbers(machine: Machine, func: Call, args: Any, kwargs: Any) -> Any:
     return made if device is None else moved(machine, made, device, None, True, False)
 
 
+def deepcopied(machine: Machine, func: Call, args: Any, kwargs: Any) -> Tensor:
+    """`copy.deepcopy`, without looking through all that it has copied before."""
+    tensor = args[0]
+    if not isinstance(tensor, SimulatedTensor):
+        return machine.plain(func, (tensor, {}), kwargs)
+    made = tensor.detach().clone()
+    return torch.nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else made
+
+
 def set_data(machine: Machine, func: Call, args: Any, kwargs: Any) -> None:
     """`tensor.data = other`."""
     raise NotImplementedError("modules are moved by new parameters here, not by new data in old ones")
@@ -253,6 +262,7 @@ SPECIAL: dict[Any, Callable[[Machine, Call, Any, Any], Any]] = {
     **dict.fromkeys(("empty", "empty_strided", "empty_like"), empty),
     **{each.__name__: each for each in (to, cpu, cuda, copy_, numpy, pin_memory, is_pinned)},
     **dict.fromkeys(("tensor", "as_tensor", "asarray"), from_numbers),
+    "__deepcopy__": deepcopied,
     "_has_compatible_shallow_copy_type": lambda machine, func, args, kwargs: False,
     "_parse_to": lambda machine, func, args, kwargs: machine.plain(func, args, kwargs),
     Tensor.device.__get__: device_of,
