@@ -114,6 +114,7 @@ def dehaze_file(
     overwrite: bool = False,
     resume: bool = False,
     in_place: bool = False,
+    haze_map: str | PathLike[str] | None = None,
     watch: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
@@ -130,6 +131,8 @@ def dehaze_file(
         Whether a target that exists is replaced.
     resume
         Whether what is done is kept until the file is complete, and a later call goes on from there.
+    haze_map
+        A GeoTIFF to write beside the target: how much light gets through, in per cent.
     watch
         Called with (phase, patches done, patches in all).
 
@@ -146,7 +149,10 @@ def dehaze_file(
 
     with in_words_of_python():
         config = checked(options).run_config(resume, in_place)
-        return files.dehaze_file(path_of(source), path_of(target), ready(model), config, overwrite, watch)
+        wanted_map = None if haze_map is None else path_of(haze_map)
+        return files.dehaze_file(
+            path_of(source), path_of(target), ready(model), config, overwrite, watch, wanted_map
+        )
 
 
 def checked(options: Options | None) -> Options:

@@ -136,6 +136,7 @@ class Storage:
     tmp_dir: str | None = None  # where to write until the file is complete; None: beside the target
     provenance: tuple[tuple[str, str], ...] = ()  # tags that say how it was made, for a GeoTIFF or COG
     descriptions: tuple[str, ...] = ()  # of the bands, where they are not those of a source
+    colormap: tuple[tuple[int, ...], ...] = ()  # red, green and blue of 0, 1, …; none: a source's
 
 
 @dataclass(frozen=True)

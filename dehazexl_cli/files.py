@@ -14,6 +14,7 @@ from dehazexl_cli.config import EngineOptions, RunConfig, Storage
 from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import strips
+from dehazexl_cli.haze_map import open_map
 from dehazexl_cli.paths import is_same
 from dehazexl_cli.provenance import Provenance
 from dehazexl_cli.raster import open_writer
@@ -141,12 +142,12 @@ def compute(
     pending: list[DeferredCommitWriter] | None = None,
     distribute: Distribute | None = None,
     maker: PartMaker | None = None,
+    haze_map: str | None = None,
 ) -> UncommittedResult:
     """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 
     With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
-    `distribute` is for `engine.run`, `maker` for
-    `open_writer`.
+    `distribute` is for `engine.run`, `maker` for `open_writer`. A `haze_map` is written beside the result.
     """
     if config.in_place and not is_same(target, opened.source):
         raise UsageError(f"in place, OUT is IN, and {target} is not {opened.source}", "name one file twice")
@@ -175,7 +176,10 @@ def compute(
     if to_copy:
         report = copy(opened, make_writer, by_rows=not as_stored)
     else:
-        report = run(opened.reader, make_writer, loaded.model, opened.options, watch, resume, distribute)
+        make_map = None if haze_map is None else lambda: open_map(haze_map, opened.like, overwrite)
+        report = run(
+            opened.reader, make_writer, loaded.model, opened.options, watch, resume, distribute, make_map
+        )
     return UncommittedResult(report, writers[-1], made, target)
 
 
@@ -218,11 +222,12 @@ def dehaze_file(
     config: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
+    haze_map: str | None = None,
 ) -> Report:
-    """Dehaze a file into a new one; raises the DehazeError that fits."""
+    """Dehaze a file into a new one, with a haze map if wanted; raises the DehazeError that fits."""
     opened = open_scene(source, config)
     try:
-        computed = compute(opened, target, loaded, config, overwrite, watch)
+        computed = compute(opened, target, loaded, config, overwrite, watch, haze_map=haze_map)
     finally:
         opened.reader.close()
     return finished(computed)

@@ -16,6 +16,7 @@ from dehazexl_cli.cli.config import config
 from dehazexl_cli.cli.doctor import doctor
 from dehazexl_cli.cli.evaluate import evaluate
 from dehazexl_cli.cli.explain import explain
+from dehazexl_cli.cli.haze import haze
 from dehazexl_cli.cli.info import info
 from dehazexl_cli.cli.plan import plan
 from dehazexl_cli.cli.preview import preview
@@ -44,6 +45,7 @@ app.command()(info)
 app.command()(compare)
 app.command()(preview)
 app.command()(view)
+app.command()(haze)
 app.command()(explain)
 app.command()(evaluate)
 app.command()(train)

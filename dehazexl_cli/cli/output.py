@@ -32,8 +32,9 @@ PHASES = {
     "decode": "Decoding",
     "finish": "Finishing",
     "shrink": "Shrinking",
+    "map": "Writing the map",
 }
-UNITS = {"shrink": "rows"}  # of phases that do not count patches
+UNITS = {"shrink": "rows", "map": "rows"}  # of phases that do not count patches
 
 
 class ProgressKind(StrEnum):

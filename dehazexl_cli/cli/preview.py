@@ -80,17 +80,11 @@ def dehazed_small(
 
     from dehazexl_cli.evaluation.measures import View
     from dehazexl_cli.files import run_in_memory
+    from dehazexl_cli.haze_map import small_reader
     from dehazexl_cli.raster.bands import choose_bands
-    from dehazexl_cli.raster.memory import ArrayReader
-    from dehazexl_cli.raster.thumbnail import thumbnail, thumbnail_ground
-    from dehazexl_cli.raster.views import MaskedReader
 
-    info = reader.info
-    bands = choose_bands(info, chosen.bands).colours
-    pixels, ground = thumbnail(reader, bands, side), thumbnail_ground(reader, bands, side)
-    small: RasterReader = ArrayReader(pixels, channels_first=True, nodata=info.nodata, name=info.name)
-    if ground is not None:  # alpha and masks, too, say what the model is not to see
-        small = MaskedReader(small, mask=ArrayReader(ground.astype("uint8")))
+    bands = choose_bands(reader.info, chosen.bands).colours
+    small = small_reader(reader, bands, side)
     after, report = run_in_memory(small, model, replace(chosen, bands=None))
     view = View(tuple(range(1, len(bands) + 1)), report.low, report.high)
     before = small.read(Box(0, 0, small.info.height, small.info.width), view.bands)

@@ -26,6 +26,7 @@ FOR_ONE = {
     "--resume": "dehazexl batch --skip-existing goes on with a folder of results",
     "--dask": "dehazexl batch --dask takes several",
     "--in-place": "name it twice: dehazexl run x.tif x.tif --in-place",
+    "--haze-map": "dehazexl haze IN MAP makes one of each",
 }
 
 
@@ -56,6 +57,12 @@ def run(
     in_place: Annotated[
         bool, typer.Option("--in-place", help="OUT is IN: replace the original by its result.")
     ] = False,
+    haze_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--haze-map", metavar="FILE", help="Write how much light gets through, in per cent, as a .tif."
+        ),
+    ] = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
     print_paths: options.PrintPaths = False,
@@ -79,6 +86,7 @@ def run(
         from dehazexl_cli.cli.batch import dehaze_some
 
         given = {"--report": report_file, "--resume": resume, "--dask": dask, "--in-place": in_place}
+        given["--haze-map"] = haze_map
         for option, instead in FOR_ONE.items():
             if given[option]:
                 raise UsageError(f"{option} is for one image", instead)
@@ -90,6 +98,8 @@ def run(
         return print_plan(source, shared, as_json)
 
     require_apart(target, (shared.mask, shared.weights))
+    if haze_map is not None:
+        require_map(haze_map, target, overwrite, (source, shared.mask, shared.weights), dask)
     if report_file is not None:
         inputs = (source, shared.mask, shared.weights)
         require_report(report_file, target, overwrite, inputs, as_json or print_paths)
@@ -97,7 +107,8 @@ def run(
         if dask is None:
             from dehazexl_cli.files import dehaze_file
 
-            report = dehaze_file(source, target, shared.load_model(), config, overwrite, shown)
+            wanted_map = as_text(haze_map)
+            report = dehaze_file(source, target, shared.load_model(), config, overwrite, shown, wanted_map)
         else:
             from dehazexl_cli.cluster.dask import dehaze_shared
             from dehazexl_cli.worker_config import WorkerConfig
@@ -113,6 +124,25 @@ def run(
         output.put_path(target)
     if not quiet:
         summarise(report)
+
+
+def as_text(path: Path | None) -> str | None:
+    """Return a path as text, if there is one."""
+    return None if path is None else str(path)
+
+
+def require_map(
+    path: Path, target: str, overwrite: bool, inputs: Sequence[AnyPath | None], dask: str | None
+) -> None:
+    """Raises OutputError or UsageError, before any work, if the haze map could not be written."""
+    from dehazexl_cli.haze_map import require_map_name
+    from dehazexl_cli.raster.side_files import own_side_files
+
+    if dask is not None:
+        raise UsageError("--haze-map and --dask do not go together", "leave out one of them")
+    require_map_name(path)
+    require_apart(path, (target,))
+    require_writable(path, overwrite, (*inputs, *own_side_files(Path(target))))
 
 
 def is_folder(target: str) -> bool:

@@ -183,6 +183,8 @@ class GdalWriter:
                 dataset.nodata = info.nodata
             for band, text in enumerate(self._storage.descriptions, 1):
                 dataset.set_band_description(band, text)
+            if self._storage.colormap:
+                dataset.write_colormap(1, dict(enumerate(self._storage.colormap)))
         if self._storage.provenance and self._format in (formats.GTIFF, formats.COG):
             # TIFF has one field for software; what another has written there stays.
             said = {name: text for name, text in dataset.tags().items() if name.startswith("TIFFTAG_")}
