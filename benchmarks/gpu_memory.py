@@ -45,7 +45,7 @@ def taken(name: str, side: int, exact: bool, allowed: int | None) -> str:
     )
     with simulated_cuda(capacity=80 << 30, shapes=True) as machine:
         report = run(reader, lambda: ArrayWriter(reader.info), build(name).eval(), options)
-    plan = Plan(**{field: report.plan[field] for field in Plan.__dataclass_fields__})
+    plan = Plan.from_dict(report.plan)
     limit = "" if allowed is None else f"`--max-vram {allowed >> 20}M`"
     peak = machine.peak_bytes[0]
     return f"| {name} | {limit} | {plan.device_bytes / 1e9:.2f} | {peak / 1e9:.2f} | {in_words(plan)} |"
