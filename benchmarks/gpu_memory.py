@@ -67,7 +67,7 @@ def ran(shape: tuple[int, int], model: DehazeModel, options: EngineOptions) -> t
     reader = ArrayReader(np.broadcast_to(np.uint8(0), (*shape, 3)))
     with simulated_cuda(capacity=CARD, shapes=True) as machine:
         report = run(reader, lambda: ArrayWriter(reader.info), model, options)
-    plan = Plan(**{field: report.plan[field] for field in Plan.__dataclass_fields__})
+    plan = Plan.from_dict(report.plan)
     return plan, machine.peak_bytes[0]
 
 

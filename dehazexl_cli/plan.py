@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -109,6 +109,10 @@ class PlanInputs:
     wanted: tuple[int, int] | None = None  # rows and columns of patches that are written; None: all
 
 
+# What reports call a plan's numbers, where it is not by the name of the field.
+REPORTED = {"cached_patches": "kept", "query_chunk": "queries", "patch_phase_bytes": "flow_bytes"}
+
+
 @dataclass(frozen=True)
 class Plan:
     """One way to run a scene, and what it is expected to need."""
@@ -147,20 +151,13 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain values, by the names that reports have."""
-        return {
-            "skips": self.skips,
-            "batch": self.batch,
-            "seed": self.seed,
-            "host_bytes": self.host_bytes,
-            "device_bytes": self.device_bytes,
-            "kept": self.cached_patches,
-            "queries": self.query_chunk,
-            "tile": self.tile,
-            "flow_bytes": self.patch_phase_bytes,
-            "mixing_bytes": self.mixing_bytes,
-            "disk_bytes": self.disk_bytes,
-            "attention": self.attention,
-        }
+        values = {REPORTED.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
+        return values | {"attention": self.attention}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that is told in a report."""
+        return cls(**{field.name: values[REPORTED.get(field.name, field.name)] for field in fields(cls)})
 
 
 def candidate_plans(

@@ -13,7 +13,7 @@ from test_stream import FP32, scene, streamed
 
 from dehazexl_cli import engine
 from dehazexl_cli.config import EngineOptions
-from dehazexl_cli.engine import PlanOverrides, layout, skip_cache
+from dehazexl_cli.engine import PlanOverrides, layout, prepared, skip_cache
 from dehazexl_cli.errors import DeviceError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.base import PatchBatch, Skips
@@ -106,9 +106,11 @@ def test_a_mode_that_was_chosen_is_not_left(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def as_if_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engine.setting_for
-    monkeypatch.setattr(engine, "setting_for", lambda *of: PlanInputs(**(vars(real(*of)) | {"on_gpu": True})))
-    monkeypatch.setattr(engine, "measure_budget", lambda *of: MemoryBudget(8 << 30, 8 << 30))
+    real = prepared.setting_for
+    monkeypatch.setattr(
+        prepared, "setting_for", lambda *of: PlanInputs(**(vars(real(*of)) | {"on_gpu": True}))
+    )
+    monkeypatch.setattr(prepared, "measure_budget", lambda *of: MemoryBudget(8 << 30, 8 << 30))
 
 
 def full(*arguments: object) -> None:
@@ -186,7 +188,7 @@ def test_some_features_are_kept_where_not_all_find_room() -> None:
     expected, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32))
     patches = 4 * 13
     model = Heavy()
-    room = engine.process_bytes(model) + patches * MB + 20 * 4 * MB + 2 * MB  # and what rows take
+    room = prepared.process_bytes(model) + patches * MB + 20 * 4 * MB + 2 * MB  # and what rows take
     output, report = streamed(ARRAY, model, EngineOptions(**FP32, max_ram=room))
     assert np.array_equal(output, expected)
     assert 18 <= report.plan["kept"] <= 20
@@ -199,7 +201,7 @@ def test_a_scene_that_finds_no_room_as_one_is_cut_into_tiles_and_said_to_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
-    room = engine.process_bytes(Heavy()) + 40 * MB  # 52 patches keep 52 MB
+    room = prepared.process_bytes(Heavy()) + 40 * MB  # 52 patches keep 52 MB
     output, report = streamed(ARRAY, Heavy(), EngineOptions(**FP32, max_ram=room))
     direct, _ = streamed(
         ARRAY, Toy(), EngineOptions(**FP32, mode=engine.InferenceMode("tile", report.plan["tile"]))

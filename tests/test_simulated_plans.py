@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from helpers.simulated_cuda import simulated_cuda
 
-from dehazexl_cli import engine
 from dehazexl_cli.config import EngineOptions
-from dehazexl_cli.engine import prepare, run
+from dehazexl_cli.engine import prepare, prepared, run
 from dehazexl_cli.models import build
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.models.dehazexl import PAPER, DehazeXL
@@ -55,10 +54,10 @@ def taken(name: str, options: EngineOptions, wanted: Plan) -> tuple[Plan, int]:
     def use(reader: ArrayReader, model: DehazeModel) -> Plan:
         report = run(reader, lambda: ArrayWriter(reader.info), model, options)
         assert not any("out of memory" in told for told in report.fallbacks)
-        return on_device(Plan(**{name: report.plan[name] for name in Plan.__dataclass_fields__}))
+        return on_device(Plan.from_dict(report.plan))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(engine, "choose", lambda plans, budget: [*map(on_device, plans)].index(wanted))
+        patched.setattr(prepared, "choose", lambda plans, budget: [*map(on_device, plans)].index(wanted))
         return with_plans(name, options, use)
 
 
