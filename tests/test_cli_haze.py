@@ -90,7 +90,7 @@ def test_a_map_resumes_with_its_scene(dehazexl: Command, hazy: Path, tmp_path: P
     ("arguments", "code", "words"),
     [
         (("haze", "IN", "map.png"), 4, "a haze map is a GeoTIFF"),
-        (("haze", "IN", "IN"), 4, "is IN itself"),
+        (("haze", "IN", "IN"), 4, "is another input"),
         (("haze", "IN", "there.tif"), 4, "exists"),
         (("haze", "IN", "--model", "mgbl-s"), 2, "a haze map is not possible with this model"),
         (("run", "IN", "out.tif", "--haze-map", "out.tif"), 4, "out.tif"),
