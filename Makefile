@@ -4,6 +4,8 @@
 # make golden REF=main   whether results are the same as those of another commit, byte by byte
 # make metadata-table   what becomes of everything a raster says beside its pixels, by format
 # make qgis-plugin   the plugin for QGIS as a zip, in dist/
+# make docs       the documents as a site, in build/docs
+# make package    what goes to PyPI, in dist, checked; and tried in an environment of its own
 # make clean      remove what these made, but keep the installation in .venv
 #
 # PYTHON=python3.12 make demo   uses another interpreter (3.11 or newer)
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-all check golden metadata-table qgis-plugin clean
+.PHONY: demo test test-all check golden metadata-table qgis-plugin docs package clean
 
 demo: $(INSTALLED)
 	@$(BIN)/python examples/make_scene.py demo >/dev/null
@@ -37,6 +39,22 @@ metadata-table: $(INSTALLED)
 qgis-plugin:
 	@$(PYTHON) integrations/qgis/pack_plugin.py dist
 
+docs: $(INSTALLED)
+	@$(BIN)/sphinx-build --fail-on-warning --quiet --builder html --conf-dir docs . build/docs
+	@printf '%s\n' build/docs/index.html
+
+# The wheel is tried beside the libraries of .venv, so that nothing large is fetched again.
+package: $(INSTALLED)
+	@rm -rf dist build/release build/wheel
+	@$(BIN)/python -m venv build/release
+	@build/release/bin/python -m pip install --quiet -c constraints.txt build twine check-wheel-contents
+	@build/release/bin/python -m build --outdir dist >/dev/null
+	@build/release/bin/twine check --strict dist/*
+	@build/release/bin/check-wheel-contents dist/*.whl
+	@$(BIN)/python -m pip install --quiet --no-deps --target build/wheel dist/*.whl
+	@cd build && PYTHONPATH=wheel ../$(BIN)/python -m dehazexl_cli weights verify dehazexl-s
+	@ls dist/*
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,7 +63,7 @@ check: $(INSTALLED)
 # constraints.txt pins torch; see there how that keeps the CUDA packages away.
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV); the first time takes some minutes." >&2
-	$(BIN)/python -m pip install --quiet --editable '.[test]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]' -c constraints.txt
 	@touch $@
 
 $(BIN)/python:
