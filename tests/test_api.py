@@ -30,8 +30,28 @@ from dehazexl_cli.raster.memory import ArrayReader
 Command = Callable[..., Result]
 CPU = Options(device="cpu", precision="fp32")
 # Options of `run` that say how it talks, which model it takes, and how one process does it.
-OF_THE_COMMAND = {"as_json", "print_paths", "progress", "quiet", "verbose", "report_file", "dry_run", "dask"}
-ARGUMENTS = {"sources", "target", "model", "weights", "multiple", "overwrite", "resume", "in_place"}
+OF_THE_COMMAND = {
+    "haze_map",
+    "as_json",
+    "print_paths",
+    "progress",
+    "quiet",
+    "verbose",
+    "report_file",
+    "dry_run",
+    "dask",
+}
+ARGUMENTS = {
+    "haze_map",
+    "sources",
+    "target",
+    "model",
+    "weights",
+    "multiple",
+    "overwrite",
+    "resume",
+    "in_place",
+}
 
 
 @pytest.fixture(scope="module")

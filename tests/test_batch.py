@@ -195,7 +195,7 @@ def test_a_result_that_another_batch_has_made_meanwhile_is_not_made_again(
     """The other one makes the last scene while this one computes the first."""
     compute, others = dehazexl_cli.files.compute, list[str]()
 
-    def also(opened: Any, target: str, loaded: Any, recipe: Any, *rest: Any) -> Any:
+    def also(opened: Any, target: str, loaded: Any, recipe: Any, *rest: Any, **options: Any) -> Any:
         if not others:
             others.append(target)
             there = tmp_path / "out" / "sub" / "deep" / "c.png"
@@ -206,7 +206,7 @@ def test_a_result_that_another_batch_has_made_meanwhile_is_not_made_again(
             record = tmp_path / "out" / ".dehazexl" / "reports" / "sub" / "deep" / "c.png.json"
             record.parent.mkdir(parents=True)
             record.write_text(json.dumps(report))
-        return compute(opened, target, loaded, recipe, *rest)
+        return compute(opened, target, loaded, recipe, *rest, **options)
 
     monkeypatch.setattr(dehazexl_cli.files, "compute", also)
     monkeypatch.setattr("dehazexl_cli.batch.executors.AHEAD", 1)

@@ -19,6 +19,7 @@ from dehazexl_cli.models.dehazexl_s import (
     MARGIN,
     NO_OVERALL,
     OVERALL,
+    SHARE,
     START_SHARE,
     STATISTICS,
     VEILS,
@@ -124,8 +125,8 @@ def shared(image: Tensor, logit: float) -> Tensor:
     model = unlike_fresh()
     with torch.no_grad():
         for head in (*model.decoder.heads, model.decoder.scene_head):
-            head.weight[-1] = head.bias[-1] = 0
-        model.decoder.scene_head.bias[-1] = logit
+            head.weight[SHARE] = head.bias[SHARE] = 0
+        model.decoder.scene_head.bias[SHARE] = logit
         return forward_in_memory(model, image)
 
 
@@ -165,8 +166,8 @@ def test_a_patch_and_the_thumbnail_share_the_result() -> None:
 def test_convolutions_see_what_the_thumbnail_tells_even_where_it_has_no_share() -> None:
     decoder = unlike_fresh().decoder
     for head in (*decoder.heads, decoder.scene_head):
-        torch.nn.init.zeros_(head.weight[-1].detach())
-        torch.nn.init.constant_(head.bias[-1].detach(), NONE)
+        torch.nn.init.zeros_(head.weight[SHARE].detach())
+        torch.nn.init.constant_(head.bias[SHARE].detach(), NONE)
     side = THUMBNAIL // STRIDE + 2 * MARGIN
     context = torch.full((1, DEFAULT.dim + ENVELOPES + OVERALL, side, side), 0.3)
     context[:, -OVERALL:] = torch.tensor(NO_OVERALL)[:, None, None]

@@ -149,10 +149,13 @@ def test_a_large_crop_teaches_by_some_of_its_patches(pictures: Path, tmp_path: P
     judged: list[torch.Size] = []
 
     class Watched(Loss):
-        def __call__(self, output: Tensor, clear: Tensor, patch: int) -> Tensor:
+        def __call__(
+            self, output: Tensor, clear: Tensor, patch: int, transmission: Tensor | None = None
+        ) -> Tensor:
             judged.append(output.shape)
-            assert output.shape == clear.shape
-            return super().__call__(output, clear, patch)
+            assert transmission is not None
+            assert output.shape == torch.cat([clear, transmission], dim=1).shape
+            return super().__call__(output, clear, patch, transmission)
 
     settings = config(
         pictures, tmp_path, model="dehazexl-s", steps=2, patches=3, crop_sides=(4,), loss=Watched()
@@ -160,14 +163,14 @@ def test_a_large_crop_teaches_by_some_of_its_patches(pictures: Path, tmp_path: P
     trainer = Trainer(settings)
     before = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.run(lambda progress: None)
-    assert judged == [(3, 3, 256, 256)] * 2
+    assert judged == [(3, 4, 256, 256)] * 2
     assert any(not torch.equal(p, old) for p, old in zip(trainer.model.parameters(), before, strict=True))
 
 
 def test_sampling_leaves_the_threads_of_others_alone() -> None:
     sampler = Sampler(scenes(), Recipe(), seed=1)
     within: list[int] = []
-    sampler.sample = lambda rng, side: within.append(torch.get_num_threads()) or (torch.zeros(1),) * 2  # type: ignore[method-assign, func-returns-value]
+    sampler.sample = lambda rng, side: within.append(torch.get_num_threads()) or (torch.zeros(1),) * 3  # type: ignore[method-assign, func-returns-value]
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
