@@ -11,16 +11,11 @@ from torch import Tensor
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.ablation import MixingPatches
 from dehazexl_cli.models.base import cut_batches, forward_in_memory
-from dehazexl_cli.models.dark_envelopes import AIRLIGHT, COLOURS
-from dehazexl_cli.models.dehazexl import STRIDE, token_places
+from dehazexl_cli.models.dark_envelopes import AIRLIGHT
+from dehazexl_cli.models.dehazexl import token_places
 from dehazexl_cli.models.dehazexl_s import (
     DEFAULT,
-    ENVELOPES,
-    MARGIN,
-    NO_OVERALL,
-    OVERALL,
     SHARE,
-    START_SHARE,
     STATISTICS,
     VEILS,
     DehazeXLS,
@@ -117,20 +112,14 @@ def test_any_size_goes_through(height: int, width: int) -> None:
     assert output.isfinite().all()
 
 
-ALL, NONE = 99.0, -99.0  # logits of a share
-
-
-def shared(image: Tensor, logit: float) -> Tensor:
-    """An image dehazed where its thumbnail has that share everywhere."""
-    model = unlike_fresh()
+def by_itself(image: Tensor, share: float, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """A large image dehazed where its thumbnail has that share."""
+    monkeypatch.setattr("dehazexl_cli.models.dehazexl_s.SHARE", share)
     with torch.no_grad():
-        for head in (*model.decoder.heads, model.decoder.scene_head):
-            head.weight[SHARE] = head.bias[SHARE] = 0
-        model.decoder.scene_head.bias[SHARE] = logit
-        return forward_in_memory(model, image)
+        return forward_in_memory(unlike_fresh(), image)
 
 
-def test_a_large_scene_is_changed_as_its_thumbnail_is() -> None:
+def test_a_large_scene_is_changed_as_its_thumbnail_is(monkeypatch: pytest.MonkeyPatch) -> None:
     # Broad shades under a cloud that thins out to the right, a thumbnail of which is what it is itself.
     shades = torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * 0.3
     ground = torch.nn.functional.interpolate(shades, (LARGE, LARGE), mode="bilinear")
@@ -139,8 +128,8 @@ def test_a_large_scene_is_changed_as_its_thumbnail_is() -> None:
     small = torch.nn.functional.avg_pool2d(large, LARGE // THUMBNAIL)
     with torch.no_grad():
         expected = forward_in_memory(unlike_fresh(), small)
-    output = torch.nn.functional.avg_pool2d(shared(large, ALL), LARGE // THUMBNAIL)
-    alone = torch.nn.functional.avg_pool2d(shared(large, NONE), LARGE // THUMBNAIL)
+    output = torch.nn.functional.avg_pool2d(by_itself(large, 1.0, monkeypatch), LARGE // THUMBNAIL)
+    alone = torch.nn.functional.avg_pool2d(by_itself(large, 0.0, monkeypatch), LARGE // THUMBNAIL)
     error, error_alone = ((each - expected).abs().mean() for each in (output, alone))
     assert error < 0.01
     assert error_alone > 3 * error
@@ -156,33 +145,16 @@ def test_cloud_that_lets_nothing_through_stays_as_it_is_whatever_the_thumbnail_t
     assert not torch.allclose(output, image, atol=0.05)
 
 
-def test_a_patch_and_the_thumbnail_share_the_result() -> None:
+def test_a_patch_and_the_thumbnail_share_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(300, LARGE)
-    patches, whole, both = (shared(image, logit) for logit in (NONE, ALL, START_SHARE))
+    patches, whole, both = (by_itself(image, share, monkeypatch) for share in (0.0, 1.0, SHARE))
     assert (whole - patches).abs().max() > 0.1
-    torch.testing.assert_close(both, patches.lerp(whole, 0.7503), atol=1e-4, rtol=0)
+    torch.testing.assert_close(both, patches.lerp(whole, SHARE), atol=1e-4, rtol=0)
 
 
-def test_convolutions_see_what_the_thumbnail_tells_even_where_it_has_no_share() -> None:
-    decoder = unlike_fresh().decoder
-    for head in (*decoder.heads, decoder.scene_head):
-        torch.nn.init.zeros_(head.weight[SHARE].detach())
-        torch.nn.init.constant_(head.bias[SHARE].detach(), NONE)
-    side = THUMBNAIL // STRIDE + 2 * MARGIN
-    context = torch.full((1, DEFAULT.dim + ENVELOPES + OVERALL, side, side), 0.3)
-    context[:, -OVERALL:] = torch.tensor(NO_OVERALL)[:, None, None]
-    doubled = context.clone()
-    doubled[:, -OVERALL : COLOURS - OVERALL] = 2.0  # gains
-    with torch.no_grad():
-        told, other = (
-            decoder(picture(256, 256), each, torch.zeros(1, DEFAULT.scene_dim)) for each in (context, doubled)
-        )
-    assert (told - other).abs().max() > 1e-3
-
-
-def test_scenes_of_a_few_patches_have_no_thumbnail() -> None:
+def test_scenes_of_a_few_patches_have_no_thumbnail(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(300, LARGE - 1)
-    assert torch.equal(shared(image, NONE), shared(image, ALL))
+    assert torch.equal(by_itself(image, 0.0, monkeypatch), by_itself(image, 1.0, monkeypatch))
 
 
 def test_patches_that_are_mixed_by_themselves_have_none_either() -> None:

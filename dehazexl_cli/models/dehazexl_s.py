@@ -9,8 +9,7 @@ over a patch; each of its stages writes shares of envelopes and corrections of a
 
 How thick haze is can only be told by comparing grounds, and a patch of a large scene may show nothing but
 one roof under one cloud. So the bottleneck also dehazes a thumbnail of such a scene, put together from its
-tokens, and tells each patch the transforms that were found there. How much of its own these make up, a patch
-says per place: all but a little under a cloud wider than itself, little where haze is finer than a thumbnail.
+tokens, and tells each patch the transforms that were found there; these make up most of its own.
 """
 
 from __future__ import annotations
@@ -45,11 +44,12 @@ WINDOWS = (3, 9)  # tokens: the windows of the wider envelopes; the widest is th
 STATISTICS = 4 * COLOURS  # of a token: least, mean, deviation and greatest of each colour
 ENVELOPES = COLOURS * (len(WINDOWS) + 1)  # that come from the bottleneck
 VEILS = 1 + 2 * (len(WINDOWS) + 2)  # candidates of a veil
-NUMBERS = VEILS + TRANSFORM + 2  # the last: how much of a transform is the thumbnail's, and transmission
+NUMBERS = VEILS + TRANSFORM + 1  # the last corrects transmission
 MARGIN = 1  # tokens around a patch that its context reaches
 CELLS = STRIDE // STEM  # per side of a token
 PICTURE = COLOURS * CELLS**2  # numbers of a token: the mean colours of its cells
-OVERALL = TRANSFORM + 1  # numbers of a token: the thumbnail's transform, and 1 where there is a thumbnail
+SHARE = 0.75  # of the transforms of a large scene that are its thumbnail's
+OVERALL = TRANSFORM + 1  # numbers of a token: the thumbnail's transform, and its share
 CENTER, SPREAD = 0.45, 0.22  # of pixels, so that networks see numbers around 0
 
 
@@ -128,7 +128,7 @@ class DehazeXLS(DehazeModel):
         if max(grid.height, grid.width) >= STEM * self.patch:
             overall = self._overall(picture, seen.present)
         else:  # it would hardly be smaller than the scene
-            overall = said.new_tensor(NO_OVERALL).view(1, -1, 1, 1).expand(len(said), -1, *size)
+            overall = said.new_zeros(len(said), OVERALL, *size)
         scene = scene._replace(map=torch.cat([scene.map, overall], dim=1))
         offsets = torch.arange(-MARGIN, self.side + MARGIN, device=tokens.device)
         rows, cols = (
@@ -162,7 +162,7 @@ class DehazeXLS(DehazeModel):
         transforms = self.decoder.transforms(batch.pixels, *told)[:, :TRANSFORM]
         inside = transforms[..., : -(-grid.height // STEM), : -(-grid.width // STEM)]
         raised = F.interpolate(inside, present.shape[2:], mode="bilinear", antialias=True)
-        return torch.cat([raised, torch.ones_like(raised[:, :1])], dim=1)
+        return torch.cat([raised, torch.full_like(raised[:, :1], SHARE)], dim=1)
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         size = torch.empty((), dtype=dtype).element_size()
@@ -176,7 +176,7 @@ class DehazeXLS(DehazeModel):
         finest = cells * config.widths[0] * size
         stages = sum(cells * width * size >> 2 * number for number, width in enumerate(config.widths))
         pixels = 3 * self.patch**2 * 4
-        known = COLOURS * (STEM**2 + VEILS + 2) + 2 * ENVELOPES + 2 * COLOURS + 3 * OVERALL + NUMBERS
+        known = COLOURS * (STEM**2 + VEILS + 2) + 2 * ENVELOPES + 2 * COLOURS + OVERALL + NUMBERS
         # Pixels, what they are told, and what is known of cells; beside them a residual block and the stages
         # before, or a gain and an offset for each pixel, and the result.
         work = pixels + told + 4 * cells * known + max(7 * finest // 2 + stages, 3 * pixels)
@@ -227,8 +227,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DehazeXLSConfig) -> None:
         super().__init__()
         widths = config.widths
-        # Pixels, wide envelopes, narrow ones, cells, and what the thumbnail says.
-        known = COLOURS * STEM**2 + ENVELOPES + 2 * COLOURS + OVERALL
+        known = COLOURS * STEM**2 + ENVELOPES + 2 * COLOURS  # pixels, wide envelopes, narrow ones, cells
         self.dim = config.dim
         self.down = nn.ModuleList()
         before = known
@@ -249,7 +248,6 @@ class Decoder(nn.Module):
         self.scene_head = zero_init(nn.Linear(config.scene_dim, NUMBERS))
         with torch.no_grad():
             self.scene_head.bias[:VEILS] = torch.tensor(START)
-            self.scene_head.bias[SHARE] = START_SHARE
         cells = config.patch // STEM
         tokens = config.patch // STRIDE
         self.register_buffer("raise_context", bilinear_weights(cells, tokens, MARGIN), persistent=False)
@@ -275,17 +273,17 @@ class Decoder(nn.Module):
             near = envelope(cells, NEAR)
             up = self.get_buffer("raise_context").float()
             wide, overall = up @ wide.float() @ up.mT, up @ overall.float() @ up.mT
-            gain, rest = overall.split([COLOURS, OVERALL - COLOURS], dim=1)
-            envelopes = normalize(torch.cat([wide, near, cells], dim=1))
-            known = torch.cat([normalized_cells(pixels), envelopes, gain.log(), rest], dim=1)
+            known = torch.cat(
+                [normalized_cells(pixels), normalize(torch.cat([wide, near, cells], dim=1))], dim=1
+            )
             veils = candidates([near, *wide.split(COLOURS, dim=1)])
         numbers = self._numbers(
             known.to(dtype), said[..., MARGIN:-MARGIN, MARGIN:-MARGIN].to(dtype), scene.to(dtype)
         )
         with torch.autocast(pixels.device.type, enabled=False):
-            numbers, share, arriving = numbers.float().split([VEILS + TRANSFORM, 1, 1], dim=1)
-            overall, present = overall.split([TRANSFORM, 1], dim=1)
-            transforms = colour_transforms(numbers, veils).lerp(overall, share.sigmoid() * present)
+            numbers, arriving = numbers.float().split([VEILS + TRANSFORM, 1], dim=1)
+            overall, share = overall.split([TRANSFORM, 1], dim=1)
+            transforms = colour_transforms(numbers, veils).lerp(overall, share)
             return torch.cat(
                 [keep_unseen(transforms, share_seen(near)), transmission(transforms, arriving)], dim=1
             )
@@ -307,9 +305,6 @@ class Decoder(nn.Module):
 
 # Where learning starts: shares (as logits) of no veil, then of each envelope by colours and grey.
 START = (0.0, -1.0, -1.0, 0.0, -1.0, 0.5, -1.0, 1.0, 0.0)
-SHARE = -2  # where among the numbers
-START_SHARE = 1.1  # as a logit: three quarters of a large scene's transforms are its thumbnail's
-NO_OVERALL = (*[1.0] * COLOURS, *[0.0] * COLOURS, 0.0)  # a transform that changes nothing, of no thumbnail
 
 
 class Stage(nn.Module):

@@ -26,13 +26,13 @@ class Material(NamedTuple):
 
 
 FAMILIES = (
-    Material((0.03, 0.06, 0.08), (0.22, 0.32, 0.36), 0.27),  # deep and open water
-    Material((0.20, 0.22, 0.16), (0.42, 0.44, 0.34), 0.09),  # muddy water, wetland
+    Material((0.03, 0.06, 0.08), (0.22, 0.32, 0.36), 0.3),  # deep and open water
+    Material((0.20, 0.22, 0.16), (0.42, 0.44, 0.34), 0.1),  # muddy water, wetland
     Material((0.45, 0.38, 0.27), (0.85, 0.78, 0.64), 0.15),  # sand, dry soil
-    Material((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.2),  # snow, salt, pale roofs
-    Material((0.10, 0.10, 0.10), (0.78, 0.78, 0.78), 0.29),  # asphalt, concrete, rock
+    Material((0.70, 0.72, 0.75), (0.97, 0.97, 0.98), 0.22),  # snow, salt, pale roofs
+    Material((0.10, 0.10, 0.10), (0.78, 0.78, 0.78), 0.23),  # asphalt, concrete, rock
 )
-PARCELLED = 0.6  # share of even ground that is of many colours
+PARCELLED = 0.5  # share of even ground that is of many colours
 WHOLE = 0.5  # share of crops with even ground that show nothing else
 EDGE = 12.0  # how steeply even ground gives way to the rest
 
