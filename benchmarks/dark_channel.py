@@ -26,11 +26,16 @@ RADIUS, EPSILON = 40, 1e-3  # of the guided filter
 
 def dark_channel_prior(hazy: Tensor) -> Tensor:
     """Dehazed images [1, 3, height, width] in [0, 1]."""
+    airlight, transmission = haze_of(hazy)
+    return (hazy - airlight) / transmission.clamp(min=THINNEST) + airlight
+
+
+def haze_of(hazy: Tensor) -> tuple[Tensor, Tensor]:
+    """Airlight [1, 3, 1, 1] and transmission [1, 1, height, width] of images [1, 3, height, width]."""
     dark = darkest(hazy)
     brightest = dark.flatten().topk(max(1, dark.numel() // 1000)).indices
     airlight = hazy.flatten(2)[0, :, brightest].mean(1).view(1, 3, 1, 1)
-    transmission = guided(hazy.mean(1, keepdim=True), 1 - KEPT * darkest(hazy / airlight))
-    return (hazy - airlight) / transmission.clamp(min=THINNEST) + airlight
+    return airlight, guided(hazy.mean(1, keepdim=True), 1 - KEPT * darkest(hazy / airlight))
 
 
 def darkest(image: Tensor) -> Tensor:

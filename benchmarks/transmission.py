@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from dark_channel import KEPT, THINNEST, darkest, guided
+from dark_channel import THINNEST, haze_of
 from quality_sets import SEED, Floats, as_bytes, held_out_pictures, lay_even, lay_white_uneven
 from torch import Tensor
 
@@ -58,11 +58,7 @@ def cases(name: str, clear: Floats) -> Iterator[Case]:
 
 def by_prior(hazy: Tensor) -> Floats:
     """Transmission [height, width] by the dark channel prior."""
-    dark = darkest(hazy)
-    brightest = dark.flatten().topk(max(1, dark.numel() // 1000)).indices
-    airlight = hazy.flatten(2)[0, :, brightest].mean(1).view(1, 3, 1, 1)
-    told = guided(hazy.mean(1, keepdim=True), 1 - KEPT * darkest(hazy / airlight))
-    found: Floats = told.clamp(THINNEST, 1)[0, 0].double().numpy()
+    found: Floats = haze_of(hazy)[1].clamp(THINNEST, 1)[0, 0].double().numpy()
     return found
 
 

@@ -29,9 +29,7 @@ def haze(
     target: Annotated[
         Path | None, typer.Argument(metavar="[MAP]", help="A .tif of IN's size: per cent of light.")
     ] = None,
-    side: Annotated[
-        int, typer.Option("--side", metavar="PIXELS", min=64, help="Of the small picture's longer side.")
-    ] = 1024,
+    side: options.Side = 1024,
     *,
     shared: Shared,
     overwrite: options.Overwrite = False,

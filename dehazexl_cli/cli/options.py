@@ -61,6 +61,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")]
 Progress = Annotated[ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")]
+Side = Annotated[
+    int, typer.Option("--side", metavar="PIXELS", min=64, help="Of the small picture's longer side.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
 PrintPaths = Annotated[

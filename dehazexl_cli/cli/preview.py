@@ -32,9 +32,7 @@ def preview(
         Path | None,
         typer.Argument(metavar="[OUT]", help="A .png; the page gets its name too. Default: IN-preview.png."),
     ] = None,
-    side: Annotated[
-        int, typer.Option("--side", metavar="PIXELS", min=64, help="Of the small picture's longer side.")
-    ] = 1024,
+    side: options.Side = 1024,
     *,
     shared: Shared,
     overwrite: options.Overwrite = False,
