@@ -272,7 +272,8 @@ def test_a_process_killed_in_any_phase_leaves_what_it_did(
 ) -> None:
     clear, again, store = tmp_path / "clear.tif", tmp_path / "again.tif", tmp_path / "store"
     store.mkdir()
-    options = ["--weights", weights, "--device", "cpu", "--no-provenance"]
+    # As many threads here, where other tests have run, as in a process that has just begun.
+    options = ["--weights", weights, "--device", "cpu", "--no-provenance", "--threads", 2]
     resuming = [*options, "--resume", "--tmp-dir", store, "--json"]
     assert dehazexl("run", hazy, clear, *options).code == 0
     marker = tmp_path / "marker"
