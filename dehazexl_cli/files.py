@@ -15,7 +15,7 @@ from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import strips
 from dehazexl_cli.haze_map import open_map
-from dehazexl_cli.paths import is_same
+from dehazexl_cli.paths import AnyPath, is_same
 from dehazexl_cli.provenance import Provenance
 from dehazexl_cli.raster import open_writer
 from dehazexl_cli.raster.bands import holds_classes_only
@@ -142,7 +142,7 @@ def compute(
     pending: list[DeferredCommitWriter] | None = None,
     distribute: Distribute | None = None,
     maker: PartMaker | None = None,
-    haze_map: str | None = None,
+    haze_map: AnyPath | None = None,
 ) -> UncommittedResult:
     """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 
@@ -222,7 +222,7 @@ def dehaze_file(
     config: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
-    haze_map: str | None = None,
+    haze_map: AnyPath | None = None,
 ) -> Report:
     """Dehaze a file into a new one, with a haze map if wanted; raises the DehazeError that fits."""
     opened = open_scene(source, config)

@@ -11,6 +11,7 @@ from dehazexl_cli.config import EngineOptions, Storage
 from dehazexl_cli.engine import run
 from dehazexl_cli.engine.haze import NO_GROUND
 from dehazexl_cli.errors import OutputError
+from dehazexl_cli.grid import strips
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.paths import AnyPath
 from dehazexl_cli.raster import open_writer
@@ -90,9 +91,9 @@ def write_map(
     height, width = like.info.height, like.info.width
     cols = np.arange(width) * small.shape[1] // width
     with open_map(path, like, overwrite) as writer:
-        for top in range(0, height, STRIP_ROWS):
-            rows = np.arange(top, min(top + STRIP_ROWS, height)) * small.shape[0] // height
+        for strip in strips(height, width, STRIP_ROWS):
+            rows = np.arange(strip.top, strip.bottom) * small.shape[0] // height
             writer.write(small[rows][:, cols][None])
-            watch(len(rows))
+            watch(strip.height)
         writer.commit()
     return writer.warnings

@@ -96,6 +96,7 @@ def test_a_map_resumes_with_its_scene(dehazexl: Command, hazy: Path, tmp_path: P
         (("run", "IN", "out.tif", "--haze-map", "out.tif"), 4, "out.tif"),
         (("run", "IN", "out.tif", "--haze-map", "there.tif"), 4, "exists"),
         (("run", "IN", "out.tif", "--haze-map", "map.jpg"), 4, "a haze map is a GeoTIFF"),
+        (("run", "IN", "out.tif", "--haze-map", "m.tif", "--report", "m.tif"), 4, "another input or output"),
         (
             ("run", "IN", "out.tif", "--haze-map", "map.tif", "--mode", "tile"),
             2,

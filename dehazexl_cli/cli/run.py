@@ -85,8 +85,13 @@ def run(
     if is_folder(target) or len(sources) > 1:
         from dehazexl_cli.cli.batch import dehaze_some
 
-        given = {"--report": report_file, "--resume": resume, "--dask": dask, "--in-place": in_place}
-        given["--haze-map"] = haze_map
+        given = {
+            "--report": report_file,
+            "--resume": resume,
+            "--dask": dask,
+            "--in-place": in_place,
+            "--haze-map": haze_map,
+        }
         for option, instead in FOR_ONE.items():
             if given[option]:
                 raise UsageError(f"{option} is for one image", instead)
@@ -101,14 +106,13 @@ def run(
     if haze_map is not None:
         require_map(haze_map, target, overwrite, (source, shared.mask, shared.weights), dask)
     if report_file is not None:
-        inputs = (source, shared.mask, shared.weights)
+        inputs = (source, shared.mask, shared.weights, haze_map)
         require_report(report_file, target, overwrite, inputs, as_json or print_paths)
     with output.Progress(progress, quiet) as shown:
         if dask is None:
             from dehazexl_cli.files import dehaze_file
 
-            wanted_map = as_text(haze_map)
-            report = dehaze_file(source, target, shared.load_model(), config, overwrite, shown, wanted_map)
+            report = dehaze_file(source, target, shared.load_model(), config, overwrite, shown, haze_map)
         else:
             from dehazexl_cli.cluster.dask import dehaze_shared
             from dehazexl_cli.worker_config import WorkerConfig
@@ -124,11 +128,6 @@ def run(
         output.put_path(target)
     if not quiet:
         summarise(report)
-
-
-def as_text(path: Path | None) -> str | None:
-    """Return a path as text, if there is one."""
-    return None if path is None else str(path)
 
 
 def require_map(
