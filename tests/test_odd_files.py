@@ -18,8 +18,7 @@ from test_stream import FP32
 from dehazexl_cli.config import EngineOptions, Selection
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
-from dehazexl_cli.raster import gdal as raster_gdal
-from dehazexl_cli.raster import open_reader
+from dehazexl_cli.raster import gdal_info, open_reader
 from dehazexl_cli.raster.base import Trust
 from dehazexl_cli.raster.pixels import interleaved
 
@@ -73,8 +72,8 @@ def corridor(path: Path, sparse: bool) -> Path:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a file of 1 MB of pixels were a large one."""
-    monkeypatch.setattr(raster_gdal, "_MOST_UNPACKED_BYTES", 1 << 20)
-    monkeypatch.setattr(raster_gdal, "_MOST_RATIO", 100)
+    monkeypatch.setattr(gdal_info, "_MOST_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(gdal_info, "_MOST_RATIO", 100)
 
 
 @pytest.mark.usefixtures("strict")

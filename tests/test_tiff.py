@@ -20,7 +20,8 @@ from dehazexl_cli.engine import run
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import open_reader, open_writer
-from dehazexl_cli.raster.gdal import GdalReader, UnsupportedByGdal
+from dehazexl_cli.raster.gdal import GdalReader
+from dehazexl_cli.raster.gdal_info import UnsupportedByGdal
 from dehazexl_cli.raster.tiff import TiffReader
 
 Command = Callable[..., Result]

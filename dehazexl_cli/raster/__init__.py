@@ -24,7 +24,8 @@ def open_reader(path: str | os.PathLike[str], trust: Trust = USUAL) -> RasterRea
     A path, or a name GDAL understands: /vsizip/scenes.zip/a.tif, GPKG:file:table, https://…
     """
     # Here and below: whoever only needs the interface (raster.base) must not pay for loading GDAL.
-    from dehazexl_cli.raster.gdal import GdalReader, UnsupportedByGdal
+    from dehazexl_cli.raster.gdal import GdalReader
+    from dehazexl_cli.raster.gdal_info import UnsupportedByGdal
 
     try:
         return GdalReader(os.fspath(path), trust)
@@ -47,7 +48,7 @@ def find_box(
     Raises UsageError for bounds or a system that are none or lie outside, InputError where pixels have no
     coordinates.
     """
-    from dehazexl_cli.raster.gdal import open_dataset
+    from dehazexl_cli.raster.gdal_info import open_dataset
     from dehazexl_cli.raster.georef import box_of_bounds
     from dehazexl_cli.raster.session import GdalSession
 
@@ -61,7 +62,7 @@ def find_box(
 
 def require_same_place(mask: RasterReader, scene: RasterReader) -> None:
     """Raises InputError for a mask that says that it lies elsewhere than the scene whose size it has."""
-    from dehazexl_cli.raster.gdal import open_dataset
+    from dehazexl_cli.raster.gdal_info import open_dataset
     from dehazexl_cli.raster.georef import is_elsewhere
     from dehazexl_cli.raster.session import GdalSession
 
@@ -77,7 +78,7 @@ def require_same_place(mask: RasterReader, scene: RasterReader) -> None:
 
 def covers_the_same(reader: RasterReader, other: RasterReader) -> bool:
     """Whether two files say that they lie in one place, whatever the size of their pixels."""
-    from dehazexl_cli.raster.gdal import open_dataset
+    from dehazexl_cli.raster.gdal_info import open_dataset
     from dehazexl_cli.raster.georef import covers_the_same
     from dehazexl_cli.raster.session import GdalSession
 

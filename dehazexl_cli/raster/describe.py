@@ -14,7 +14,7 @@ from dehazexl_cli.raster import origin_of
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, RasterReader
 from dehazexl_cli.raster.fingerprint import files_of
-from dehazexl_cli.raster.gdal import damaged, files_of_dataset, meaning, open_dataset
+from dehazexl_cli.raster.gdal_info import damaged, files_of_dataset, meaning, open_dataset
 from dehazexl_cli.raster.labels import descriptions_of, units_of
 from dehazexl_cli.raster.metadata import has_mask, has_same_bands
 from dehazexl_cli.raster.palette import NAMES, Palette, has_palette

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import rasterio.shutil
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
@@ -19,13 +18,12 @@ from dehazexl_cli.config import Storage
 from dehazexl_cli.errors import OutputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import formats
-from dehazexl_cli.raster.aux_xml import add_system, add_to_side_file, add_what_is_missing
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.epoch import system_with_epoch
-from dehazexl_cli.raster.gdal import damaged, open_dataset
+from dehazexl_cli.raster.finishing import Finish, losses
+from dehazexl_cli.raster.gdal_info import damaged, open_dataset
 from dehazexl_cli.raster.georef import move_place
 from dehazexl_cli.raster.metadata import (
-    carried_tags,
     carry_metadata,
     carry_place,
     has_mask,
@@ -36,11 +34,10 @@ from dehazexl_cli.raster.overviews import add_overviews, read_overviews
 from dehazexl_cli.raster.rehearsal import Outcome, rehearse
 from dehazexl_cli.raster.rows import BlockRows, RowCounter
 from dehazexl_cli.raster.session import GDAL_ERRORS, GdalSession, reason
-from dehazexl_cli.raster.side_files import settle, write_world_file
-from dehazexl_cli.raster.snapshot import in_words, metadata_snapshot, missing_fields, place_of, without_bands
+from dehazexl_cli.raster.side_files import settle
+from dehazexl_cli.raster.snapshot import metadata_snapshot, missing_fields, place_of, without_bands
 from dehazexl_cli.raster.staging import Staging
 from dehazexl_cli.raster.verifier import WriteVerifier, ends_as_it_must
-from dehazexl_cli.raster.xmp import insert_xmp
 
 _SAMPLE_SIDE = 16  # pixels, of a small raster to try side files on
 _FULL_DISK_BYTES = 1024 * 1024  # GDAL's threads do not say when nothing fits any more, so look
@@ -112,12 +109,13 @@ class GdalWriter:
         with self._writing():
             self._close()
             if self._format.scratch:
-                self._convert(self._staging.scratch, self._staging.result, self._options)
+                with self._creating():
+                    self._finish.convert(self._staging.scratch, self._staging.result, self._options)
                 self._staging.scratch.unlink()
             elif self._storage.overviews:
                 self._require_room()
                 add_overviews(str(self._staging.result), self._gdal)
-            self._complete(self._staging.result)
+            self._finish.complete(self._staging.result)
             self._require_whole()
         self._staging.publish(self._stale)
         self._staging.discard()
@@ -143,7 +141,6 @@ class GdalWriter:
         self._colours = formats.meanings_of(info, source if same else None, not self._origin.place_only)
         formats.require_can_hold(path, format, info, self._colours)
         self._options = formats.creation_options(format, info, self._storage)
-        self._system = None if source is None else system_with_epoch(source)
         self._outcome = self._rehearsed(info, self._colours)
         self._proof = WriteVerifier(None if self._outcome.exact else self._outcome.drift)
         # Other formats can only be made from a complete raster; GDAL would hold it in memory.
@@ -152,7 +149,13 @@ class GdalWriter:
         with self._creating():
             self._dataset = formats.create_tiff(place, info, options, self._gdal)
         self.masked = whole and has_mask(source)
-        self._product_tags = product_tags(source) if whole else []
+        self._finish = Finish(
+            format,
+            self._storage,
+            self._gdal,
+            None if source is None else system_with_epoch(source),
+            product_tags(source) if whole else [],
+        )
         if whole:
             self._stated = metadata_snapshot(source) if same else without_bands(metadata_snapshot(source))
         elif source is not None:
@@ -209,9 +212,10 @@ class GdalWriter:
             with formats.create_tiff(place, small, rows, self._gdal) as sample:
                 self._tell(sample, small)
             if self._format.scratch:
-                self._convert(place, path, options)
+                with self._creating():
+                    self._finish.convert(place, path, options)
                 place.unlink()
-            self._complete(path)
+            self._finish.complete(path)
 
         staging = self._staging
         return settle(staging.target, staging.overwrite, write_sample, staging.trial, self._gdal)
@@ -253,40 +257,6 @@ class GdalWriter:
         top, left = box.top + where.row_off, box.left + where.col_off
         return Window(left, top, where.width, where.height)
 
-    def _convert(self, scratch: Path, result: Path, options: dict[str, str]) -> None:
-        """Make a file of the format from a complete GeoTIFF."""
-        with self._gdal.open(str(scratch)) as whole:
-            if self._format is formats.COG:
-                options = formats.with_namespaces(options, carried_tags(whole))
-        for without in formats.WAYS_TO_PLACE.get(self._format.driver, ({},)):
-            with self._creating():
-                rasterio.shutil.copy(
-                    str(scratch), str(result), driver=self._format.driver, **(options | without)
-                )
-            if self._format is formats.JPEG:
-                self._carry_xmp(scratch, result)
-            with self._gdal.open(str(scratch)) as whole, self._gdal.open(str(result)) as made:
-                add_what_is_missing(Path(f"{result}.aux.xml"), whole, made)
-                if made.crs == whole.crs and made.transform.almost_equals(whole.transform):
-                    break
-
-    def _carry_xmp(self, scratch: Path, result: Path) -> None:
-        with self._gdal.open(str(scratch)) as whole:
-            packet = whole.tags(ns="xml:XMP").get("xml:XMP")
-        if packet:
-            insert_xmp(result, packet)
-
-    def _complete(self, result: Path) -> None:
-        """Put beside a file that is done what the driver leaves out, or would put where others read it."""
-        if self._product_tags:
-            add_to_side_file(Path(f"{result}.aux.xml"), self._product_tags)
-        if self._system is not None:
-            add_system(Path(f"{result}.aux.xml"), self._system)
-        with self._gdal.open(str(result)) as made:
-            transform = made.transform
-        if formats.wants_world_file(self._format, self._storage) and not transform.is_identity:
-            write_world_file(result, transform)
-
     def _require_whole(self) -> None:
         with self._gdal.open(str(self._staging.result)) as dataset:
             whole = self._proof.holds_for(dataset)
@@ -300,19 +270,7 @@ class GdalWriter:
             )
         if not whole or not all(map(ends_as_it_must, self._staging.written())):
             raise self._staging.failure("it came out incomplete; the disk is full or has a fault")
-        self.warnings = list(self._to_be_told(missing))
-
-    def _to_be_told(self, missing: list[str]) -> Iterator[str]:
-        format, stated = self._format, self._stated
-        if missing:
-            yield f"a {format} cannot hold all that the input says: {in_words(missing)}"
-        yield from self._outcome.in_words(format)
-        turned = stated.get("tag EXIF_Orientation", "1") != "1"
-        if turned and format is not formats.JPEG:
-            yield (
-                f"the input is shown turned, as its EXIF_Orientation says, and a {format} is not: "
-                "the pixels are as they are stored, and the tag is kept"
-            )
+        self.warnings = list(losses(self._format, self._stated, missing, self._outcome))
 
     def _require_room(self) -> None:
         if shutil.disk_usage(self._staging.folder).free < _FULL_DISK_BYTES:

@@ -9,7 +9,8 @@ from rasterio.windows import Window
 
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import Pixels, RasterInfo, RasterReader
-from dehazexl_cli.raster.gdal import GdalReader, open_dataset
+from dehazexl_cli.raster.gdal import GdalReader
+from dehazexl_cli.raster.gdal_info import open_dataset
 from dehazexl_cli.raster.pixels import interleaved, thinned
 from dehazexl_cli.raster.session import GdalSession
 

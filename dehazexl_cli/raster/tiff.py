@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from dehazexl_cli.errors import InputError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import USUAL, Pixels, RasterInfo, Trust
-from dehazexl_cli.raster.gdal import UnsupportedByGdal, damaged, describe
+from dehazexl_cli.raster.gdal_info import UnsupportedByGdal, damaged, describe
 from dehazexl_cli.raster.ink import is_ink
 from dehazexl_cli.raster.palette import has_palette
 from dehazexl_cli.raster.patched_tiff import PatchedTiff
