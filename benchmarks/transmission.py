@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dehazexl_cli import load_model
 from dehazexl_cli.grid import Box
-from dehazexl_cli.models.base import forward_with_haze
+from dehazexl_cli.models.base import forward_in_memory
 from dehazexl_cli.training.haze_presets import LEVELS, Origin, draw_sky
 
 GREEN = 1
@@ -74,7 +74,7 @@ def main() -> None:
         for case in cases(picture.name, picture.clear / 255):
             hazy = torch.from_numpy(as_bytes(case.hazy)).permute(2, 0, 1)[None].float() / 255
             with torch.inference_mode():
-                told = forward_with_haze(model, hazy, overlap=OVERLAP)[0, 3].double().numpy()
+                told = forward_in_memory(model, hazy, overlap=OVERLAP)[0, 3].double().numpy()
             off = told - case.transmission
             prior = np.abs(by_prior(hazy) - case.transmission).mean()
             errors.setdefault(case.name, []).append((np.abs(off).mean(), off.mean(), prior))

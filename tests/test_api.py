@@ -21,7 +21,7 @@ from conftest import Result
 import dehazexl_cli
 from dehazexl_cli import DehazeError, Options, dehaze, processors
 from dehazexl_cli.cli import app
-from dehazexl_cli.engine.scaling import choose_groups
+from dehazexl_cli.engine.value_ranges import choose_groups
 from dehazexl_cli.errors import InputError, UsageError, WeightsError
 from dehazexl_cli.models.checkpoint import Loaded
 from dehazexl_cli.raster.bands import choose_bands

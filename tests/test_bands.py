@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp
 from test_stream import FP32, streamed
 
 from dehazexl_cli.config import EngineOptions
-from dehazexl_cli.engine.scaling import choose_groups
+from dehazexl_cli.engine.value_ranges import choose_groups
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
 from dehazexl_cli.models.checkpoint import Loaded

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models.ablation import MixingPatches
-from dehazexl_cli.models.base import cut_batches, forward_in_memory
+from dehazexl_cli.models.base import COLOURS, cut_batches, forward_in_memory
 from dehazexl_cli.models.dark_envelopes import AIRLIGHT
 from dehazexl_cli.models.dehazexl import token_places
 from dehazexl_cli.models.dehazexl_s import (
@@ -80,7 +80,7 @@ def test_every_parameter_learns_from_the_first_steps() -> None:
     for _ in range(5):  # at first what is zero lets nothing pass
         optimizer.step()
         optimizer.zero_grad()
-        (forward_in_memory(model, image) - 0.5 * image).square().mean().backward()
+        (model(image) - 0.5 * image).square().mean().backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not silent
 
@@ -89,8 +89,8 @@ def test_scenes_do_not_see_each_other() -> None:
     model = unlike_fresh()
     one, other = picture(300, 512, 1), picture(300, 512, 2)
     with torch.no_grad():
-        both = forward_in_memory(model, torch.cat([one, other]))
-        torch.testing.assert_close(both[:1], forward_in_memory(model, one), atol=1e-5, rtol=1e-5)
+        both = model(torch.cat([one, other]))
+        torch.testing.assert_close(both[:1], model(one), atol=1e-5, rtol=1e-5)
 
 
 def test_a_patch_is_judged_by_what_lies_far_from_it() -> None:
@@ -99,7 +99,7 @@ def test_a_patch_is_judged_by_what_lies_far_from_it() -> None:
     elsewhere = image.clone()
     elsewhere[..., 1800:] += 0.3
     with torch.no_grad():
-        change = forward_in_memory(model, elsewhere) - forward_in_memory(model, image)
+        change = model(elsewhere) - model(image)
     assert change[..., :256].abs().max() > 1e-4
 
 
@@ -107,7 +107,7 @@ def test_a_patch_is_judged_by_what_lies_far_from_it() -> None:
 def test_any_size_goes_through(height: int, width: int) -> None:
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        output = forward_in_memory(unlike_fresh(), image, overlap=32)
+        output = forward_in_memory(unlike_fresh(), image, overlap=32)[:, :COLOURS]
     assert output.shape == image.shape
     assert output.isfinite().all()
 
@@ -116,7 +116,7 @@ def by_itself(image: Tensor, share: float, monkeypatch: pytest.MonkeyPatch) -> T
     """A large image dehazed where its thumbnail has that share."""
     monkeypatch.setattr("dehazexl_cli.models.dehazexl_s.SHARE", share)
     with torch.no_grad():
-        return forward_in_memory(unlike_fresh(), image)
+        return unlike_fresh()(image)
 
 
 def test_a_large_scene_is_changed_as_its_thumbnail_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,7 @@ def test_a_large_scene_is_changed_as_its_thumbnail_is(monkeypatch: pytest.Monkey
     large = ground * (1 - veil / AIRLIGHT) + veil
     small = torch.nn.functional.avg_pool2d(large, LARGE // THUMBNAIL)
     with torch.no_grad():
-        expected = forward_in_memory(unlike_fresh(), small)
+        expected = unlike_fresh()(small)
     output = torch.nn.functional.avg_pool2d(by_itself(large, 1.0, monkeypatch), LARGE // THUMBNAIL)
     alone = torch.nn.functional.avg_pool2d(by_itself(large, 0.0, monkeypatch), LARGE // THUMBNAIL)
     error, error_alone = ((each - expected).abs().mean() for each in (output, alone))
@@ -139,7 +139,7 @@ def test_cloud_that_lets_nothing_through_stays_as_it_is_whatever_the_thumbnail_t
     image = picture(300, LARGE) * 0.5 + 0.2
     image[..., 400:520] = 0.995
     with torch.no_grad():
-        output = forward_in_memory(unlike_fresh(), image)
+        output = unlike_fresh()(image)
     closed = (slice(None), slice(None), slice(None), slice(420, 500))
     assert torch.equal(output[closed], image[closed])
     assert not torch.allclose(output, image, atol=0.05)
@@ -161,10 +161,10 @@ def test_patches_that_are_mixed_by_themselves_have_none_either() -> None:
     model = unlike_fresh()
     image = picture(256, LARGE)
     with torch.no_grad():
-        output = forward_in_memory(MixingPatches(model), image)
+        output = MixingPatches(model)(image)
         for left in range(0, LARGE, 256):
             part = image[..., left : left + 256]
-            expected = forward_in_memory(model, part)
+            expected = model(part)
             torch.testing.assert_close(output[..., left : left + 256], expected, atol=1e-4, rtol=0)
 
 
@@ -189,7 +189,7 @@ def test_thumbnails_of_long_scenes_keep_at_least_one_row() -> None:
 def test_networks_of_smaller_patches_make_smaller_thumbnails() -> None:
     model = DehazeXLS(replace(DEFAULT, patch=64)).eval()
     with torch.no_grad():
-        assert forward_in_memory(model, torch.rand(1, 3, 270, 100)).isfinite().all()
+        assert model(torch.rand(1, 3, 270, 100)).isfinite().all()
 
 
 @pytest.mark.parametrize("overlap", [0, 24, 28, 32, 100])

@@ -18,7 +18,7 @@ from test_samples import scenes
 from torch import Tensor
 
 from dehazexl_cli.errors import InputError, UsageError
-from dehazexl_cli.models.base import DehazeModel, forward_some_patches, forward_with_haze
+from dehazexl_cli.models.base import DehazeModel, forward_in_memory, forward_some_patches
 from dehazexl_cli.models.bilateral_grid import BILATERAL_GRID, BilateralGridModel
 from dehazexl_cli.models.checkpoint import load
 from dehazexl_cli.models.dehazexl import DehazeXL
@@ -137,7 +137,7 @@ def test_patches_decoded_alone_are_those_of_the_whole_crop(network: DehazeModel)
     side, origin = network.patch, (64, 320)
     crop = torch.rand(1, 3, 3 * side, 3 * side)
     with torch.no_grad():
-        whole = forward_with_haze(network, crop, origin=origin)
+        whole = forward_in_memory(network, crop, origin=origin)
         patches = forward_some_patches(network, crop, (7, 0), origin=origin)
     for patch, top, left in zip(patches, (2, 0), (1, 0), strict=True):
         part = (slice(None), slice(top * side, (top + 1) * side), slice(left * side, (left + 1) * side))

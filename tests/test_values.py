@@ -12,7 +12,8 @@ from test_stream import FP32, streamed
 from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.engine.device import choose_device, choose_precision
 from dehazexl_cli.engine.nodata_filling import fill_nodata
-from dehazexl_cli.engine.scaling import apply_change, choose_range, normalize
+from dehazexl_cli.engine.scaling import apply_change, normalize
+from dehazexl_cli.engine.value_ranges import choose_range
 from dehazexl_cli.errors import DeviceError, InputError, UsageError
 from dehazexl_cli.raster.bands import choose_bands
 from dehazexl_cli.raster.base import RasterInfo, ValueRange, range_of

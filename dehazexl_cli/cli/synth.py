@@ -126,7 +126,7 @@ def parse_levels(text: str) -> tuple[int, ...]:
 
 def look_at(source: str, wishes: Wishes) -> Scene:
     """Find out before the first image is made whether all can be used; raises InputError or UsageError."""
-    from dehazexl_cli.engine.scaling import choose_range
+    from dehazexl_cli.engine.value_ranges import choose_range
     from dehazexl_cli.raster.bands import choose_bands
     from dehazexl_cli.training.synthesis import require_usable
 
@@ -248,7 +248,7 @@ def make_pairs(scene: Scene, target: Path, wishes: Wishes) -> Iterator[tuple[Pat
 
 def hazing(reader: RasterReader, scene: Scene, level: int, wishes: Wishes) -> Hazing:
     """What the hazy image of a level is made with."""
-    from dehazexl_cli.engine.scaling import choose_range
+    from dehazexl_cli.engine.value_ranges import choose_range
     from dehazexl_cli.training.haze_presets import Origin
     from dehazexl_cli.training.synthesis import Hazing
 

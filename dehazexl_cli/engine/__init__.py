@@ -1,6 +1,7 @@
 """The engine: joins rasters and models, and decides how a scene is run. `run.py` is where to begin."""
 
 from dehazexl_cli.config import InferenceMode
+from dehazexl_cli.engine.describing import describe_group
 from dehazexl_cli.engine.fallback import OutOfMemory, noticing_lack_of_memory, release
 from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.prepared import (
@@ -11,7 +12,7 @@ from dehazexl_cli.engine.prepared import (
     require_overlap,
 )
 from dehazexl_cli.engine.resume import Resume
-from dehazexl_cli.engine.run import describe_group, run
+from dehazexl_cli.engine.run import run
 from dehazexl_cli.plan import Plan, PlanOverrides
 
 __all__ = [

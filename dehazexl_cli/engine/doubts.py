@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dehazexl_cli.engine.scaling import GIVEN
 from dehazexl_cli.engine.scene import GROUND_SIDE, Scene
+from dehazexl_cli.engine.value_ranges import GIVEN
 from dehazexl_cli.grid import Box
 from dehazexl_cli.raster.base import TOP_PERCENTILE, Pixels
 

@@ -23,8 +23,8 @@ from dehazexl_cli.engine.layout import (
 from dehazexl_cli.engine.memory import loading_bytes, measure_budget, process_bytes
 from dehazexl_cli.engine.nodata import valid_bounds
 from dehazexl_cli.engine.padding import Padding
-from dehazexl_cli.engine.scaling import choose_groups
 from dehazexl_cli.engine.scene import Scene
+from dehazexl_cli.engine.value_ranges import choose_groups
 from dehazexl_cli.errors import OutputError, UsageError
 from dehazexl_cli.grid import Box, SeamLines
 from dehazexl_cli.models.base import DehazeModel

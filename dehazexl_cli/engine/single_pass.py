@@ -25,7 +25,7 @@ from dehazexl_cli.engine.scaling import Group, normalize
 from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.engine.threads import prefetch
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.base import DehazeModel, PatchBatch, Skips, forward_in_memory
+from dehazexl_cli.models.base import COLOURS, DehazeModel, PatchBatch, Skips, forward_in_memory
 from dehazexl_cli.raster.base import Pixels
 
 
@@ -68,7 +68,9 @@ class SinglePass:
         if not model.supports_streaming:
             return model(image)
         plan = self.run.plan
-        return forward_in_memory(model, image, seed=plan.seed, batch_size=plan.batch, overlap=self.overlap)
+        return forward_in_memory(model, image, seed=plan.seed, batch_size=plan.batch, overlap=self.overlap)[
+            :, :COLOURS
+        ]
 
 
 class TileModel:

@@ -79,7 +79,7 @@ class DehazeModel(nn.Module):
 
     def forward(self, image: Tensor, seed: int | None = None) -> Tensor:
         """Dehaze images [b, 3, height, width] in [0, 1] as a whole; same shape, not clamped."""
-        return forward_in_memory(self, image, seed=seed)
+        return forward_in_memory(self, image, seed=seed)[:, :COLOURS]
 
 
 def forward_in_memory(
@@ -93,25 +93,10 @@ def forward_in_memory(
 ) -> Tensor:
     """Take images [b, 3, height, width] through the three steps in memory, each as a scene of its own.
 
-    All patches go through the network at once unless `batch_size` says how many. They meet edge to edge, as
-    published, unless they overlap.
+    Returns all that the model decodes: [b, 3, …], and transmission where it `tells_haze`. All patches go
+    through the network at once unless `batch_size` says how many. They meet edge to edge, as published,
+    unless they overlap.
     """
-    decoded = forward_with_haze(
-        model, image, seed=seed, batch_size=batch_size, overlap=overlap, origin=origin
-    )
-    return decoded[:, :COLOURS]
-
-
-def forward_with_haze(
-    model: DehazeModel,
-    image: Tensor,
-    *,
-    seed: int | None = None,
-    batch_size: int | None = None,
-    overlap: int = 0,
-    origin: tuple[int, int] = (0, 0),
-) -> Tensor:
-    """As `forward_in_memory`, but all that the model decodes: transmission too, where it `tells_haze`."""
     b, _, height, width = image.shape
     grid = PatchGrid(height, width, model.patch, model.halo, overlap, origin)
     batches = cut_batches(image, grid, batch_size or b * len(grid))

@@ -24,7 +24,7 @@ from dehazexl_cli.atomic import replacing
 from dehazexl_cli.errors import InputError, OutputError, UsageError
 from dehazexl_cli.grid import PatchGrid
 from dehazexl_cli.models import build
-from dehazexl_cli.models.base import cut_batches, forward_some_patches, forward_with_haze
+from dehazexl_cli.models.base import cut_batches, forward_in_memory, forward_some_patches
 from dehazexl_cli.models.checkpoint import load, save
 from dehazexl_cli.models.residual import FixedNormConv2d
 from dehazexl_cli.paths import make_folder, require_writable
@@ -160,7 +160,7 @@ class Trainer:
             if sample.hazy[0, 0].numel() > config.patches * self.model.patch**2:
                 output, sample = self._decode_some(sample, rng, (down, right))
             else:
-                output = forward_with_haze(self.model, sample.hazy, origin=(down, right))
+                output = forward_in_memory(self.model, sample.hazy, origin=(down, right))
         loss = config.loss(output, sample.clear, self.model.patch, sample.transmission)
         self.scaler.scale(loss).backward()
         ddp.average_gradients(self.model.parameters())  # torchrun
