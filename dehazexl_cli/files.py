@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from dehazexl_cli.config import EngineOptions, RunConfig, Storage
 from dehazexl_cli.engine import Resume, run
@@ -35,9 +33,6 @@ if TYPE_CHECKING:
 
 Watch = Callable[[str, int, int], None]  # phase, patches done, patches in all
 
-# Decoded pixels of a file that is read ahead as a whole; they wait in GDAL's block cache, which holds
-# twice as much.
-READ_AHEAD_BYTES = 48 << 20
 STRIP_ROWS = 256
 
 
@@ -62,66 +57,6 @@ def open_scene(source: str, config: RunConfig) -> OpenedScene:
     return OpenedScene(source, part, part, config.options)
 
 
-def read_ahead(opened: OpenedScene) -> None:
-    """Have a small scene decoded before it is wanted: GDAL keeps the blocks that its handle has read.
-
-    Raises InputError where it is damaged.
-    """
-    import numpy as np
-
-    info = opened.reader.info
-    if info.height * info.width * info.count * np.dtype(info.dtype).itemsize > READ_AHEAD_BYTES:
-        return
-    for box in strips(info.height, info.width, STRIP_ROWS):
-        opened.reader.read(box, range(1, info.count + 1))
-
-
-class DeferredCommitWriter:
-    """A FileWriter whose `commit` is only noted, until `publish` does it, perhaps in another thread."""
-
-    def __init__(self, writer: FileWriter) -> None:
-        self._writer = writer
-        self._complete = False
-        self._begun = threading.Lock()  # taken for good by who comes first, to publish or to discard
-        self.warnings: list[str] = []  # after `publish`
-
-    def write(self, rows: Pixels) -> None:
-        """Append rows; see RasterWriter.write."""
-        self._writer.write(rows)
-
-    def commit(self) -> None:
-        """Note that nothing more will come."""
-        self._complete = True
-
-    def publish(self) -> None:
-        """Finish the file and give it its name; see RasterWriter.commit. A failure leaves nothing.
-
-        Raises ValueError if it was discarded.
-        """
-        if not self._begun.acquire(blocking=False):
-            raise ValueError("this writer was discarded")
-        with self._writer as writer:
-            writer.commit()
-        self.warnings = self._writer.warnings
-
-    def discard(self) -> None:
-        """Leave nothing behind; does nothing if it is being published."""
-        if self._begun.acquire(blocking=False):
-            self._writer.__exit__(None, None, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is not None or not self._complete:
-            self._writer.__exit__(kind, error, traceback)
-
-
 @dataclass(frozen=True)
 class UncommittedResult:
     """A scene whose every row was handed to its writer, and what is said of it."""
@@ -139,14 +74,14 @@ def compute(
     config: RunConfig,
     overwrite: bool = False,
     watch: Watch | None = None,
-    pending: list[DeferredCommitWriter] | None = None,
+    hold: Callable[[FileWriter], FileWriter] | None = None,
     distribute: Distribute | None = None,
     maker: PartMaker | None = None,
     haze_map: AnyPath | None = None,
 ) -> UncommittedResult:
     """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 
-    With a list of `pending`, every writer that is opened joins it, and the file appears only with `publish`.
+    `hold` may put a writer of its own before each that is opened, which decides when the file appears.
     `distribute` is for `engine.run`, `maker` for `open_writer`. A `haze_map` is written beside the result.
     """
     if config.in_place and not is_same(target, opened.source):
@@ -166,11 +101,8 @@ def compute(
             writer = open_writer(
                 target, opened.like, overwrite, storage, in_place=config.in_place, maker=maker
             )
-        if pending is not None:
-            writer = DeferredCommitWriter(writer)
-            pending.append(writer)
-        writers.append(writer)
-        return writer
+        writers.append(hold(writer) if hold else writer)
+        return writers[-1]
 
     resume = resume_of(config, opened, target, loaded) if config.resume else None
     if to_copy:
@@ -250,14 +182,6 @@ def run_in_memory(
 
     report = run(reader, make_writer, model, options, watch)
     return writers[-1].array, report
-
-
-def publish(computed: UncommittedResult) -> Report:
-    """Give a pending result its name; OutputError, and no file, if that fails."""
-    assert isinstance(computed.writer, DeferredCommitWriter), "it has its name already"
-    with computed.report.timed("finish"):
-        computed.writer.publish()
-    return finished(computed)
 
 
 def finished(computed: UncommittedResult) -> Report:

@@ -14,8 +14,8 @@ import pytest
 from batches import NAMES, files, make_image
 from conftest import Result
 
-import dehazexl_cli
-import dehazexl_cli.files
+from dehazexl_cli import files as one_file
+from dehazexl_cli.batch import deferred
 from dehazexl_cli.batch.executors import InProcessExecutor, WorkerConfig
 from dehazexl_cli.batch.results import Job, JobResult
 from dehazexl_cli.batch.sources import Scene
@@ -90,8 +90,7 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
         [threading.Event() for _ in range(3)],
         20,
     )
-    files_module = dehazexl_cli.files
-    open_scene, compute, publish = files_module.open_scene, files_module.compute, files_module.publish
+    open_scene, compute, publish = one_file.open_scene, one_file.compute, deferred.publish
 
     def number(path: str) -> int:
         return int(Path(path).stem)
@@ -111,12 +110,12 @@ def test_neighbours_overlap(tmp_path: Path, tiny_weights: Path, monkeypatch: pyt
         assert after == len(opened) or computing[after].wait(PATIENCE), "the next is not computed meanwhile"
         return publish(computed)
 
-    for name, function in (
-        ("open_scene", watched_open),
-        ("compute", watched_compute),
-        ("publish", watched_publish),
+    for module, name, function in (
+        (one_file, "open_scene", watched_open),
+        (one_file, "compute", watched_compute),
+        (deferred, "publish", watched_publish),
     ):
-        monkeypatch.setattr(files_module, name, function)
+        monkeypatch.setattr(module, name, function)
     setup = WorkerConfig(RunConfig(), weights=tiny_weights)
     waiting, told = iter(jobs_for(tmp_path / "in", tmp_path / "out", 3)), list[JobResult]()
     InProcessExecutor(setup, setup.load())(lambda wait: next(waiting, None), told.append)

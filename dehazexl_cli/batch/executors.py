@@ -27,8 +27,10 @@ from dehazexl_cli.worker_config import WorkerConfig
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-    from dehazexl_cli.files import DeferredCommitWriter, OpenedScene, UncommittedResult
+    from dehazexl_cli.batch.deferred import DeferredCommitWriter
+    from dehazexl_cli.files import OpenedScene, UncommittedResult
     from dehazexl_cli.models.checkpoint import Loaded
+    from dehazexl_cli.raster.base import FileWriter
 
 AHEAD = 2  # scenes open at a time: the one that is computed, and the next
 DEPTH = 2  # scenes that a process is given at a time: so it can open the next while it computes
@@ -46,6 +48,13 @@ class Item:
     job: Job
     opened: Future[OpenedScene]
     pending: list[DeferredCommitWriter] = field(default_factory=list)  # results that have no name yet
+
+    def hold(self, writer: FileWriter) -> FileWriter:
+        """Have the file of a writer wait for its name until it is finished."""
+        from dehazexl_cli.batch.deferred import DeferredCommitWriter
+
+        self.pending.append(DeferredCommitWriter(writer))
+        return self.pending[-1]
 
     def drop(self) -> None:
         """Let go of its source, and leave nothing of its result."""
@@ -94,7 +103,7 @@ class InProcessExecutor:
         return bool(self._ahead)
 
     def _open(self, job: Job) -> OpenedScene:
-        from dehazexl_cli.files import read_ahead
+        from dehazexl_cli.batch.deferred import read_ahead
 
         opened = self._setup.open(job.scene.source)
         try:
@@ -129,7 +138,7 @@ class InProcessExecutor:
                 self._setup.config,
                 job.overwrite,
                 partial(self._watch, job),
-                item.pending,
+                item.hold,
             )
         finally:
             opened.reader.close()
@@ -146,7 +155,7 @@ class InProcessExecutor:
 
 def finish(job: Job, computed: UncommittedResult) -> JobResult:
     """Give a scene its name; what goes wrong is its outcome."""
-    from dehazexl_cli.files import publish
+    from dehazexl_cli.batch.deferred import publish
 
     try:
         return JobResult(job.scene, State.done, publish(computed).to_dict())
