@@ -67,6 +67,23 @@ def test_file_is_short_enough_to_read(path: Path) -> None:
     assert lines < LONGEST, f"{path.relative_to(ROOT)} has {lines} lines; fewer than {LONGEST} are allowed"
 
 
+def budgets() -> dict[str, int]:
+    """The files to read in order, and the most lines of each, as docs/architecture.md has them."""
+    rows = re.findall(
+        r"^\| `([\w/]+\.py)` \| (\d+) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE
+    )
+    return {path: int(lines) for path, lines in rows}
+
+
+def test_the_path_from_command_to_file_stays_short() -> None:
+    long = {
+        path: lines
+        for path, most in budgets().items()
+        if (lines := len((ROOT / PACKAGE / path).read_text().splitlines())) > most
+    }
+    assert len(budgets()) == 12 and not long
+
+
 # Words that were coined here, where rasterio, PyTorch or the papers have a name; they are not to come back.
 COINED = (
     "BeyondGdal|Canvas|Careful|Conveyor|Course|Crew|Dehazer|Errand|Framed|Holder|Joints|Journal|Lane|Ledger"

@@ -22,8 +22,8 @@ from dehazexl_cli.raster.xmp import insert_xmp
 
 
 @dataclass(frozen=True)
-class Finish:
-    """How files of one format are finished."""
+class Finisher:
+    """Finishes files of one format."""
 
     format: formats.Format
     storage: Storage

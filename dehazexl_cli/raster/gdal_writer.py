@@ -20,7 +20,7 @@ from dehazexl_cli.grid import Box
 from dehazexl_cli.raster import formats
 from dehazexl_cli.raster.base import Pixels, RasterInfo
 from dehazexl_cli.raster.epoch import system_with_epoch
-from dehazexl_cli.raster.finishing import Finish, losses
+from dehazexl_cli.raster.finishing import Finisher, losses
 from dehazexl_cli.raster.gdal_info import damaged, open_dataset
 from dehazexl_cli.raster.georef import move_place
 from dehazexl_cli.raster.metadata import (
@@ -99,7 +99,7 @@ class GdalWriter:
                 self._write_block_rows(top, block_rows)
 
     def commit(self) -> None:
-        """Finish the file and give it its name.
+        """Finisher the file and give it its name.
 
         Raises ValueError if rows are missing, OutputError if the file is not whole or cannot be named.
         """
@@ -110,12 +110,12 @@ class GdalWriter:
             self._close()
             if self._format.scratch:
                 with self._creating():
-                    self._finish.convert(self._staging.scratch, self._staging.result, self._options)
+                    self._finisher.convert(self._staging.scratch, self._staging.result, self._options)
                 self._staging.scratch.unlink()
             elif self._storage.overviews:
                 self._require_room()
                 add_overviews(str(self._staging.result), self._gdal)
-            self._finish.complete(self._staging.result)
+            self._finisher.complete(self._staging.result)
             self._require_whole()
         self._staging.publish(self._stale)
         self._staging.discard()
@@ -149,7 +149,7 @@ class GdalWriter:
         with self._creating():
             self._dataset = formats.create_tiff(place, info, options, self._gdal)
         self.masked = whole and has_mask(source)
-        self._finish = Finish(
+        self._finisher = Finisher(
             format,
             self._storage,
             self._gdal,
@@ -213,9 +213,9 @@ class GdalWriter:
                 self._tell(sample, small)
             if self._format.scratch:
                 with self._creating():
-                    self._finish.convert(place, path, options)
+                    self._finisher.convert(place, path, options)
                 place.unlink()
-            self._finish.complete(path)
+            self._finisher.complete(path)
 
         staging = self._staging
         return settle(staging.target, staging.overwrite, write_sample, staging.trial, self._gdal)
