@@ -20,6 +20,7 @@ Kind = Literal["global", "tile", "downsample", "whole"]
 Blend = Literal["feather", "hard"]
 Upsampling = Literal["guided", "plain"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Unseen = Literal["keep", "nodata"]
 PRECISIONS = get_args(Precision)
 
 SHORTEST_SIDE = 32  # pixels of a tile or a smaller picture: a token in the networks of this family
@@ -89,6 +90,7 @@ class EngineOptions:
     band_ranges: tuple[float, ...] | str | None = None
     window: Box | None = None  # what is written; all of the scene is looked at
     strength: float = 1.0
+    unseen: Unseen = "keep"  # what becomes of pixels under closed cloud
     device: str = "auto"  # or several, like cuda:0,cuda:1
     precision: str = "auto"
     max_ram: int | None = None  # bytes
@@ -102,6 +104,8 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise UsageError(f"--strength {self.strength} is out of range", "give a number from 0 to 1")
+        if self.unseen not in get_args(Unseen):
+            raise UsageError(f"--unseen {self.unseen} is not known", "use keep or nodata")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"--threads {self.threads} is out of range", "give 1 or more")
 
@@ -174,6 +178,7 @@ class Options:
     # percentiles.
     input_range: Sequence[float] | Sequence[Sequence[float]] | Literal["dtype", "percentiles"] | None = None
     strength: float = 1.0  # how much of the change to apply, 0 to 1
+    unseen: Unseen = "keep"  # or "nodata", which pixels under closed cloud become
     mode: Kind | None = None
     tile: int | None = None  # side of a tile, pixels
     tile_overlap: int | None = None  # pixels that tiles share
@@ -219,6 +224,7 @@ class Options:
                 all_bands=self.all_bands,
                 band_ranges=flat_ranges(self.input_range),
                 strength=self.strength,
+                unseen=self.unseen,
                 device=self.device,
                 precision=self.precision,
                 max_ram=parse_size("max_ram", None if self.max_ram is None else str(self.max_ram)),
@@ -328,7 +334,7 @@ KINDS: dict[str, Kinds] = {
     **dict.fromkeys(("all_bands", "overviews", "provenance", "not_alpha", "any_size"), FLAG),
     **dict.fromkeys(("tile", "tile_overlap", "long_side", "overlap", "threads", "seed"), WHOLE),
     **dict.fromkeys(("strength", "nodata"), NUMBER),
-    **dict.fromkeys(("mode", "blend", "upsampling", "device", "bbox_crs", "format"), TEXT),
+    **dict.fromkeys(("mode", "blend", "upsampling", "unseen", "device", "bbox_crs", "format"), TEXT),
     **dict.fromkeys(("tmp_dir", "mask"), PATH),
     **dict.fromkeys(("max_ram", "max_vram"), SIZE),
 }

@@ -120,3 +120,32 @@ def test_shares_are_of_the_ground_and_add_up_to_all_of_it() -> None:
         (9 + 20 + 68 + 105 + 192 + 260 + 356 + 1350 + 1500) / 5000, abs=1e-4
     )
     assert [shares[kind] for kind in KINDS] == [0.04, 0.08, 0.12, 0.16, 0.6]
+
+
+def test_pixels_under_closed_cloud_become_nodata_where_that_is_wanted() -> None:
+    array = scene(37, 50, bands=4)
+    array[array == 7] = 8
+    plain, found, _ = dehazed(array, EngineOptions(**FP32), nodata=7)
+    marked, _, report = dehazed(array, EngineOptions(**FP32, unseen="nodata"), nodata=7)
+    closed = found < KINDS["dense"]
+    assert 0 < closed.mean() < 0.5
+    assert (marked[closed] == 7).all()
+    assert np.array_equal(marked[~closed], plain[~closed])
+    assert report.haze["closed"] == pytest.approx(closed.mean(), abs=1e-4)
+
+
+def test_what_is_unseen_cannot_be_marked_without_a_value_for_it_or_by_networks_that_tell_no_haze() -> None:
+    reader = ArrayReader(scene(37, 50))
+    with pytest.raises(UsageError, match="no nodata value"):
+        run(
+            reader, lambda: ArrayWriter(reader.info, "hwc"), Telling(), EngineOptions(**FP32, unseen="nodata")
+        )
+    with pytest.raises(UsageError, match="--unseen nodata, is not possible"):
+        run(
+            ArrayReader(scene(37, 50), nodata=0),
+            lambda: ArrayWriter(reader.info, "hwc"),
+            Toy(),
+            EngineOptions(**FP32, unseen="nodata"),
+        )
+    with pytest.raises(UsageError, match="--unseen hide"):
+        EngineOptions(unseen="hide")  # type: ignore[arg-type]

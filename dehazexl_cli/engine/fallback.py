@@ -87,7 +87,7 @@ def attempt(
         writer = files.enter_context(make_writer())
         if scene.tells_haze:
             haze_map = files.enter_context(make_map()) if make_map else None
-            writer = HazeWriter(writer, haze_map, run.report)
+            writer = HazeWriter(writer, haze_map, run.report, scene)
         framed = PaddingWriter(writer, job.frame, scene.tells_haze) if job.frame else writer
         with noticing_lack_of_memory():
             dehaze_scene(scene, executor, run, framed)

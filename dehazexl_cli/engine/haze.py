@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from dehazexl_cli.engine.nodata import Bools
+from dehazexl_cli.engine.scene import Scene
 from dehazexl_cli.raster.base import Pixels, RasterWriter
 from dehazexl_cli.report import Report
 
@@ -29,16 +30,27 @@ def haze_plane(transmission: Tensor, valid: Bools | None) -> Pixels:
 
 
 class HazeWriter:
-    """A RasterWriter for rows whose last band is transmission: a map gets it, and the report its shares."""
+    """A RasterWriter for rows whose last band is transmission: a map gets it, and the report its shares.
 
-    def __init__(self, writer: RasterWriter, haze_map: RasterWriter | None, report: Report) -> None:
+    Where the scene says what `unseen` pixels become, those under closed cloud become that, but for alpha.
+    """
+
+    def __init__(
+        self, writer: RasterWriter, haze_map: RasterWriter | None, report: Report, scene: Scene
+    ) -> None:
         self._writer, self._map, self._report = writer, haze_map, report
+        self._unseen, alpha = scene.unseen, scene.reader.info.alpha
+        self._marked = [band for band in range(scene.reader.info.count) if band + 1 != alpha]
         self._counts = np.zeros(NO_GROUND + 1, np.int64)
 
     def write(self, rows: Pixels) -> None:
         """Append rows [count + 1, height, width]; see RasterWriter.write."""
         plane = rows[-1:].astype(np.uint8)
         self._counts += np.bincount(plane.ravel(), minlength=len(self._counts))
+        if self._unseen is not None:
+            closed = plane[0] < KINDS["dense"]
+            for band in self._marked:
+                rows[band][closed] = self._unseen
         self._writer.write(rows[:-1])
         if self._map is not None:
             self._map.write(plane)

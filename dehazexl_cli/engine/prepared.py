@@ -98,6 +98,7 @@ def prepare(reader: RasterReader, model: DehazeModel, options: EngineOptions) ->
         devices[0],
         ground.within(target).moved(-ground.top, -ground.left),
         None if ground == whole else ground,
+        nodata_for_unseen(reader.info) if options.unseen == "nodata" else None,
         model.tells_haze and layout.kind == "global",
     )
     budget = measure_budget(devices, options.max_ram, options.max_vram)
@@ -118,6 +119,16 @@ def prepare(reader: RasterReader, model: DehazeModel, options: EngineOptions) ->
     frame = Padding(reader, target, ground.within(target)) if framed else None
     notes = (*reader.info.notes, *bands.notes, *doubts_of(scene))
     return PreparedRun(scene, frame, layout, dtype, plans, first, budget, devices, resorts, notes)
+
+
+def nodata_for_unseen(info: RasterInfo) -> float:
+    """The value of pixels that are to be nodata; UsageError where the raster says none."""
+    if info.nodata is None:
+        raise UsageError(
+            f"--unseen nodata is not possible: {info.name} says no nodata value",
+            "set one first, for example: rio edit-info --nodata 0 IN",
+        )
+    return info.nodata
 
 
 def free_disk_bytes(folder: str) -> int:

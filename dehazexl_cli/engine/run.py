@@ -51,7 +51,7 @@ def run(
             job = prepare(reader, model, options)
             if distribute is not None:  # workers send rows of the result alone
                 job = job._replace(scene=replace(job.scene, tells_haze=False))
-            if make_map is not None:
+            if make_map is not None or job.scene.unseen is not None:
                 job = require_haze_told(job)
             models = replicas(model, job)
         describe(report, job, options)
@@ -95,10 +95,10 @@ def replicas(model: DehazeModel, job: PreparedRun) -> list[DehazeModel]:
 
 
 def require_haze_told(job: PreparedRun) -> PreparedRun:
-    """Keep to plans by which the haze is told; UsageError if there are none."""
+    """Keep to plans by which the haze is told, as maps and marks need it; UsageError if there are none."""
     if not job.scene.tells_haze or job.plan.tile:
         raise UsageError(
-            "a haze map is not possible with this model, mode or memory",
+            "a haze map, or --unseen nodata, is not possible with this model, mode or memory",
             "use dehazexl-s in mode global, without --dask; more --max-ram where the scene is cut into tiles",
         )
     return job._replace(plans=[plan for plan in job.plans if not plan.tile])

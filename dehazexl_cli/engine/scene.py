@@ -33,6 +33,7 @@ class Scene:
     device: torch.device
     wanted: Box  # the part of the scene that is written; all of it is looked at
     ground: Box | None = None  # where the scene lies in its raster; None: it is all of it
+    unseen: float | None = None  # what pixels under closed cloud become; None: they stay as they are
     tells_haze: bool = False  # whether rows of the result have one band more: how much light gets through
 
     @property
