@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,6 +83,16 @@ def batch(
         bool,
         typer.Option("--redo-changed", help="The same, and replace those that were made in another way."),
     ] = False,
+    if_hazy: Annotated[
+        float | None,
+        typer.Option(
+            "--if-hazy",
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Leave out scenes of which less than this share, 0 to 1, lies under haze.",
+        ),
+    ] = None,
     on_error: Annotated[
         OnError, typer.Option("--on-error", help="What to do when a scene fails.")
     ] = OnError.go_on,
@@ -114,7 +124,7 @@ def batch(
     from dehazexl_cli.batch.runner import ExistingOutputs
     from dehazexl_cli.batch.sources import Naming
 
-    config = shared.run_config(spare_classes=True)
+    config = replace(shared.run_config(spare_classes=True), if_hazy=if_hazy)
     wanted = Wanted(
         sources or (), Naming(target, suffix, shared.format, base), from_file, nul, shard, exclude or ()
     )

@@ -119,7 +119,7 @@ def print_table(summary: BatchSummary, facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     counts = {"scenes": facts["total"]}
-    counts |= {key: facts[key] for key in ("done", "skipped", "elsewhere", "failed", "untried")}
+    counts |= {key: facts[key] for key in ("done", "skipped", "clear", "elsewhere", "failed", "untried")}
     table = Table(box=SIMPLE)
     for title in (*counts, "seconds", "megapixels"):
         table.add_column(title, justify="right")
