@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
@@ -16,6 +17,7 @@ from dehazexl_cli.cli.output import ProgressKind
 from dehazexl_cli.config import EngineOptions, InferenceMode, Kind, RunConfig, Selection, Storage
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.paths import is_gdal_name
 from dehazexl_cli.plan import PlanOverrides, parse_size
 
 if TYPE_CHECKING:
@@ -51,8 +53,22 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def require_there(source: str) -> str:
+    """Return a name that may be a raster's; InputError, before torch is loaded, where no file has it."""
+    if os.path.exists(source) or is_gdal_name(source) or source.startswith("<"):  # or a VRT as text
+        return source
+    from dehazexl_cli.raster.refusals import missing
+
+    raise missing(source)
+
+
 Input = Annotated[
-    str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
+    str,
+    typer.Argument(
+        metavar="IN",
+        callback=require_there,
+        help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.",
+    ),
 ]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="IN", help="A hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
@@ -156,6 +172,10 @@ class Shared:
         "Judge the haze of a part by that part, or by the whole scene.", ContextKind.window
     )
     no_provenance: bool = option("No tags that say how OUT was made; equal runs, equal bytes.", False)
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.model not in MODELS:
+            raise UsageError(f"there is no model named {self.model!r}", f"choose one of: {', '.join(MODELS)}")
 
     def engine_options(self) -> EngineOptions:
         """Return how pixels are computed; UsageError for a text that is no value."""

@@ -102,7 +102,10 @@ def run(
 
         return print_plan(source, shared, as_json)
 
+    options.require_there(source)
     require_apart(target, (shared.mask, shared.weights))
+    if not is_same(source, target):  # which is refused, or wanted, when the source is open
+        require_writable(target, overwrite, streams=False)
     if haze_map is not None:
         require_map(haze_map, target, overwrite, (source, shared.mask, shared.weights), dask)
     if report_file is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typer.core import TyperGroup
 
 from dehazexl_cli.cli.output import stdout_failure
 from dehazexl_cli.errors import InputError, OutputError, UsageError
+from dehazexl_cli.paths import is_gdal_name
 from dehazexl_cli.text import decoded, masked
 
 PREFIX = "DEHAZEXL_"
@@ -57,10 +59,36 @@ class Configured(TyperGroup):
         with in_our_words():
             return super().make_context(*arguments, **settings)
 
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        """Find the command that is named; UsageError, with what was meant, for help or an image instead."""
+        first, rest = arguments[0], arguments[1:]
+        if first not in self.commands:
+            if first == "help":
+                raise mistaken(first, [*rest[:1], "--help"])
+            if "." in first or os.path.exists(first) or is_gdal_name(first):
+                target = [] if any(not each.startswith("-") for each in rest) else ["OUT.tif"]
+                raise mistaken(first, ["run", first, *target, *rest])
+        return super().resolve_command(context, arguments)
+
     def invoke(self, context: Any) -> Any:
         """Read the rest of the line, and do what it says."""
         with in_our_words():
             return super().invoke(context)
+
+
+def mistaken(word: str, meant: list[str]) -> UsageError:
+    """The error to raise for a word that stands where a command does."""
+    return UsageError(f"{word} is no command", shlex.join(["dehazexl", *meant]))
+
+
+def incomplete(context: Any) -> UsageError:
+    """The error to raise for a command without all of its arguments."""
+    params = context.command.params
+    needed = [each.metavar for each in params if each.param_type_name == "argument" and each.required]
+    command = context.command_path
+    return UsageError(
+        f"{command} needs {' and '.join(needed)}", f"{command} {' '.join(needed)}; see: {command} --help"
+    )
 
 
 @contextmanager
@@ -80,6 +108,8 @@ def in_our_words() -> Iterator[None]:
             raise stdout_failure(error) from error
         raise
     except Exception as error:
+        if type(error).__name__ == "MissingParameter" and error.param.param_type_name == "argument":  # type: ignore[attr-defined]
+            raise incomplete(error.ctx) from None  # type: ignore[attr-defined]
         if hasattr(error, "format_message") and hasattr(error, "message"):
             error.message = masked(error.message)
         raise
