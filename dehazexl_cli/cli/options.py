@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from dehazexl_cli.cli import output
 from dehazexl_cli.cli.output import ProgressKind
 from dehazexl_cli.config import EngineOptions, InferenceMode, Kind, RunConfig, Selection, Storage
 from dehazexl_cli.errors import UsageError
@@ -76,7 +77,18 @@ Inputs = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")]
-Progress = Annotated[ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")]
+
+
+def say_as(kind: ProgressKind) -> ProgressKind:
+    """Have all that is said be events from here on, if that is wanted."""
+    output.events = kind is ProgressKind.json
+    return kind
+
+
+Progress = Annotated[
+    ProgressKind,
+    typer.Option("--progress", callback=say_as, help="How progress is shown on stderr."),
+]
 Side = Annotated[
     int, typer.Option("--side", metavar="PIXELS", min=64, help="Of the small picture's longer side.")
 ]
