@@ -143,22 +143,6 @@ def test_quiet_says_nothing(dehazexl: Command, scene: Path, tiny_weights: Path) 
     assert result == Result(0, "", "")
 
 
-def test_progress_as_json_counts_every_phase(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
-    result = dehazexl(
-        "run", scene, scene.with_name("o.tif"), "--weights", tiny_weights, "-q", "--progress", "json"
-    )
-    events = [json.loads(line) for line in result.err.splitlines()]
-    told = [e["fraction"] for e in events]
-    assert told == sorted(told) and (told[0], told[-1]) == (0, 1)
-    assert events[0]["eta"] is None and events[-1]["eta"] == 0
-    assert [e["phase"] for e in events if e["done"] == e["total"]] == ["encode", "mix", "decode", "finish"]
-
-
-def test_progress_outside_a_terminal_is_lines(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
-    result = dehazexl("run", scene, scene.with_name("o.tif"), "--weights", tiny_weights)
-    assert re.search(r"^Dehazing 100 %, 0 s left$", result.err, re.MULTILINE)
-
-
 def test_strength_zero_gives_the_input_back(dehazexl: Command, scene: Path, tiny_weights: Path) -> None:
     out = scene.with_name("o.tif")
     assert dehazexl("run", scene, out, "--weights", tiny_weights, "--strength", "0").code == 0

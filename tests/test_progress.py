@@ -1,13 +1,19 @@
-"""Progress as one fraction."""
+"""Progress as one fraction, and how `dehazexl run` tells it."""
 
 from __future__ import annotations
 
 import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from conftest import Result
 
 from dehazexl_cli.progress import PARTS, Fraction
 
+Command = Callable[..., Result]
 Event = tuple[str, int, int]
 
 
@@ -55,3 +61,19 @@ def test_a_run_that_begins_anew_still_moves_in_every_phase() -> None:
 
 def test_other_phases_leave_it_where_it_is() -> None:
     assert fractions([("encode", 4, 8), ("shrink", 1, 2), ("encode", 8, 8)])[1] == pytest.approx(0.1)
+
+
+def test_events_count_every_phase(dehazexl: Command, small_scene: Path, tiny_weights: Path) -> None:
+    out = small_scene.with_name("o.tif")
+    result = dehazexl("run", small_scene, out, "--weights", tiny_weights, "-q", "--progress", "json")
+    events = [json.loads(line) for line in result.err.splitlines()]
+    told = [e["fraction"] for e in events]
+    assert told == sorted(told) and (told[0], told[-1]) == (0, 1)
+    assert events[0]["eta"] is None and events[-1]["eta"] == 0
+    assert [e["phase"] for e in events if e["done"] == e["total"]] == ["encode", "mix", "decode", "finish"]
+
+
+def test_outside_a_terminal_it_is_lines(dehazexl: Command, small_scene: Path, tiny_weights: Path) -> None:
+    out = small_scene.with_name("o.tif")
+    result = dehazexl("run", small_scene, out, "--weights", tiny_weights)
+    assert re.search(r"^Dehazing 100 %, 0 s left$", result.err, re.MULTILINE)

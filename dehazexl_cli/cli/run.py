@@ -50,12 +50,14 @@ def run(
     dask: Annotated[
         str | None,
         typer.Option(
-            "--dask", metavar="ADDRESS", help="By the workers of tcp://HOST:8786 together; or local:N."
+            "--dask",
+            metavar="ADDRESS",
+            help="Compute by the workers of tcp://HOST:8786 together; or of local:N.",
         ),
     ] = None,
     overwrite: options.Overwrite = False,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="OUT is IN: replace the original by its result.")
+        bool, typer.Option("--in-place", help="Replace IN, which is OUT too, by its result.")
     ] = False,
     haze_map: Annotated[
         Path | None,

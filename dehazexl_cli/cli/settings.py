@@ -29,6 +29,19 @@ OF_TESTS = frozenset({f"{PREFIX}SHARED"})  # this project's own, which name no o
 # The only name that stands for the file itself, in whichever command it is given.
 CONFIG = "config"
 SINGLE_QUOTES = r"put paths with backslashes between single quotes: weights = 'C:\net.pt'"
+# Where long help shows an option; others stay in the panel of all.
+PANELS = {
+    "Input": "bands all-bands input-range nodata not-alpha any-size mask window bbox bbox-crs context "
+    "from-file null base exclude if-hazy shard",
+    "Model": "model weights multiple precision strength seed",
+    "Output": "format co overviews no-provenance overwrite in-place haze-map suffix skip-existing "
+    "redo-changed on-error resume dry-run",
+    "Memory and devices": "device max-ram max-vram threads tmp-dir jobs gpus dask",
+    "Whole scene and tiles": "mode tile tile-overlap blend long-side upsampling overlap",
+    "Reports": "json print-paths report reports log progress quiet verbose csv",
+}
+PANEL_OF = {key: panel for panel, keys in PANELS.items() for key in keys.split()}
+FIT_ON_A_PAGE = 20  # options that need no panels
 META = "dehazexl_cli.settings"  # where a context keeps the name of the file
 
 
@@ -50,6 +63,8 @@ class Configured(TyperGroup):
             for setting in settings_of(path, command):
                 setting.option.envvar = list(setting.variables)
                 setting.option.show_envvar = False  # help would be twice as long
+                if len(command.params) > FIT_ON_A_PAGE:
+                    setting.option.rich_help_panel = PANEL_OF.get(setting.key)
             if not hasattr(command, "commands") or not path:
                 command.params.append(copy.copy(file))
         self.params[-1].envvar = FILE_VARIABLE  # else a command would prefer it to the option before it
