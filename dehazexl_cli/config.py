@@ -154,6 +154,7 @@ class RunConfig:
     resume: bool = False  # whether what is done survives a process that is killed
     in_place: bool = False  # the result replaces its source
     spare_classes: bool = False  # whether what its name says to be flags or classes is copied as it is
+    if_hazy: float | None = None  # a scene of which less than this share lies under haze is left out
 
     def settings(self) -> dict[str, Any]:
         """Return what was decided otherwise than by default and changes the result, as plain values."""

@@ -60,6 +60,10 @@ class CheckError(DehazeError):
     exit_code = 8
 
 
+class NotHazy(Exception):
+    """A scene is left out, as less of it lies under haze than is worth a run; that is no failure."""
+
+
 class Interrupted(BaseException):
     """A signal asked the run to end; `exit_code` is 128 + the signal's number.
 

@@ -12,7 +12,7 @@ from dehazexl_cli.config import EngineOptions, RunConfig, Storage
 from dehazexl_cli.engine import Resume, run
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import strips
-from dehazexl_cli.haze_map import open_map
+from dehazexl_cli.haze_map import open_map, require_hazy
 from dehazexl_cli.paths import AnyPath, is_same
 from dehazexl_cli.provenance import Provenance
 from dehazexl_cli.raster import open_writer
@@ -81,6 +81,8 @@ def compute(
 ) -> UncommittedResult:
     """Dehaze an open scene; raises the DehazeError that fits, UsageError for another target in place.
 
+    Raises NotHazy, before anything is written, for a scene that is to be left out.
+
     `hold` may put a writer of its own before each that is opened, which decides when the file appears.
     `distribute` is for `engine.run`, `maker` for `open_writer`. A `haze_map` is written beside the result.
     """
@@ -88,6 +90,8 @@ def compute(
         raise UsageError(f"in place, OUT is IN, and {target} is not {opened.source}", "name one file twice")
     made = Provenance.now(loaded.name, loaded.sha256, config.settings(), opened.source)
     to_copy = config.spare_classes and holds_classes_only(opened.like.info)
+    if config.if_hazy is not None and not to_copy:
+        require_hazy(opened.like, loaded.model, opened.options, config.if_hazy)
     as_stored = to_copy and is_wanted_as_stored(opened, target, config.storage)
     told = config.provenance and not to_copy
     storage = replace(config.storage, provenance=made.tags() if told else ())

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from dehazexl_cli.config import EngineOptions, Storage
+from dehazexl_cli.config import EngineOptions, InferenceMode, Storage
 from dehazexl_cli.engine import run
 from dehazexl_cli.engine.haze import NO_GROUND
-from dehazexl_cli.errors import OutputError
+from dehazexl_cli.errors import NotHazy, OutputError
 from dehazexl_cli.grid import strips
 from dehazexl_cli.models.base import DehazeModel
 from dehazexl_cli.paths import AnyPath
@@ -25,6 +25,7 @@ from dehazexl_cli.report import Report
 DESCRIPTION = "light that gets through the haze, per cent"
 CLEAR, CLOUD = (8, 48, 107), (247, 251, 255)  # colours of 100 and 0 per cent
 STRIP_ROWS = 256
+LOOK_SIDE = 1024  # pixels of the small picture that haze is told by
 
 
 def require_map_name(path: AnyPath) -> None:
@@ -76,8 +77,22 @@ def look(
     def make_writer() -> ArrayWriter:
         return ArrayWriter(small.info, "chw")
 
-    report = run(small, make_writer, model, replace(options, bands=None), make_map=make_map)
+    # Other bands, parts and modes are for the result.
+    plain = replace(options, bands=None, all_bands=False, window=None, unseen="keep", mode=InferenceMode())
+    if isinstance(plain.band_ranges, tuple):
+        plain = replace(plain, band_ranges=plain.band_ranges[: 2 * small.info.count])
+    report = run(small, make_writer, model, plain, make_map=make_map)
     return maps[-1].array, report
+
+
+def require_hazy(reader: RasterReader, model: DehazeModel, options: EngineOptions, share: float) -> None:
+    """Raises NotHazy for a scene of which less than a share lies under haze of any kind.
+
+    Told by a small picture; no ground is not hazy.
+    """
+    found = 1 - look(reader, model, options, LOOK_SIDE)[1].haze.get("clear", 1.0)
+    if found < share:
+        raise NotHazy(f"{found:.1%} of it lies under haze")
 
 
 def write_map(

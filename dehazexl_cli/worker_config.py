@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dehazexl_cli import processors
 from dehazexl_cli.config import RunConfig
+from dehazexl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from dehazexl_cli.files import OpenedScene
@@ -38,6 +39,8 @@ class WorkerConfig:
         precision_for(loaded.model, options.precision, choose_devices(options.device)[0])
         require_overlap(loaded.model, options.overlap)
         options.mode.settled(loaded.model)
+        if self.config.if_hazy is not None and not loaded.model.tells_haze:
+            raise UsageError(f"--if-hazy: {loaded.name} tells no haze", "use dehazexl-s")
         return loaded
 
     def open(self, source: str) -> OpenedScene:

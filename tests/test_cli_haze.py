@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from batches import files, log_of
 from conftest import Result
 from rasterio.transform import from_origin
 
@@ -87,8 +88,30 @@ def test_a_map_resumes_with_its_scene(dehazexl: Command, hazy: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
+    "how", [(), ("--mode", "tile", "--all-bands"), pytest.param(("--jobs", 2), marks=pytest.mark.slow)]
+)
+def test_a_batch_leaves_out_what_is_clear(
+    dehazexl: Command, hazy: Path, tmp_path: Path, how: tuple[object, ...]
+) -> None:
+    out = tmp_path / "out"
+    with rasterio.open(hazy) as scene, rasterio.open(tmp_path / "clear.tif", "w", **scene.profile) as file:
+        file.write(np.tile(scene.read()[:, :, :240], 2))
+    result = dehazexl("batch", tmp_path, out, "--if-hazy", "0.3", "--json", *how)
+    assert result.code == 0, result.err
+    told = json.loads(result.out)
+    assert (told["done"], told["clear"], told["failed"]) == (1, 1, 0)
+    assert files(out) == {"hazy.tif"}
+    line = next(line for line in log_of(out) if line["state"] == "clear")
+    assert line["input"].endswith("clear.tif") and "lies under haze" in line["why"]
+    assert dehazexl("batch", tmp_path, out, "--if-hazy", "0", "--skip-existing", *how).code == 0
+    assert files(out) == {"clear.tif", "hazy.tif"}
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
+        (("batch", "IN", "out", "--if-hazy", "0.1", "--model", "mgbl-s"), 2, "mgbl-s tells no haze"),
+        (("batch", "IN", "out", "--if-hazy", "30"), 2, "--if-hazy"),
         (("haze", "IN", "map.png"), 4, "a haze map is a GeoTIFF"),
         (("haze", "IN", "IN"), 4, "is another input"),
         (("haze", "IN", "there.tif"), 4, "exists"),
@@ -120,6 +143,6 @@ def test_what_cannot_be_is_refused_before_work(
     result = dehazexl(*(str(hazy) if each == "IN" else each for each in arguments))
     assert result.code == code, result.err
     assert words in result.err
-    assert sorted(path.name for path in hazy.parent.iterdir()) == ["hazy.tif", "there.tif"]
+    assert sorted(path.name for path in hazy.parent.iterdir() if path.is_file()) == ["hazy.tif", "there.tif"]
     assert hazy.read_bytes() == before
     assert (hazy.parent / "there.tif").read_text() == "keep me"

@@ -45,8 +45,8 @@ def feedback() -> Feedback:
     return Feedback()
 
 
-def event(phase: str, done: int, total: int) -> str:
-    return json.dumps({"event": "progress", "phase": phase, "done": done, "total": total})
+def event(phase: str, fraction: float) -> str:
+    return json.dumps({"event": "progress", "phase": phase, "fraction": fraction})
 
 
 # The plugin as QGIS and its repository want it
@@ -161,12 +161,12 @@ def test_an_environment_of_conda_on_windows_finds_its_own_libraries_first(tmp_pa
 
 
 def test_progress_of_the_command_is_a_percentage_that_never_falls(tmp_path: Path, feedback: Feedback) -> None:
-    events = [("encode", 0, 4), ("encode", 2, 4), ("encode", 4, 4), ("encode", 1, 4), ("mix", 1, 1)]
-    events += [("decode", 2, 4), ("decode", 4, 4), ("finish", 1, 1)]
+    events = [("encode", 0), ("encode", 0.1), ("encode", 0.2), ("encode", 0.1), ("mix", 0.25)]
+    events += [("decode", 0.6), ("decode", 0.95), ("finish", 1)]
     lines = "\n".join([event(*each) for each in events])
     program = make_program(tmp_path / "p", f"sys.stderr.write({lines!r} + '\\n'); print('data')")
     assert runner.run_command(str(program), [], feedback) == "data\n"
-    assert feedback.percents == [22.5, 45, 50, 73.5, 97, 100]
+    assert feedback.percents == [10, 20, 25, 60, 95, 100]
     assert len(feedback.phases) == 4
     assert not feedback.infos and not feedback.warnings
 
@@ -177,6 +177,17 @@ def test_messages_are_told_as_what_they_are(tmp_path: Path, feedback: Feedback) 
     runner.run_command(str(program), [], feedback)
     assert feedback.warnings == said[1:3]
     assert feedback.infos == [said[0], *said[3:]]
+
+
+def test_messages_that_are_events_are_told_in_words(tmp_path: Path, feedback: Feedback) -> None:
+    said = [("note", "all is well"), ("warning", "alpha"), ("done", "out.tif: 2 s"), ("error", "full")]
+    lines = [json.dumps({"event": each, "message": message, "hint": "free some"}) for each, message in said]
+    program = make_program(tmp_path / "p", f"sys.stderr.write('\\n'.join({lines!r})); sys.exit(4)")
+    with pytest.raises(runner.CommandFailed) as failed:
+        runner.run_command(str(program), [], feedback)
+    assert feedback.infos == ["note: all is well", "out.tif: 2 s"]
+    assert feedback.warnings == ["warning: alpha"]
+    assert "full" in str(failed.value) and "free some" in str(failed.value)
 
 
 FAILURES = {

@@ -43,7 +43,7 @@ def test_it_does_what_run_does(small_scene: Path, tiny_weights: Path, tmp_path: 
     ("arguments", "code", "word"),
     [
         (["--no-such-option"], 2, "No such option"),
-        ([], 2, "Missing argument"),
+        ([], 2, "rio dehaze needs IN and OUT"),
         (["gone.tif", "out.tif"], 3, "gone.tif: no such file"),
         (["in.tif", "in.tif"], 4, "--in-place"),
         (["in.tif", "out.tif", "--bands", "red"], 2, "no band numbers"),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State, failure
+from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State, not_done
 from dehazexl_cli.cluster.connection import (
     MEMORY_HINT,
     ONE_AT_A_TIME,
@@ -160,7 +160,7 @@ def dehaze(setup: WorkerConfig, job: Job, batch: str) -> JobResult | None:
         except Abandoned:
             return None
         except Exception as error:  # whatever a damaged file sets off
-            return failure(job.scene, error)
+            return not_done(job.scene, error)
 
 
 def dehazed(

@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State, failure
+from dehazexl_cli.batch.results import Job, JobResult, NextJob, OnResult, State, not_done
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, Interrupted, UsageError
 from dehazexl_cli.signals import defer_signals
@@ -121,7 +121,7 @@ class InProcessExecutor:
         except Exception as error:  # whatever a damaged file sets off
             self._ahead.popleft().drop()
             self._settle(on_result)
-            return on_result(failure(item.job.scene, error))
+            return on_result(not_done(item.job.scene, error))
         self._settle(on_result)
         self._behind = finishing.submit(finish, item.job, computed)
         self._ahead.popleft()
@@ -160,7 +160,7 @@ def finish(job: Job, computed: UncommittedResult) -> JobResult:
     try:
         return JobResult(job.scene, State.done, publish(computed).to_dict())
     except Exception as error:
-        return failure(job.scene, error)
+        return not_done(job.scene, error)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from dehazexl_cli.batch.sources import Scene
-from dehazexl_cli.errors import DehazeError, reason
+from dehazexl_cli.errors import DehazeError, NotHazy, reason
 
 
 class State(StrEnum):
@@ -17,6 +17,7 @@ class State(StrEnum):
 
     done = "done"
     skipped = "skipped"  # its result was there, made the same way
+    clear = "clear"  # too little of it lies under haze
     elsewhere = "elsewhere"  # another batch has made it meanwhile, or is at it
     failed = "failed"
 
@@ -45,8 +46,10 @@ class JobResult:
         return float(sum(self.report.get("seconds", {}).values()))
 
 
-def failure(scene: Scene, error: Exception) -> JobResult:
-    """The outcome of a scene that something went wrong with."""
+def not_done(scene: Scene, error: Exception) -> JobResult:
+    """The outcome of a scene that was left out, or that something went wrong with."""
+    if isinstance(error, NotHazy):
+        return JobResult(scene, State.clear, why=str(error))
     hint = error.hint if isinstance(error, DehazeError) else ""
     return JobResult(scene, State.failed, why=reason(error), hint=hint)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from dehazexl_cli.atomic import remove_orphans
 from dehazexl_cli.batch.locks import LockOwner, Locks
 from dehazexl_cli.batch.log import BatchLog
-from dehazexl_cli.batch.results import BatchExecutor, BatchSummary, Job, JobResult, OnResult, State, failure
+from dehazexl_cli.batch.results import BatchExecutor, BatchSummary, Job, JobResult, OnResult, State, not_done
 from dehazexl_cli.batch.sources import Scene
 from dehazexl_cli.errors import DehazeError, OutputError
 from dehazexl_cli.paths import make_folder
@@ -80,7 +80,7 @@ class BatchRunner:
             try:
                 job = self._consider(scene)
             except DehazeError as error:
-                self.finish(failure(scene, error))
+                self.finish(not_done(scene, error))
                 continue
             if job is not None:
                 return job

@@ -87,6 +87,7 @@ def main_of_rio(arguments: list[str]) -> None:
 
 def run_guarded(command: Callable[[], Any]) -> None:
     """Do what a command line says; every way to fail has its words and its exit code."""
+    output.events = False
     said_on, sys.stderr = sys.stderr, Forgiving(sys.stderr)
     try:
         with raise_on_signals():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,13 +43,17 @@ def batch(
     target: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results.")],
     from_file: Annotated[
         str | None,
-        typer.Option("--from-file", metavar="LIST", help="Images, a name a line, - for stdin; or a CSV."),
+        typer.Option(
+            "--from-file",
+            metavar="LIST",
+            help="Take the images from a list, a name a line, - for stdin; or from a CSV.",
+        ),
     ] = None,
     nul: Annotated[
-        bool, typer.Option("--null", "-0", help="Names end with NUL, in LIST and with --print-paths.")
+        bool, typer.Option("--null", "-0", help="End names with NUL, in LIST and with --print-paths.")
     ] = False,
     base: Annotated[
-        Path | None, typer.Option("--base", metavar="DIR", help="Where the tree of the images begins.")
+        Path | None, typer.Option("--base", metavar="DIR", help="Begin the tree of the images here.")
     ] = None,
     exclude: Annotated[
         list[str] | None,
@@ -62,18 +66,25 @@ def batch(
     ] = "",
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", min=1, help="Processes on the CPU, which share its memory."),
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Run so many processes on the CPU, which share its cores and memory; 1 by default.",
+        ),
     ] = None,
     gpus: Annotated[
-        str | None, typer.Option("--gpus", metavar="0,1", help="These GPUs, with a process each.")
+        str | None, typer.Option("--gpus", metavar="0,1", help="Compute on these GPUs, with a process each.")
     ] = None,
     dask: Annotated[
         str | None,
-        typer.Option("--dask", metavar="ADDRESS", help="On the workers of tcp://HOST:8786; or local."),
+        typer.Option(
+            "--dask", metavar="ADDRESS", help="Compute on the workers of tcp://HOST:8786; or local."
+        ),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", metavar="I/N", help="Only this part, 1/N to N/N; array tasks know it."),
+        typer.Option("--shard", metavar="I/N", help="Do only this part, 1/N to N/N; array tasks know it."),
     ] = None,
     overwrite: options.Overwrite = False,
     skip_existing: Annotated[
@@ -81,18 +92,36 @@ def batch(
     ] = False,
     redo_changed: Annotated[
         bool,
-        typer.Option("--redo-changed", help="The same, and replace those that were made in another way."),
+        typer.Option(
+            "--redo-changed", help="Keep those too, and replace those that were made in another way."
+        ),
     ] = False,
+    if_hazy: Annotated[
+        float | None,
+        typer.Option(
+            "--if-hazy",
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Leave out scenes of which less than this share, 0 to 1, lies under haze.",
+        ),
+    ] = None,
     on_error: Annotated[
-        OnError, typer.Option("--on-error", help="What to do when a scene fails.")
+        OnError, typer.Option("--on-error", help="Go on or stop when a scene fails.")
     ] = OnError.go_on,
     log: Annotated[
         Path | None,
-        typer.Option("--log", metavar="FILE", help="A JSON line a scene; OUT_DIR/.dehazexl/log.ndjson."),
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            help="Write a JSON line a scene here, not to OUT_DIR/.dehazexl/log.ndjson.",
+        ),
     ] = None,
     reports: Annotated[
         Path | None,
-        typer.Option("--reports", metavar="DIR", help="A report a scene; OUT_DIR/.dehazexl/reports."),
+        typer.Option(
+            "--reports", metavar="DIR", help="Write a report a scene here, not to OUT_DIR/.dehazexl/reports."
+        ),
     ] = None,
     shared: Shared,
     dry_run: options.DryRun = False,
@@ -114,7 +143,7 @@ def batch(
     from dehazexl_cli.batch.runner import ExistingOutputs
     from dehazexl_cli.batch.sources import Naming
 
-    config = shared.run_config(spare_classes=True)
+    config = replace(shared.run_config(spare_classes=True), if_hazy=if_hazy)
     wanted = Wanted(
         sources or (), Naming(target, suffix, shared.format, base), from_file, nul, shard, exclude or ()
     )

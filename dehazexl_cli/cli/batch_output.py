@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from dehazexl_cli.batch.results import BatchSummary, Job, JobResult
     from dehazexl_cli.batch.shards import Shard
 
-HALVES = {"encode": 0.0, "decode": 0.5}  # of a scene, of which the bar of all scenes knows
-
 
 class BatchOutput(output.Progress):
     """Says how far a batch is; a context manager."""
@@ -22,6 +20,7 @@ class BatchOutput(output.Progress):
         super().__init__(display.kind, display.quiet)
         self._display = display
         self._total = self._done = 0
+        self._batch_clock = output.Clock()
         self._part: dict[str, Any] | None = None  # of a larger batch
 
     def tell_part(self, part: Shard, mine: int, total: int, asked: bool) -> None:
@@ -45,8 +44,8 @@ class BatchOutput(output.Progress):
         """A scene is on its way."""
         if self.is_json:
             self(phase, done, total, input=job.scene.source)
-        elif self.is_bar and phase in HALVES:
-            self._move(HALVES[phase] + 0.5 * done / total)
+        elif self.is_bar:
+            self._move(self.advance("Dehazing", phase, done, total, input=job.scene.source))
 
     def tell(self, result: JobResult) -> None:
         """Something has become of a scene."""
@@ -61,9 +60,9 @@ class BatchOutput(output.Progress):
             self.failed("scene", f"{where}: {result.why}", result.hint, **self._facts(result))
         elif self.is_json or not (self.is_bar or self._display.quiet):
             self.item("scene", f"{where}: {described(result)}", **self._facts(result))
-        if not self._display.quiet and not self.is_json:
+        if not self._display.quiet:
             for note in (*result.report.get("fallbacks", ()), *result.report.get("warnings", ())):
-                self.say(f"warning: {source}: {note}")
+                self.item("warning", f"warning: {source}: {note}", input=result.scene.source, message=note)
 
     def summarise(self, summary: BatchSummary, seconds: float, log: BatchLog) -> None:
         """The end: a table for a person, an object for a program."""
@@ -76,7 +75,9 @@ class BatchOutput(output.Progress):
             print_table(summary, facts)
 
     def _move(self, part: float) -> None:
-        self.move_bar("Dehazing", self._done + part, self._total, "scenes")
+        fraction = (self._done + part) / max(self._total, 1)
+        left = output.in_words(self._batch_clock.seconds_left(fraction))
+        self.move_bar("Dehazing", fraction, f"{self._done} of {self._total} scenes  {left}")
 
     def _facts(self, result: JobResult) -> dict[str, Any]:
         facts: dict[str, Any] = {"done": self._done, "total": self._total}
@@ -119,7 +120,7 @@ def print_table(summary: BatchSummary, facts: dict[str, Any]) -> None:
     from rich.table import Table
 
     counts = {"scenes": facts["total"]}
-    counts |= {key: facts[key] for key in ("done", "skipped", "elsewhere", "failed", "untried")}
+    counts |= {key: facts[key] for key in ("done", "skipped", "clear", "elsewhere", "failed", "untried")}
     table = Table(box=SIMPLE)
     for title in (*counts, "seconds", "megapixels"):
         table.add_column(title, justify="right")

@@ -66,7 +66,7 @@ def haze(
 
         if target is not None:
             for warning in write_map(target, small, reader, overwrite, watch):
-                output.say(f"warning: {warning}")
+                output.tell("warning", warning)
     if as_json:
         output.put(to_json({"input": source, "map": target, "haze": report.haze}, 2))
         return

@@ -38,6 +38,8 @@ def info(
     Example: dehazexl info scene.tif
     """
     output.configure_logging(False, False)
+    if len(sources) == 1:
+        options.require_there(sources[0])
     chosen, network, seen = shared.engine_options(), network_for(shared), []
     for number, source in enumerate(sources):
         try:

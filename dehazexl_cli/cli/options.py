@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from dehazexl_cli.cli import output
 from dehazexl_cli.cli.output import ProgressKind
 from dehazexl_cli.config import EngineOptions, InferenceMode, Kind, RunConfig, Selection, Storage
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.grid import Box
+from dehazexl_cli.paths import is_gdal_name
 from dehazexl_cli.plan import PlanOverrides, parse_size
 
 if TYPE_CHECKING:
@@ -51,8 +54,22 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def require_there(source: str) -> str:
+    """Return a name that may be a raster's; InputError, before torch is loaded, where no file has it."""
+    if os.path.exists(source) or is_gdal_name(source) or source.startswith("<"):  # or a VRT as text
+        return source
+    from dehazexl_cli.raster.refusals import missing
+
+    raise missing(source)
+
+
 Input = Annotated[
-    str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
+    str,
+    typer.Argument(
+        metavar="IN",
+        callback=require_there,
+        help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.",
+    ),
 ]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="IN", help="A hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
@@ -60,9 +77,24 @@ Inputs = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the libraries' messages.")]
-Progress = Annotated[ProgressKind, typer.Option("--progress", help="How progress is shown on stderr.")]
+
+
+def say_as(kind: ProgressKind) -> ProgressKind:
+    """Have all that is said be events from here on, if that is wanted."""
+    output.events = kind is ProgressKind.json
+    return kind
+
+
+Progress = Annotated[
+    ProgressKind,
+    typer.Option(
+        "--progress",
+        callback=say_as,
+        help="Show progress on stderr as a bar or lines, always, never, or as JSON events.",
+    ),
+]
 Side = Annotated[
-    int, typer.Option("--side", metavar="PIXELS", min=64, help="Of the small picture's longer side.")
+    int, typer.Option("--side", metavar="PIXELS", min=64, help="Make the small picture so long.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
@@ -78,10 +110,11 @@ def option(
     complete: tuple[str, ...] = (),
     metavar: str | None = None,
     min: int | None = None,
+    hidden: bool = False,
 ) -> Any:
     """Declare an option of `Shared`; it is named like its field unless it has other names."""
     completion = one_of(*complete) if complete else None
-    how = {"help": help, "autocompletion": completion, "metavar": metavar, "min": min}
+    how = {"help": help, "autocompletion": completion, "metavar": metavar, "min": min, "hidden": hidden}
     return field(default=default, metadata={"names": names, "how": how})
 
 
@@ -90,72 +123,91 @@ class Shared:
     """The options that decide on a run, as they are typed; see `shares`."""
 
     model: str | None = option(
-        "dehazexl-s (default) and mgbl-s are bundled; dehazexl-paper, mgbl-paper, generic.", complete=MODELS
+        "The network: dehazexl-s (default), mgbl-s, dehazexl-paper, mgbl-paper or generic.", complete=MODELS
     )
-    weights: Path | None = option("A weight file; .pt or .pt2 if generic.")
-    multiple: int | None = option("A generic network takes sides of N, 2N, … pixels.", metavar="N", min=1)
+    weights: Path | None = option("Take the weights from this file; of a generic network a .pt or .pt2.")
+    multiple: int | None = option("Show a generic network sides of N, 2N, … pixels.", metavar="N", min=1)
     device: str = option(
-        "auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or mps.", "auto", complete=("auto", "cpu", "cuda", "mps")
+        "Compute on auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or mps.",
+        "auto",
+        complete=("auto", "cpu", "cuda", "mps"),
     )
-    precision: Precision = option("What the network computes in.", Precision.auto)
+    precision: Precision = option("Let the network compute in these numbers.", Precision.auto)
     bands: str | None = option(
-        "Bands that are red, green and blue, or one grey; default: as IN says.",
+        "Take these bands for red, green and blue, or one for grey; by default as IN says.",
         names=("--bands", "-b"),
         metavar="R,G,B",
     )
     all_bands: bool = option("Dehaze the other bands too, by threes in their order.", False)
-    input_range: str | None = option("Stored numbers shown as black and white.", metavar="LOW,HIGH")
+    input_range: str | None = option("Show these numbers as black and white.", metavar="LOW,HIGH")
     band_ranges: list[str] | None = option(
-        "Stored numbers shown as black and white; per band: repeat it, or give l1,h1,l2,h2,…; or dtype, "
-        "percentiles.",
+        "Show these numbers as black and white: of all bands, of each in turn (repeat it, or give "
+        "l1,h1,l2,h2,…); or dtype, or percentiles.",
         names=("--input-range",),
         metavar="LOW,HIGH",
     )
-    strength: float = option("How much of the change to apply.", 1.0, metavar="0..1")
-    overlap: str = option("Pixels that patches share, or auto; 0 as published.", "auto", metavar="PIXELS")
+    strength: float = option("Apply so much of the change.", 1.0, metavar="0..1")
+    overlap: str = option("Let patches share so many pixels; 0 as published.", "auto", metavar="PIXELS")
     mode: str | None = option(
-        "The scene as one, by patches (default); independent tiles; a smaller picture; or in one pass.",
+        "Run the scene as one, by patches (default), by independent tiles, as a smaller picture, or "
+        "whole in one pass.",
         metavar="global|tile|downsample|whole",
         complete=get_args(Kind),
     )
-    tile: int | None = option("Side of a tile; 512.", metavar="PIXELS")
-    tile_overlap: int | None = option("Pixels that tiles share; an eighth.", metavar="PIXELS")
-    blend: str | None = option("How tiles meet where they overlap; feather.", metavar="feather|hard")
-    long_side: int | None = option("Of the smaller picture; 2048.", metavar="PIXELS")
+    tile: int | None = option("Make tiles of this side; 512 by default.", metavar="PIXELS")
+    tile_overlap: int | None = option(
+        "Let tiles share so many pixels; an eighth of them by default.", metavar="PIXELS"
+    )
+    blend: str | None = option(
+        "Feather tiles where they overlap (default), or cut them hard.", metavar="feather|hard"
+    )
+    long_side: int | None = option("Make the smaller picture so long; 2048 by default.", metavar="PIXELS")
     upsampling: str | None = option(
-        "How the smaller picture is brought back: its colour changes alone, or itself; guided.",
+        "Bring back the smaller picture's changes of colour (guided, default), or itself (plain).",
         metavar="guided|plain",
     )
-    max_ram: str | None = option("Memory it may use, like 8G.", metavar="SIZE")
-    max_vram: str | None = option("GPU memory it may use, like 6G.", metavar="SIZE")
-    threads: int | None = option("Of the processor; default: all cores.", metavar="N", min=1)
-    seed: int = option("Of the sampled attention in very large scenes.", 0)
+    max_ram: str | None = option("Use no more memory than this, like 8G.", metavar="SIZE")
+    max_vram: str | None = option("Use no more memory of each GPU than this, like 6G.", metavar="SIZE")
+    threads: int | None = option("Compute on so many cores; by default on all.", metavar="N", min=1)
+    seed: int = option("Draw the sampled attention of very large scenes by this seed.", 0, hidden=True)
     format: str | None = option(
-        "GTiff, COG, PNG, JPEG, JP2OpenJPEG or WEBP; default: by the suffix of OUT.",
+        "Write GTiff, COG, PNG, JPEG, JP2OpenJPEG or WEBP; by default as the suffix of OUT says.",
         names=("--format", "-f"),
         complete=("GTiff", "COG", "PNG", "JPEG", "JP2OpenJPEG", "WEBP"),
     )
     creation: list[str] | None = option(
-        "A creation option of GDAL's driver; repeatable.", names=("--co", "-co"), metavar="NAME=VALUE"
+        "Give GDAL's driver a creation option; repeatable.", names=("--co", "-co"), metavar="NAME=VALUE"
     )
     overviews: bool = option("Add overviews; a COG always has some.", False)
     tmp_dir: str | None = option(
-        "Where OUT is made before it moves to its place, and where what finds no room in memory waits.",
+        "Make OUT here before it moves to its place, and put here what finds no room in memory.",
         metavar="DIR",
     )
-    nodata: float | None = option("A value that is no ground where all dehazed bands have it; may be nan.")
+    nodata: float | None = option(
+        "Take pixels for no ground where all dehazed bands have this value; may be nan."
+    )
     not_alpha: bool = option(
-        "The band that IN calls alpha is data, such as infrared, and hides nothing.", False
+        "Take the band that IN calls alpha for data, such as infrared, that hides nothing.", False
     )
     any_size: bool = option("Take gigabytes of pixels also out of a file of next to no bytes.", False)
-    mask: str | None = option("An image of the same size, 0 where there is no ground.", metavar="FILE")
-    window: str | None = option("The part to dehaze and write, in pixels.", metavar="COL,ROW,W,H")
-    bbox: str | None = option("The part, in coordinates.", metavar="XMIN,YMIN,XMAX,YMAX")
-    bbox_crs: str | None = option("Of --bbox, like EPSG:4326; default: that of IN.", metavar="CRS")
+    mask: str | None = option(
+        "Read from an image of the same size, 0 there, what is no ground.", metavar="FILE"
+    )
+    window: str | None = option("Dehaze and write this part, in pixels.", metavar="COL,ROW,W,H")
+    bbox: str | None = option("Dehaze and write this part, in coordinates.", metavar="XMIN,YMIN,XMAX,YMAX")
+    bbox_crs: str | None = option(
+        "Take --bbox in these coordinates, like EPSG:4326; by default in those of IN.", metavar="CRS"
+    )
     context: ContextKind = option(
         "Judge the haze of a part by that part, or by the whole scene.", ContextKind.window
     )
-    no_provenance: bool = option("No tags that say how OUT was made; equal runs, equal bytes.", False)
+    no_provenance: bool = option(
+        "Write no tags that say how OUT was made, so that equal runs give equal bytes.", False
+    )
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.model not in MODELS:
+            raise UsageError(f"there is no model named {self.model!r}", f"choose one of: {', '.join(MODELS)}")
 
     def engine_options(self) -> EngineOptions:
         """Return how pixels are computed; UsageError for a text that is no value."""

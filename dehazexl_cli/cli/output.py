@@ -13,28 +13,22 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from dehazexl_cli.errors import DehazeError, Interrupted, OutputError, UsageError
+from dehazexl_cli.progress import PARTS, Fraction
 from dehazexl_cli.streams import drop
 from dehazexl_cli.text import masked, printable, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress as Bar
     from rich.progress import TaskID
     from rich.table import Table
 
 debug = False  # set by the global option, read by main()
+events = False  # set by --progress json: what is said is JSON, a line each
 
 FINISHED_WITH_FAILURES = 7  # the exit code where one of several things failed
 PIPE_WIDTH = 250  # characters; in a file or a pipe no line of a table is to be broken
-PHASES = {
-    "encode": "Encoding",
-    "mix": "Mixing",
-    "decode": "Decoding",
-    "finish": "Finishing",
-    "shrink": "Shrinking",
-    "map": "Writing the map",
-}
-UNITS = {"shrink": "rows", "map": "rows"}  # of phases that do not count patches
+TITLES = dict.fromkeys(PARTS, "Dehazing") | {"shrink": "Shrinking", "map": "Writing the map"}  # of phases
 
 
 class ProgressKind(StrEnum):
@@ -64,6 +58,14 @@ class Display:
 def say(message: str) -> None:
     """One line for the person at the terminal, without secrets."""
     print(masked(message), file=sys.stderr, flush=True)
+
+
+def tell(event: str, message: str, **facts: Any) -> None:
+    """A note, a warning or the end, for a person; or as an event, with facts for programs."""
+    if events:
+        say(to_json({"event": event, "message": message} | facts))
+    else:
+        say(message if event == "done" else f"{event}: {message}")
 
 
 def put(text: object, end: str = "\n") -> None:
@@ -121,7 +123,9 @@ def stdout_failure(error: OSError) -> OutputError:
 
 
 def show_error(error: DehazeError | Interrupted) -> None:
-    """One line of what happened, one of what to do."""
+    """One line of what happened, one of what to do; or an event."""
+    if events:
+        return tell("error", error.message, hint=error.hint, exit_code=error.exit_code)
     say(f"error: {in_one_line(error.message)}")
     if error.hint:
         say(f"  try: {in_one_line(error.hint)}")
@@ -162,7 +166,7 @@ def configure_logging(verbose: bool, quiet: bool) -> None:
 
 
 class Progress:
-    """Says how far a command is: as events, as bars, as lines or not at all; a context manager."""
+    """Says how far a command is: as events, as a bar, as lines or not at all; a context manager."""
 
     def __init__(self, kind: ProgressKind, quiet: bool) -> None:
         self.is_json = kind is ProgressKind.json
@@ -170,25 +174,31 @@ class Progress:
         terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         wanted = kind is ProgressKind.always or (terminal and kind is ProgressKind.auto)
         self.is_bar = wanted and not self.is_silent
-        self._bars: Bars | None = None
+        self._bar: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._shown = ("", -1)  # phase, and the part of it that was told
-        self._began = time.monotonic()
+        self._shown: tuple[object, int] = ("", -1)  # what was told of last, and the part of it
+        self._clock = Clock()
+        self._fraction, self._of = Fraction(), ("", "")  # which work it is of
 
     def __call__(self, phase: str, done: int, total: int, **about: Any) -> None:
-        """So many of the patches of a phase are done; `about` is for events alone."""
+        """So many of the patches or rows of a phase are done; `about` is for events alone."""
+        title = TITLES.get(phase, phase.capitalize())
+        fraction = self.advance(title, phase, done, total, **about)
+        left = self._clock.seconds_left(fraction)
         if self.is_json:
             if self._is_news(f"{about} {phase}", 100 * done // total):
-                self.event("progress", **about, phase=phase, done=done, total=total)
+                facts = {"phase": phase, "done": done, "total": total, "fraction": round(fraction, 4)}
+                self.event("progress", **about, **facts, eta=left if left is None else round(left, 1))
         elif self.is_bar:
-            self.move_bar(title(phase), done, total, UNITS.get(phase, "patches"))
-        elif not self.is_silent and total > 1:
-            if phase != self._shown[0]:
-                self._began = time.monotonic()
-            if self._is_news(phase, 10 * done // total) and done:
-                left = (time.monotonic() - self._began) * (total - done) / done
-                unit = UNITS.get(phase, "patches")
-                say(f"{title(phase)} {100 * done // total}%, {done} of {total} {unit}, {left:.0f} s left")
+            self.move_bar(title, fraction, in_words(left))
+        elif not self.is_silent and self._is_news(title, int(10 * fraction)) and left is not None:
+            say(f"{title} {fraction:.0%}, {in_words(left)}".replace("%", " %"))
+
+    def advance(self, title: str, phase: str, done: int, total: int, **about: Any) -> float:
+        """The fraction of some work that is done, of all phases together where it is a run's."""
+        if self._of != (title, str(about)):
+            self._of, self._fraction, self._clock = (title, str(about)), Fraction(), Clock()
+        return self._fraction.advance(phase, done, total) if phase in PARTS else done / total
 
     def item(self, event: str, line: str, /, **facts: Any) -> None:
         """One of several things is done: an event, or a line."""
@@ -210,52 +220,67 @@ class Progress:
         say(to_json({"event": name} | facts))
 
     def say(self, message: str) -> None:
-        """Say a line; above the bars, if there are any."""
-        if self._bars is None:
+        """Say a line; above the bar, if there is one."""
+        if self._bar is None:
             say(message)
         else:
-            self._bars.console.print(
+            self._bar.console.print(
                 masked(message), markup=False, emoji=False, highlight=False, soft_wrap=True
             )
 
-    def move_bar(self, title: str, done: float, total: int, unit: str) -> None:
+    def move_bar(self, title: str, fraction: float, left: str) -> None:
         """Bring a bar to where it is; the first call makes it."""
-        if self._bars is None:
-            self._bars = make_bars()
-            self._bars.start()
+        if self._bar is None:
+            self._bar = make_bar()
+            self._bar.start()
         if title not in self._tasks:
-            self._tasks[title] = self._bars.add_task(title, total=total, unit=unit)
-        self._bars.update(self._tasks[title], completed=done, total=total)
+            self._tasks[title] = self._bar.add_task(title, total=1.0, left=left)
+        self._bar.update(self._tasks[title], completed=fraction, left=left)
 
-    def _is_news(self, phase: str, part: int) -> bool:
-        before, self._shown = self._shown, (phase, part)
+    def _is_news(self, work: str, part: int) -> bool:
+        before, self._shown = self._shown, (work, part)
         return before != self._shown
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Leave the bars as they are and give the terminal back."""
-        if self._bars is not None:
-            self._bars.stop()
-            self._bars = None
+        """Leave the bar as it is and give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
 
-def title(phase: str) -> str:
-    """What a person reads of a phase; one that is none of a run's is named as it is."""
-    return PHASES.get(phase, phase.capitalize())
+class Clock:
+    """Tells how long a work will take that goes on as it has since it began here."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, float] | None = None  # when, and the fraction that was done before
+
+    def seconds_left(self, fraction: float) -> float | None:
+        """The time left; None as long as nothing was done."""
+        now = time.monotonic()
+        self._began = self._began or (now, fraction)
+        began, before = self._began
+        return None if fraction <= before else (now - began) * (1 - fraction) / (fraction - before)
 
 
-def make_bars() -> Bars:
-    """Bars with the time left."""
+def in_words(left: float | None) -> str:
+    """The time left, for a person."""
+    if left is None:
+        return ""
+    return f"{left:.0f} s left" if left < 100 else f"{left / 60:.0f} min left"
+
+
+def make_bar() -> Bar:
+    """A bar with its title, the per cent that are done and the time left."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     return Progress(
-        TextColumn("{task.description:<9}"),
+        TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[unit]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TextColumn("{task.fields[left]}"),
         console=Console(stderr=True),
     )

@@ -29,10 +29,11 @@ def plan(
 
 def print_plan(source: str, shared: Shared, as_json: bool) -> None:
     """Decide as a run would, and print it on stdout."""
+    config = shared.run_config()
     from dehazexl_cli.engine import prepare
     from dehazexl_cli.files import open_scene
 
-    opened = open_scene(source, shared.run_config())
+    opened = open_scene(source, config)
     try:
         name, network = network_for(shared)
         facts = describe(prepare(opened.reader, network, opened.options), name, network)

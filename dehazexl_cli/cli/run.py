@@ -50,12 +50,14 @@ def run(
     dask: Annotated[
         str | None,
         typer.Option(
-            "--dask", metavar="ADDRESS", help="By the workers of tcp://HOST:8786 together; or local:N."
+            "--dask",
+            metavar="ADDRESS",
+            help="Compute by the workers of tcp://HOST:8786 together; or of local:N.",
         ),
     ] = None,
     overwrite: options.Overwrite = False,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="OUT is IN: replace the original by its result.")
+        bool, typer.Option("--in-place", help="Replace IN, which is OUT too, by its result.")
     ] = False,
     haze_map: Annotated[
         Path | None,
@@ -102,7 +104,10 @@ def run(
 
         return print_plan(source, shared, as_json)
 
+    options.require_there(source)
     require_apart(target, (shared.mask, shared.weights))
+    if not is_same(source, target):  # which is refused, or wanted, when the source is open
+        require_writable(target, overwrite, streams=False)
     if haze_map is not None:
         require_map(haze_map, target, overwrite, (source, shared.mask, shared.weights), dask)
     if report_file is not None:
@@ -162,34 +167,40 @@ def require_report(
     if prints and descriptor_of(path) == STDOUT:
         raise UsageError(f"--report {path} and another option write to stdout", "name a file for the report")
     if is_same(path, target):
-        return output.say(f"warning: --report {path} is OUT, and no report will be written there")
+        return output.tell("warning", f"--report {path} is OUT, and no report will be written there")
     require_writable(path, overwrite, (*inputs, *own_side_files(Path(target))))
 
 
 def summarise(report: Report) -> None:
-    """A few lines on stderr: what was done, and what the user should know."""
+    """Say in a few lines what was done, and what the user should know."""
     seconds = sum(report.seconds.values())
     megapixels = report.height * report.width / 1e6
-    output.say(
+    output.tell(
+        "done",
         f"{report.output}: {report.width} x {report.height} pixels in {seconds:.1f} s "
         f"({megapixels / seconds:.2f} megapixels/s, {report.mode} mode, {report.device}, {report.precision}, "
-        f"{report.model}, peak memory {report.peak_host_bytes / 2**30:.2f} GB)"
+        f"{report.model}, peak memory {report.peak_host_bytes / 2**30:.2f} GB)",
+        output=report.output,
+        seconds=round(seconds, 3),
+        megapixels=round(megapixels, 2),
     )
     if report.invalid_pixels:
-        output.say(
-            f"note: {report.invalid_pixels} pixels are no ground (nodata, transparent or not finite) "
-            "and were left as they were"
+        output.tell(
+            "note",
+            f"{report.invalid_pixels} pixels are no ground (nodata, transparent or not finite) "
+            "and were left as they were",
         )
     if report.clipped_values:
         ground = report.height * report.width - report.invalid_pixels
         share = report.clipped_values / (ground * sum(len(group["bands"]) for group in report.groups))
         # What the type holds is no guess, and no other range gives room beyond it.
         other = "" if report.range_source == "dtype" else "; --input-range sets another"
-        output.say(
-            f"note: {report.clipped_values} values ({share:.2%}) were held at the ends of the range "
-            f"({report.range_source}){other}"
+        output.tell(
+            "note",
+            f"{report.clipped_values} values ({share:.2%}) were held at the ends of the range "
+            f"({report.range_source}){other}",
         )
     for note in (*report.notes, *report.fallbacks):
-        output.say(f"note: {note}")
+        output.tell("note", note)
     for warning in report.warnings:
-        output.say(f"warning: {warning}")
+        output.tell("warning", warning)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from typer.core import TyperGroup
 
 from dehazexl_cli.cli.output import stdout_failure
 from dehazexl_cli.errors import InputError, OutputError, UsageError
+from dehazexl_cli.paths import is_gdal_name
 from dehazexl_cli.text import decoded, masked
 
 PREFIX = "DEHAZEXL_"
@@ -27,6 +29,19 @@ OF_TESTS = frozenset({f"{PREFIX}SHARED"})  # this project's own, which name no o
 # The only name that stands for the file itself, in whichever command it is given.
 CONFIG = "config"
 SINGLE_QUOTES = r"put paths with backslashes between single quotes: weights = 'C:\net.pt'"
+# Where long help shows an option; others stay in the panel of all.
+PANELS = {
+    "Input": "bands all-bands input-range nodata not-alpha any-size mask window bbox bbox-crs context "
+    "from-file null base exclude if-hazy shard",
+    "Model": "model weights multiple precision strength seed",
+    "Output": "format co overviews no-provenance overwrite in-place haze-map suffix skip-existing "
+    "redo-changed on-error resume dry-run",
+    "Memory and devices": "device max-ram max-vram threads tmp-dir jobs gpus dask",
+    "Whole scene and tiles": "mode tile tile-overlap blend long-side upsampling overlap",
+    "Reports": "json print-paths report reports log progress quiet verbose csv",
+}
+PANEL_OF = {key: panel for panel, keys in PANELS.items() for key in keys.split()}
+FIT_ON_A_PAGE = 20  # options that need no panels
 META = "dehazexl_cli.settings"  # where a context keeps the name of the file
 
 
@@ -48,6 +63,8 @@ class Configured(TyperGroup):
             for setting in settings_of(path, command):
                 setting.option.envvar = list(setting.variables)
                 setting.option.show_envvar = False  # help would be twice as long
+                if len(command.params) > FIT_ON_A_PAGE:
+                    setting.option.rich_help_panel = PANEL_OF.get(setting.key)
             if not hasattr(command, "commands") or not path:
                 command.params.append(copy.copy(file))
         self.params[-1].envvar = FILE_VARIABLE  # else a command would prefer it to the option before it
@@ -57,10 +74,36 @@ class Configured(TyperGroup):
         with in_our_words():
             return super().make_context(*arguments, **settings)
 
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        """Find the command that is named; UsageError, with what was meant, for help or an image instead."""
+        first, rest = arguments[0], arguments[1:]
+        if first not in self.commands:
+            if first == "help":
+                raise mistaken(first, [*rest[:1], "--help"])
+            if "." in first or os.path.exists(first) or is_gdal_name(first):
+                target = [] if any(not each.startswith("-") for each in rest) else ["OUT.tif"]
+                raise mistaken(first, ["run", first, *target, *rest])
+        return super().resolve_command(context, arguments)
+
     def invoke(self, context: Any) -> Any:
         """Read the rest of the line, and do what it says."""
         with in_our_words():
             return super().invoke(context)
+
+
+def mistaken(word: str, meant: list[str]) -> UsageError:
+    """The error to raise for a word that stands where a command does."""
+    return UsageError(f"{word} is no command", shlex.join(["dehazexl", *meant]))
+
+
+def incomplete(context: Any) -> UsageError:
+    """The error to raise for a command without all of its arguments."""
+    params = context.command.params
+    needed = [each.metavar for each in params if each.param_type_name == "argument" and each.required]
+    command = context.command_path
+    return UsageError(
+        f"{command} needs {' and '.join(needed)}", f"{command} {' '.join(needed)}; see: {command} --help"
+    )
 
 
 @contextmanager
@@ -80,6 +123,8 @@ def in_our_words() -> Iterator[None]:
             raise stdout_failure(error) from error
         raise
     except Exception as error:
+        if type(error).__name__ == "MissingParameter" and error.param.param_type_name == "argument":  # type: ignore[attr-defined]
+            raise incomplete(error.ctx) from None  # type: ignore[attr-defined]
         if hasattr(error, "format_message") and hasattr(error, "message"):
             error.message = masked(error.message)
         raise

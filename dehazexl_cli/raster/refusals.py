@@ -100,12 +100,17 @@ def why_not_opened(path: str, said: str) -> InputError:
     )
 
 
+def missing(path: str) -> InputError:
+    """The error to raise for a name that no file has."""
+    if len(os.fsencode(os.path.basename(path))) > 255:
+        return InputError(f"{path}: no file has so long a name", "check the spelling")
+    return InputError(f"{path}: no such file", "check the spelling and the folder")
+
+
 def why_not_a_file(path: str) -> InputError | None:
     """What keeps a name on this machine from being a raster, as far as can be seen without GDAL."""
     if not os.path.exists(path):
-        if len(os.fsencode(os.path.basename(path))) > 255:
-            return InputError(f"{path}: no file has so long a name", "check the spelling")
-        return InputError(f"{path}: no such file", "check the spelling and the folder")
+        return missing(path)
     if os.path.isdir(path):
         return InputError(f"{path}: is a folder, not a raster", "name a file in it")
     if not os.access(path, os.R_OK):

@@ -23,13 +23,14 @@ PATIENCE_SECONDS = 15.0  # for the command to remove what it made, before it is 
 LAST_LINES = 15
 
 # Of a run, in percent: encoding and decoding go through all patches of the scene, the rest is short.
-_SHARES = {"encode": (0, 45), "mix": (45, 50), "decode": (50, 97), "finish": (97, 100)}
 _TITLES = {
     "encode": "Looking at the scene",
     "mix": "Judging the haze of the whole",
     "decode": "Removing the haze",
     "finish": "Finishing the file",
 }
+_KEYS = {"progress": {"phase", "fraction"}, "error": {"message", "hint"}}
+_KEYS |= {event: {"message"} for event in ("note", "warning", "done")}
 _BOX = "╭╮╰╯│─\n"  # around errors of usage
 _WARNING = re.compile(r"(warning|failed): |(WARNING|ERROR|CRITICAL) ")
 
@@ -112,9 +113,14 @@ class Transcript:
         """Tell on a line of stderr: an event as progress, a message as what it is."""
         line = line.strip(_BOX).rstrip()
         event = _event(line)
-        if event is not None:
-            self._progress(event)
-        elif line.startswith("error: "):
+        if event is not None and event["event"] == "progress":
+            return self._progress(event)
+        if event is not None and event["event"] == "error":
+            self._error, self._hint = event["message"], event["hint"]
+            return None
+        if event is not None:  # a note, a warning or the end
+            line = f"{event['event']}: {event['message']}".removeprefix("done: ")
+        if line.startswith("error: "):
             self._error = line[len("error: ") :]
         elif line.startswith("  try: ") and self._error:
             self._hint = line[len("  try: ") :]
@@ -139,24 +145,22 @@ class Transcript:
         return CommandFailed(f"dehazexl ended with exit code {code}:\n{said}", "", code, text)
 
     def _progress(self, event: dict[str, Any]) -> None:
-        phase, done, total = event["phase"], event["done"], event["total"]
+        phase, percent = event["phase"], 100 * event["fraction"]
         if phase != self._phase:
             self._phase = phase
             self._feedback.setProgressText(_TITLES.get(phase, str(phase).capitalize()))
-        start, end = _SHARES.get(phase, (0, 100))
-        percent = start + (end - start) * done / max(total, 1)
         if percent > self._percent:  # a plan that ran out of memory begins again, a bar does not
             self._percent = percent
             self._feedback.setProgress(percent)
 
 
 def _event(line: str) -> dict[str, Any] | None:
-    """Return the progress that a line of --progress json tells, or None."""
+    """Return what a line of --progress json tells that is known here, or None."""
     if not line.startswith("{"):
         return None
     try:
         event = json.loads(line)
-        return event if event["event"] == "progress" and event["done"] <= event["total"] else None
+        return event if _KEYS[event["event"]] <= event.keys() else None
     except (ValueError, KeyError, TypeError):
         return None
 
