@@ -147,6 +147,9 @@ class Shared:
         metavar="LOW,HIGH",
     )
     strength: float = option("Apply so much of the change.", 1.0, metavar="0..1")
+    unseen: str = option(
+        "Keep what comes of pixels under closed cloud, or make them nodata.", "keep", metavar="keep|nodata"
+    )
     overlap: str = option("Let patches share so many pixels; 0 as published.", "auto", metavar="PIXELS")
     mode: str | None = option(
         "Run the scene as one, by patches (default), by independent tiles, as a smaller picture, or "
@@ -217,6 +220,7 @@ class Shared:
             input_range=parse_range(self.input_range),
             band_ranges=parse_ranges(self.band_ranges),
             strength=self.strength,
+            unseen=self.unseen,  # type: ignore[arg-type]
             device=self.device,
             precision=self.precision.value,
             max_ram=parse_size("--max-ram", self.max_ram),
@@ -269,7 +273,7 @@ COMPUTING = ("device", "precision", "max_ram", "max_vram", "overlap", "seed")
 MODE = ("mode", "tile", "tile_overlap", "blend", "long_side", "upsampling")
 SELECTION = ("nodata", "not_alpha", "any_size", "mask", "window", "bbox", "bbox_crs", "context")
 PLANNING = (*MODEL, *COMPUTING, *MODE, *SELECTION, "bands", "all_bands", "band_ranges", "tmp_dir")
-RUNNING = (*PLANNING, "strength", "format", "creation", "overviews", "no_provenance")
+RUNNING = (*PLANNING, "strength", "unseen", "format", "creation", "overviews", "no_provenance")
 
 
 def shares(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

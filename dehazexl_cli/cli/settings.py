@@ -34,11 +34,11 @@ PANELS = {
     "Input": "bands all-bands input-range nodata not-alpha any-size mask window bbox bbox-crs context "
     "from-file null base exclude if-hazy shard",
     "Model": "model weights multiple precision strength seed",
-    "Output": "format co overviews no-provenance overwrite in-place haze-map suffix skip-existing "
+    "Output": "unseen format co overviews no-provenance overwrite in-place haze-map suffix skip-existing "
     "redo-changed on-error resume dry-run",
     "Memory and devices": "device max-ram max-vram threads tmp-dir jobs gpus dask",
     "Whole scene and tiles": "mode tile tile-overlap blend long-side upsampling overlap",
-    "Reports": "json print-paths report reports log progress quiet verbose csv",
+    "Reports": "json print-paths report stac reports log progress quiet verbose csv",
 }
 PANEL_OF = {key: panel for panel, keys in PANELS.items() for key in keys.split()}
 FIT_ON_A_PAGE = 20  # options that need no panels
