@@ -356,6 +356,11 @@ def test_a_dry_run_prints_what_becomes_of_what(batch: Command, folder: Path, tmp
     assert rows[0] == {"input": str(folder / "a.tif"), "output": str(tmp_path / "out/a.tif")}
 
 
+def test_more_jobs_than_cores_are_warned_of(batch: Command) -> None:
+    assert "warning: --jobs 5000: this machine has" in batch("--jobs", 5000, "--dry-run").err
+    assert not batch("--jobs", 1, "--dry-run").err
+
+
 def test_a_list_names_what_a_pipe_found(
     batch: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dehazexl_cli import processors
 from dehazexl_cli.cli import options, output
 from dehazexl_cli.cli.batch_output import BatchOutput
 from dehazexl_cli.cli.options import Shared, shares
@@ -218,6 +219,11 @@ def dehaze_all(wanted: Wanted, work: Work, display: output.Display, dry_run: boo
     from dehazexl_cli.batch.log import BatchLog
     from dehazexl_cli.paths import make_folder
 
+    if (work.jobs or 1) > processors.count() and not display.quiet:
+        cores = processors.count()
+        output.tell(
+            "warning", f"--jobs {work.jobs}: this machine has {cores} cores, and each job takes memory"
+        )
     told, out = BatchOutput(display), wanted.naming.folder
     scenes = wanted.collect(told)
     if dry_run:

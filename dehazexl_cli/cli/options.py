@@ -54,22 +54,17 @@ def one_of(*values: str) -> Callable[[str], list[str]]:
     return complete
 
 
-def require_there(source: str) -> str:
-    """Return a name that may be a raster's; InputError, before torch is loaded, where no file has it."""
+def require_there(source: str) -> None:
+    """Raises InputError, before torch is loaded, for a name that no file has and no driver of GDAL's."""
     if os.path.exists(source) or is_gdal_name(source) or source.startswith("<"):  # or a VRT as text
-        return source
+        return
     from dehazexl_cli.raster.refusals import missing
 
     raise missing(source)
 
 
 Input = Annotated[
-    str,
-    typer.Argument(
-        metavar="IN",
-        callback=require_there,
-        help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.",
-    ),
+    str, typer.Argument(metavar="IN", help="The hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
 ]
 Inputs = Annotated[
     list[str], typer.Argument(metavar="IN", help="A hazy image: GeoTIFF, PNG, JPEG, whatever GDAL opens.")
@@ -277,11 +272,16 @@ RUNNING = (*PLANNING, "strength", "unseen", "format", "creation", "overviews", "
 
 
 def shares(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command some of the options of `Shared`, which its parameter `shared` is then made of."""
+    """Give a command some of the options of `Shared`, which its parameter `shared` is then made of.
+
+    A `source` is looked for first.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             chosen = {name: values.pop(name) for name in names}
+            if "source" in values:
+                require_there(values["source"])
             command(shared=Shared(**chosen), **values)
 
         own = inspect.signature(command, eval_str=True).parameters

@@ -29,6 +29,9 @@ FOR_ONE = {
     "--haze-map": "dehazexl haze IN MAP makes one of each",
 }
 
+MUCH_LARGER = 3  # times
+NO_MATTER_BYTES = 1 << 20
+
 
 @shares(*options.RUNNING, "threads")
 def run(
@@ -124,6 +127,8 @@ def run(
 
             setup = WorkerConfig(config, shared.model, shared.weights, shared.multiple)
             report = dehaze_shared(source, target, setup, dask, overwrite, shown)
+    if shared.format is None and not any("COMPRESS=" in each.upper() for each in shared.creation or ()):
+        note_growth(source, Path(target), report)
     if report_file is not None:
         require_apart(report_file, [target])
         write_atomic(report_file, to_json(report.to_dict(), 2) + "\n", "name another --report")
@@ -169,6 +174,23 @@ def require_report(
     if is_same(path, target):
         return output.tell("warning", f"--report {path} is OUT, and no report will be written there")
     require_writable(path, overwrite, (*inputs, *own_side_files(Path(target))))
+
+
+def note_growth(source: str, target: Path, report: Report) -> None:
+    """Note a GeoTIFF much larger than its source, as is one without loss of a JPEG, and how to avoid that."""
+    if not os.path.isfile(source) or target.suffix.lower() not in (".tif", ".tiff"):
+        return
+    before, after = os.path.getsize(source), os.path.getsize(target)
+    if (
+        report.dtype == "uint8"
+        and report.count in (1, 3)
+        and after > max(MUCH_LARGER * before, NO_MATTER_BYTES)
+    ):
+        colours = " --co PHOTOMETRIC=YCBCR" if report.count == 3 else ""
+        report.notes.append(
+            f"OUT, compressed without loss, is {after / before:.0f} times as large as IN; "
+            f"--co COMPRESS=JPEG --co JPEG_QUALITY=90{colours} keeps it small"
+        )
 
 
 def summarise(report: Report) -> None:
