@@ -1,7 +1,12 @@
-"""What a Python programmer may hand over as a picture, and what it is told back as."""
+"""What a Python programmer may hand over as a picture, and how a result becomes the same kind of object.
+
+No library is loaded for that: an object of one that is not loaded cannot be there.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,49 +14,105 @@ import numpy as np
 
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.raster.base import Pixels
-from dehazexl_cli.raster.memory import ArrayReader, Layout
+from dehazexl_cli.raster.memory import ArrayReader, DataArrayReader, Layout
 
 MOST_BANDS = 16  # of an axis that is taken for that of the bands unless the user says which it is
 # Of Pillow's images, those whose numbers are brightnesses. Those of a palette are not, nor hues.
 MODES_OF_PILLOW = frozenset({"L", "LA", "RGB", "RGBA", "RGBX", "F", "I;16", "I;16L", "I;16B"})
+ROWS_AND_COLUMNS = (("y", "x"), ("latitude", "longitude"), ("lat", "lon"))  # as xarray's users name them
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An array that was understood."""
+    """An object that was understood as a picture."""
 
-    array: Pixels
-    layout: Layout
-    nodata: float | None
-    mask: Pixels | None  # a masked array's own, of its shape; True where there is nothing
-
-    def reader(self) -> ArrayReader:
-        """The array as a scene; a pixel is no ground where all its bands are masked."""
-        bands = {"hw": (), "hwc": (2,), "chw": (0,)}[self.layout]
-        valid = None if self.mask is None else np.logical_not(self.mask.all(axis=bands))
-        return ArrayReader(self.array, self.layout == "chw", self.nodata, valid=valid)
-
-    def like(self, result: Pixels) -> Pixels:
-        """A result, masked as the array was."""
-        return result if self.mask is None else np.ma.MaskedArray(result, self.mask)
+    reader: ArrayReader
+    layout: Layout  # of the array that `back` takes
+    back: Callable[[Pixels], Any]  # makes of a result the kind of object that was given
 
 
-def understood(image: Any, channel_axis: int | None, nodata: float | None) -> Picture:
-    """Make out an array, or what NumPy makes one of: lists, Pillow's images, tensors, DataArrays.
+def understood(image: Any, channel_axis: int | None, nodata: float | None, mask: Any) -> Picture:
+    """Make out an array, masked or not, a Pillow image, a tensor, a DataArray, or what NumPy makes one of.
 
-    Raises InputError for what is no picture, UsageError where nobody can know which axis the bands are on.
+    `mask` [height, width] is True, or not 0, on ground; None: everywhere. Raises InputError for what is no
+    picture, UsageError where nobody can know which axis the bands are on.
     """
-    if hasattr(image, "getbands") and hasattr(image, "convert") and image.mode not in MODES_OF_PILLOW:
+    if is_instance(image, "xarray", "DataArray"):
+        return of_dataarray(image, channel_axis, nodata, mask)
+    if is_instance(image, "PIL.Image", "Image"):
+        return of_pillow(image, channel_axis, nodata, mask)
+    if is_instance(image, "torch", "Tensor"):
+        narrow = image.is_floating_point() and image.element_size() < 4  # NumPy has no bfloat16
+        array = as_array((image.float() if narrow else image).cpu())
+        back: Callable[[Pixels], Any] = image.new_tensor
+    elif isinstance(image, np.ma.MaskedArray):
+        hidden = np.ma.getmaskarray(image)
+        array, back = np.asarray(image.data), lambda result: np.ma.MaskedArray(result, hidden)
+    else:
+        array, back = as_array(image), lambda result: result
+    layout = layout_of(array, channel_axis)
+    valid = None
+    if isinstance(image, np.ma.MaskedArray):  # a pixel is no ground where all its bands are masked
+        valid = np.logical_not(hidden.all(axis={"hw": (), "hwc": (2,), "chw": (0,)}[layout]))
+    return Picture(ArrayReader(array, layout == "chw", nodata, valid=both(valid, mask)), layout, back)
+
+
+def of_pillow(image: Any, channel_axis: int | None, nodata: float | None, mask: Any) -> Picture:
+    """A Pillow image; where its alpha is 0 there is no ground."""
+    if image.mode not in MODES_OF_PILLOW:
         raise InputError(
             f"the numbers of a Pillow image of mode {image.mode} are no colours",
             'pass image.convert("RGB"), or "L" for grey',
         )
+    if channel_axis is not None:
+        raise UsageError("a Pillow image says itself which its bands are", "leave out channel_axis")
+    array = np.asarray(image)
+    alpha = array.shape[2] if image.mode in ("LA", "RGBA") else None
+
+    def back(result: Pixels) -> Any:
+        made = sys.modules["PIL.Image"].frombytes(
+            image.mode, image.size, result.astype(array.dtype).tobytes()
+        )
+        made.info = dict(image.info)
+        return made
+
+    reader = ArrayReader(array, False, nodata, alpha, valid=both(None, mask))
+    return Picture(reader, reader.layout, back)
+
+
+def of_dataarray(image: Any, channel_axis: int | None, nodata: float | None, mask: Any) -> Picture:
+    """A DataArray, whose dimensions may be in any order where their names are known."""
+    known = next((names for names in ROWS_AND_COLUMNS if {*names} <= {*image.dims}), None)
+    if known is None or image.ndim not in (2, 3):
+        layout = layout_of(image, channel_axis)
+        order = {"hw": (0, 1), "hwc": (2, 0, 1), "chw": (0, 1, 2)}[layout]
+        dims = [image.dims[axis] for axis in order]
+    else:
+        dims = [*(dim for dim in image.dims if dim not in known), *known]
+    if dims[0] == "time":
+        raise InputError("a DataArray with times holds several pictures", "pass one at a time: .isel(time=0)")
     if nodata is None:
-        nodata = getattr(image, "attrs", {}).get("_FillValue")  # where rioxarray keeps it
-    masked = isinstance(image, np.ma.MaskedArray)
-    array = np.asarray(image.data) if masked else as_array(image)
-    mask = np.ma.getmaskarray(image) if masked else None
-    return Picture(array, layout_of(array, channel_axis), nodata, mask)
+        nodata = image.rio.nodata if hasattr(image, "rio") else image.attrs.get("_FillValue")
+    reader = DataArrayReader(image, dims, nodata, both(None, mask))
+
+    def back(result: Pixels) -> Any:
+        ours = image.transpose(*dims).copy(data=result)  # with its name, coordinates and attributes
+        return ours.transpose(*image.dims)
+
+    return Picture(reader, "hw" if len(dims) == 2 else "chw", back)
+
+
+def is_instance(thing: Any, module: str, name: str) -> bool:
+    """Tell whether something is of a class of a library, which is not loaded for that."""
+    return module in sys.modules and isinstance(thing, getattr(sys.modules[module], name))
+
+
+def both(valid: Pixels | None, mask: Any) -> Pixels | None:
+    """Where there is ground by what an object itself says and by a mask beside it."""
+    if mask is None:
+        return valid
+    ground: Pixels = as_array(mask) != 0
+    return ground if valid is None else valid & ground
 
 
 def as_array(image: Any) -> Pixels:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 # Parts of a run's time, in the order of its phases, as measured: the two small networks decode four to six
 # times as long as they encode. A compressed file takes some time to finish.
 PARTS = {"encode": 4, "mix": 1, "decode": 14, "finish": 1}
@@ -30,3 +33,15 @@ class Fraction:
         done_part = done / total
         self.value = max(self.value, (1 - done_part) * self._began + done_part * self._end)
         return self.value
+
+
+@contextmanager
+def bar() -> Iterator[Callable[[float], None]]:
+    """Show a bar on stderr, which goes to the fractions that it is called with."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("Dehazing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task("", total=1.0)
+        yield lambda fraction: shown.update(task, completed=fraction)

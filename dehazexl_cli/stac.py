@@ -58,7 +58,7 @@ def require_rio_stac() -> Any:
         import rio_stac
     except ImportError as error:
         raise UsageError(
-            "--stac needs the package rio-stac", 'install it with: pip install "dehazexl_cli[stac]"'
+            "--stac needs the package rio-stac", "pip install 'dehazexl[stac]'"
         ) from error
     return rio_stac
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 import rasterio
 import torch
 import typer
+import xarray
 from conftest import Result
 
 import dehazexl_cli
@@ -104,64 +106,6 @@ def test_spectra_are_refused_unless_their_axis_is_said(loaded: Loaded) -> None:
         dehaze(np.zeros((40, 50, 60), np.uint8), model=loaded)
 
 
-class Pillow:
-    """As much of one of Pillow's images as tells what it is."""
-
-    def __init__(self, array: np.ndarray[Any, Any], mode: str) -> None:
-        self._array, self.mode = array, mode
-
-    def getbands(self) -> tuple[str, ...]:
-        return tuple(self.mode)
-
-    def convert(self, mode: str) -> Pillow:
-        return Pillow(self._array, mode)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
-        return self._array
-
-
-@pytest.mark.parametrize(
-    "made",
-    [
-        torch.from_numpy,
-        lambda array: Pillow(array, "RGB"),
-        lambda array: np.ma.MaskedArray(array, False),
-        lambda array: array[::-1][::-1],
-    ],
-)
-def test_what_numpy_makes_an_array_of_is_understood(
-    made: Callable[[Any], Any], picture: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], loaded: Loaded
-) -> None:
-    assert np.array_equal(dehaze(made(picture), model=loaded, options=CPU), expected)
-
-
-def test_a_masked_array_comes_back_masked(picture: np.ndarray[Any, Any], loaded: Loaded) -> None:
-    mask = np.zeros(picture.shape, bool)
-    mask[:, 30:] = True
-    mask[0, 0, 0] = True  # one band of three: the pixel is ground
-    result = dehaze(np.ma.MaskedArray(picture, mask), model=loaded, options=CPU)
-    assert isinstance(result, np.ma.MaskedArray)
-    assert np.array_equal(result.mask, mask)
-    assert np.array_equal(result.data[:, 30:], picture[:, 30:])
-    alone = dehaze(picture[:, :30].copy(), model=loaded, options=CPU)
-    assert np.array_equal(result.data[:, :30], alone)
-
-
-def test_a_dataarray_says_its_nodata(picture: np.ndarray[Any, Any], loaded: Loaded) -> None:
-    array = picture.copy()
-    array[:, 30:] = 7
-    known = dehaze(array, model=loaded, options=CPU, nodata=7)
-
-    class DataArray:
-        attrs = {"_FillValue": 7}  # noqa: RUF012 - as rioxarray has it
-
-        def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray[Any, Any]:
-            return array
-
-    assert np.array_equal(dehaze(DataArray(), model=loaded, options=CPU), known)
-    assert not np.array_equal(dehaze(array, model=loaded, options=CPU), known)
-
-
 @pytest.mark.parametrize(
     ("image", "words"),
     [
@@ -173,7 +117,9 @@ def test_a_dataarray_says_its_nodata(picture: np.ndarray[Any, Any], loaded: Load
         (np.zeros(5, np.uint8), "1 axes"),
         (np.zeros((40, 50), np.int64), "int64"),
         (torch.zeros(3, 40, 50, requires_grad=True), "no array of this"),
-        (Pillow(np.zeros((40, 50), np.uint8), "P"), "mode P"),
+        (PIL.Image.new("P", (50, 40)), "mode P"),
+        (xarray.DataArray(np.zeros((2, 40, 50), np.uint8), dims=("time", "y", "x")), "several pictures"),
+        (xarray.DataArray(np.zeros((2, 2, 40, 50), np.uint8), dims=("time", "band", "y", "x")), "several"),
         (np.zeros((0, 50), np.uint8), "no pixels"),
         ("nowhere.tif", "no such file"),
         (b"bytes", "no picture"),
@@ -197,6 +143,12 @@ def test_models_go_by_name(picture: np.ndarray[Any, Any]) -> None:
         ({"model": torch.nn.Identity()}, UsageError, "model is a Identity"),
         ({"model": "mgbl-paper"}, WeightsError, "name a file with weights"),
         ({"options": {"strength": 1}}, UsageError, "options is a dict"),
+        ({"strenght": 0.5}, UsageError, "no option strenght\nthe nearest is strength"),
+        ({"options": Options(), "strength": 0.5}, UsageError, "options and strength are both given"),
+        ({"strength": 2}, UsageError, "strength 2 is out of range"),
+        ({"progress": 0.5}, UsageError, "progress=0.5"),
+        ({"mask": np.ones((40, 49), bool)}, InputError, r"mask \[40, 49\] does not fit .* \[40, 50\]"),
+        ({"mask": "mask.tif"}, UsageError, "mask has no meaning here\npass .* as an array"),
         ({"options": Options(bands=(7, 8, 9))}, UsageError, "name them with bands"),
         ({"options": Options(window=(0, 0, 5, 5))}, UsageError, "window has no meaning here"),
         ({"options": Options(device="abacus")}, DehazeError, "abacus"),

@@ -78,6 +78,10 @@ DROPPED = re.compile(
 # A tensor that tells a published network from the others.
 MARKS = {"dehazexl-paper": "mixer.input_proj.weight", "mgbl-paper": "grid_net.last.weight"}
 
+UNDERSTOOD = (
+    "both published revisions of DehazeXL, the published bilateral network, and files written by "
+    "dehazexl are understood"
+)
 TRAINING_KEYS = {"name", "step", "average"}  # that only a trainer's checkpoint has together
 SAFETENSORS_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -90,6 +94,10 @@ class Loaded:
     name: str
     sha256: str
     about: dict[str, Any]  # training set, licence, metrics: whatever the header holds
+
+
+class UnknownNetwork(WeightsError):
+    """A file of weights is of none of the networks here."""
 
 
 class Outline(NamedTuple):
@@ -248,7 +256,7 @@ def read_pickle(path: Path) -> tuple[dict[str, str], State]:
     header: dict[str, str] = {}
     if isinstance(content, dict) and content.keys() >= TRAINING_KEYS:
         header, content = trained(path, content), content["average"]
-    for key in ("state_dict", "model", "params"):
+    for key in ("state_dict", "model", "params_ema", "params"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
@@ -342,7 +350,9 @@ def described(path: Path, header: Mapping[str, str]) -> tuple[Preset, str, dict[
 
 def recognised(path: Path, keys: Collection[str], name: str | None) -> tuple[Preset, str, dict[str, Any]]:
     """Which of our networks a file without our header belongs to, from its tensors' names alone."""
-    published = next((model for model, mark in MARKS.items() if mark in keys), name or "dehazexl-paper")
+    published = next((model for model, mark in MARKS.items() if mark in keys), name)
+    if published is None:
+        raise UnknownNetwork(f"the weights in {path} do not fit any network here", UNDERSTOOD)
     named = name if name is not None and find(name).network is find(published).network else published
     network, config = find(named)
     about = {"source": path.name}
@@ -369,11 +379,7 @@ def require_fit(model: DehazeModel, shapes: Mapping[str, tuple[int, ...]], path:
         if found
     ]
     if faults:
-        raise WeightsError(
-            f"the weights in {path} do not fit; {'; '.join(faults)}",
-            "both published revisions of DehazeXL, the published bilateral network, and files written by "
-            "dehazexl are understood",
-        )
+        raise WeightsError(f"the weights in {path} do not fit; {'; '.join(faults)}", UNDERSTOOD)
 
 
 def listed(found: Sequence[str]) -> str:

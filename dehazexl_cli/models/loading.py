@@ -6,8 +6,10 @@ from os import PathLike
 from pathlib import Path
 
 from dehazexl_cli.errors import UsageError, WeightsError
-from dehazexl_cli.models.checkpoint import Loaded, load, load_bundled
+from dehazexl_cli.models.checkpoint import Loaded, UnknownNetwork, load, load_bundled
 from dehazexl_cli.models.exported import load_exported
+from dehazexl_cli.models.filekind import Kind, kind_of
+from dehazexl_cli.models.spandrel_networks import load_spandrel
 
 DEFAULT_MODEL = "dehazexl-s"
 GENERIC = "generic"
@@ -20,9 +22,15 @@ def load_model(
     if name == GENERIC:
         if weights is None:
             raise WeightsError("no generic network comes with dehazexl", "name its file with --weights")
-        return load_exported(Path(weights), multiple)
+        path = Path(weights)
+        if path.is_file() and kind_of(path) in (Kind.pickled, Kind.safetensors):
+            return load_spandrel(path, multiple)
+        return load_exported(path, multiple)
     if multiple is not None:
         raise UsageError("--multiple is for foreign networks only", "add --model generic, or leave it out")
     if weights is not None:
-        return load(Path(weights), name)
+        try:
+            return load(Path(weights), name)
+        except UnknownNetwork:
+            return load_spandrel(Path(weights))
     return load_bundled(name or DEFAULT_MODEL)
