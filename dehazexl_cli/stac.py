@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from dehazexl_cli.atomic import write_atomic
-from dehazexl_cli.errors import InputError, OutputError, UsageError
+from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.report import Report
 from dehazexl_cli.text import is_remote, to_json
 
@@ -57,44 +57,36 @@ def require_rio_stac() -> Any:
     try:
         import rio_stac
     except ImportError as error:
-        raise UsageError(
-            "--stac needs the package rio-stac", "pip install 'dehazexl[stac]'"
-        ) from error
+        raise UsageError("--stac needs the package rio-stac", "pip install 'dehazexl[stac]'") from error
     return rio_stac
 
 
-def write_item(path: Path, report: Report, source: Source) -> None:
-    """Write the item of a result beside it: its place, size, bands, processing and what it derives from.
+def write_item(path: Path, report: Report, source: str, source_item: str | None = None) -> None:
+    """Write the item of a result: its place, size, bands, processing, and from what it derives.
 
-    Raises OutputError where it cannot be written, or the result says no place on Earth.
+    Raises OutputError where it cannot be written.
     """
     import rasterio
 
     rio_stac, folder = require_rio_stac(), path.absolute().parent
-    before = read_item(source.item) if source.item else {}
-    with rasterio.open(report.output) as result:
-        if not result.crs:
-            raise OutputError(
-                f"{path}: no STAC item, as {report.output} says no place on Earth",
-                "leave out --stac, or georeference IN first",
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of statistics over nodata
-            item = rio_stac.create_stac_item(
-                result,
-                id=Path(report.output).stem,
-                extensions=[PROCESSING],
-                properties=dict(report.processing),
-                with_proj=True,
-                with_raster=True,
-                asset_name=RESULT,
-                asset_roles=["data"],
-                asset_href=os.path.relpath(report.output, folder),
-            ).to_dict(include_self_link=False)
+    before = read_item(source_item) if source_item else {}
+    with rasterio.open(report.output) as result, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of statistics over nodata
+        item = rio_stac.create_stac_item(
+            result,
+            id=Path(report.output).stem,
+            extensions=[PROCESSING],
+            properties=dict(report.processing),
+            with_proj=True,
+            with_raster=True,
+            asset_name=RESULT,
+            asset_roles=["data"],
+            asset_href=os.path.relpath(report.output, folder),
+        ).to_dict(include_self_link=False)
     for key in ("datetime", "start_datetime", "end_datetime", "platform", "instruments", "constellation"):
         if key in before.get("properties", {}):  # of the picture, which is older than its processing
             item["properties"][key] = before["properties"][key]
-    origin = source.item or source.path
+    origin = source_item or source
     link = {"rel": "derived_from", "href": origin if is_remote(origin) else os.path.relpath(origin, folder)}
-    item["links"].append(link | ({"type": "application/geo+json"} if source.item else {}))
+    item["links"].append(link | ({"type": "application/geo+json"} if source_item else {}))
     write_atomic(path, to_json(item, 2) + "\n", "name another --stac")

@@ -34,6 +34,7 @@ CPU = Options(device="cpu", precision="fp32")
 # Options of `run` that say how it talks, which model it takes, and how one process does it.
 OF_THE_COMMAND = {
     "haze_map",
+    "stac",
     "as_json",
     "print_paths",
     "progress",

@@ -13,8 +13,7 @@ from conftest import Result
 from rasterio.transform import from_origin
 
 from dehazexl_cli import stac
-from dehazexl_cli.errors import InputError, OutputError
-from dehazexl_cli.report import Report
+from dehazexl_cli.errors import InputError
 
 pystac = pytest.importorskip("pystac")
 pytest.importorskip("rio_stac")
@@ -76,7 +75,8 @@ def test_a_run_writes_an_item_that_a_catalogue_reads(dehazexl: Command, scene: P
     assert done.code == 0, done.err
     item = pystac.Item.from_file(str(written))
     assert item.id == "clear" and item.datetime.year == 2020 and item.properties["platform"] == "sentinel-2a"
-    assert item.properties["proj:shape"] == [70, 90] and item.properties["proj:epsg"] == 32633
+    properties = json.loads(written.read_text())["properties"]
+    assert properties["proj:shape"] == [70, 90] and properties["proj:epsg"] == 32633
     assert item.properties["processing:software"] and stac.PROCESSING in item.stac_extensions
     assert -180 < item.bbox[0] < item.bbox[2] < 180 and item.geometry["type"] == "Polygon"
     asset = item.assets["dehazed"]
@@ -88,13 +88,23 @@ def test_a_run_writes_an_item_that_a_catalogue_reads(dehazexl: Command, scene: P
     assert derived.media_type == "application/geo+json"
 
 
-def test_no_item_is_written_of_what_lies_nowhere(scene: Path, tmp_path: Path) -> None:
-    with rasterio.open(scene) as file:
-        pixels = file.read()
-    path = tmp_path / "nowhere.png"
-    with rasterio.open(path, "w", driver="PNG", height=70, width=90, count=3, dtype="uint8") as file:
-        file.write(pixels)
-    report = Report(output=str(path))
-    with pytest.raises(OutputError, match="says no place"):
-        stac.write_item(tmp_path / "item.json", report, stac.Source(str(path)))
-    assert not (tmp_path / "item.json").exists()
+def test_what_lies_nowhere_is_refused_before_any_work(dehazexl: Command, tmp_path: Path) -> None:
+    path, out = tmp_path / "nowhere.png", tmp_path / "clear.png"
+    with rasterio.open(path, "w", driver="PNG", height=40, width=50, count=3, dtype="uint8") as file:
+        file.write(np.full((3, 40, 50), 128, np.uint8))
+    done = dehazexl("run", path, out, "--stac", tmp_path / "clear.json", "--model", "mgbl-s")
+    assert done.code == 3 and "no place on Earth" in done.err
+    assert not out.exists() and not (tmp_path / "clear.json").exists()
+
+
+def test_the_item_of_a_file_derives_from_it_and_is_not_replaced_unasked(
+    dehazexl: Command, scene: Path, tmp_path: Path
+) -> None:
+    out, written = tmp_path / "clear.tif", tmp_path / "clear.json"
+    assert dehazexl("run", scene, out, "--stac", written, "--model", "mgbl-s").code == 0
+    assert json.loads(written.read_text())["links"][-1] == {"rel": "derived_from", "href": "in/hazy.tif"}
+    before = written.read_bytes()
+    again = dehazexl("run", scene, tmp_path / "other.tif", "--stac", written, "--model", "mgbl-s")
+    assert again.code == 4 and written.read_bytes() == before and not (tmp_path / "other.tif").exists()
+    for name in (scene, out):
+        assert dehazexl("run", scene, out, "--stac", name, "--overwrite").code == 4

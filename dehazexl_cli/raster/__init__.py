@@ -76,6 +76,17 @@ def require_same_place(mask: RasterReader, scene: RasterReader) -> None:
             )
 
 
+def require_placed(path: str, hint: str) -> None:
+    """Raises InputError, with the hint, for a file whose pixels have no coordinates on Earth."""
+    from dehazexl_cli.raster.gdal_info import open_dataset
+    from dehazexl_cli.raster.session import GdalSession
+
+    session = GdalSession()
+    with session(), open_dataset(path, session) as dataset:
+        if not dataset.crs:
+            raise InputError(f"{path}: says no place on Earth", hint)
+
+
 def covers_the_same(reader: RasterReader, other: RasterReader) -> bool:
     """Whether two files say that they lie in one place, whatever the size of their pixels."""
     from dehazexl_cli.raster.gdal_info import open_dataset
