@@ -129,8 +129,8 @@ def dehaze(
 
     with in_words_of_python(), told(progress) as watch:
         is_file = isinstance(image, str | PathLike)
-        if is_file or isinstance(mask, str | PathLike):
-            settings |= {} if mask is None else {"mask": mask}
+        if isinstance(mask, str | PathLike) or (is_file and mask is not None):
+            settings |= {"mask": path_of(mask)}
         options = chosen(options, settings)
         options = options if nodata is None else replace(options, nodata=nodata)
         loaded, picture = ready(model), None

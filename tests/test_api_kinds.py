@@ -20,6 +20,7 @@ import xarray
 
 import dehazexl_cli
 from dehazexl_cli import Options
+from dehazexl_cli.errors import UsageError
 
 Array = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 70, 90
@@ -113,6 +114,8 @@ def test_a_mask_is_that_of_files(
     from_file = dehaze(path, mask=tmp_path / "m.tif")
     with rasterio.open(path) as file:
         assert np.array_equal(dehaze(file.read(), nodata=0, mask=ground), np.moveaxis(from_file, 2, 0))
+    with pytest.raises(UsageError, match="a ndarray is no path"):
+        dehaze(path, mask=ground)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.float32, torch.bfloat16])
