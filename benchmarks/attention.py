@@ -35,7 +35,7 @@ SEEDS = (0, 1, 2)
 
 
 def dehazed(
-    pixels: np.ndarray, model: DehazeModel, device: str, wishes: PlanOverrides
+    pixels: np.ndarray, model: DehazeModel, device: str, overrides: PlanOverrides
 ) -> tuple[np.ndarray, Report]:
     """Output [h, w, 3] in [0, 1], and the report; in 16 bits, so that less than a level of 8 bits shows."""
     reader = ArrayReader(pixels.astype(np.uint16) * 257)
@@ -45,7 +45,9 @@ def dehazed(
         writers.append(ArrayWriter(reader.info))
         return writers[-1]
 
-    options = EngineOptions(device=device, precision="fp32", overlap=0, input_range=(0, 65535), wishes=wishes)
+    options = EngineOptions(
+        device=device, precision="fp32", overlap=0, input_range=(0, 65535), overrides=overrides
+    )
     report = run(reader, make_writer, model, options)
     return writers[-1].array / np.float32(65535), report
 
@@ -62,7 +64,7 @@ def compare(name: str, pixels: np.ndarray, model: DehazeModel, device: str) -> s
     found, seconds = [], 0.0
     for seed in SEEDS:
         sampled, report = dehazed(pixels, model, device, PlanOverrides(exact_attention=False, seed=seed))
-        seconds = report.seconds["mix"]
+        seconds = report.seconds["bottleneck"]
         found.append((decibels(exact, sampled), float(abs(exact - sampled).max()) * 255))
     hazy = pixels / np.float32(255)
     tokens = math.prod(-(-size // 256) * 8 for size in pixels.shape[:2])

@@ -76,11 +76,11 @@ def main() -> None:
     parser.add_argument("--model", help="of the bundled ones; else the default")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--side", type=int, default=480, help="of a picture, pixels")
-    wishes = parser.parse_args()
-    model = dehazexl_cli.load_model(wishes.model, wishes.weights)
-    paths = sorted(path for path in wishes.folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    save(wishes.sheet, np.concatenate([row(path, model, wishes.side) for path in paths], axis=1))
-    print(wishes.sheet, *(path.name for path in paths), sep="\n")
+    overrides = parser.parse_args()
+    model = dehazexl_cli.load_model(overrides.model, overrides.weights)
+    paths = sorted(path for path in overrides.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    save(overrides.sheet, np.concatenate([row(path, model, overrides.side) for path in paths], axis=1))
+    print(overrides.sheet, *(path.name for path in paths), sep="\n")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def verdict(peak: int, planned: int) -> str:
 def measure(name: str, side: int, device: str, precision: str, exact: bool) -> dict[str, object]:
     """One run of one network, after a small one that loads its kernels."""
     model = build(name).eval()
-    options = EngineOptions(device=device, precision=precision, wishes=PlanOverrides(exact_attention=exact))
+    options = EngineOptions(
+        device=device, precision=precision, overrides=PlanOverrides(exact_attention=exact)
+    )
     report = None
     for size in (min(side, 1024), side):
         reader = ArrayReader(make_scene(size))

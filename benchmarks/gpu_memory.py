@@ -55,7 +55,7 @@ def as_one(name: str, side: int, exact: bool, allowed: int | None) -> tuple[Plan
     options = EngineOptions(
         device="cuda",
         precision="fp16",
-        wishes=PlanOverrides(exact_attention=exact),
+        overrides=PlanOverrides(exact_attention=exact),
         max_ram=HOST,
         max_vram=allowed,
     )
@@ -81,8 +81,8 @@ def in_parts(name: str, side: int, exact: bool, allowed: int | None) -> tuple[Pl
     plan = plans[choose(plans, budget)]
 
     few = PatchGrid(grid.stride + grid.patch, side, grid.patch, grid.halo, grid.overlap)
-    wishes = PlanOverrides(plan.skips, plan.batch, exact_attention=False)  # mixing them is to be the least
-    options = EngineOptions(device="cuda", precision="fp16", wishes=wishes, max_ram=HOST)
+    overrides = PlanOverrides(plan.skips, plan.batch, exact_attention=False)  # mixing them is to be the least
+    options = EngineOptions(device="cuda", precision="fp16", overrides=overrides, max_ram=HOST)
     if model.token_reduction == "stack":
         options = replace(options, overlap=grid.overlap)
     _, flow = ran((few.height, side), copy.deepcopy(model), options)

@@ -133,9 +133,9 @@ def line(name: str, report: dict[str, Any] | str) -> str:
     if isinstance(report, str):
         return f"| {name} | failed: {' '.join(report.split())[:90]} |"
     plan, peak = report["plan"], report["peak_host_bytes"]
-    kept = "" if plan["kept"] is None else f" of {plan['kept']}"
+    kept = "" if plan["cached_patches"] is None else f" of {plan['cached_patches']}"
     ratio = plan["host_bytes"] / peak
-    queries = " by parts" if plan["queries"] else ""
+    queries = " by parts" if plan["query_chunk"] else ""
     fallbacks = f", {len(report['fallbacks'])} fallbacks" if report["fallbacks"] else ""
     how = f"{plan['attention']}{queries}, features {plan['skips']}{kept}, batch {plan['batch']}{fallbacks}"
     sizes = f"{plan['host_bytes'] / 1e6:.0f} | {peak / 1e6:.0f} | {ratio:.2f}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dehazexl_cli.models.checkpoint import Loaded
     from dehazexl_cli.report import Report
 
-Told = bool | Callable[[float], None] | None  # how progress is to be told
+Shown = bool | Callable[[float], None] | None  # how progress is to be told
 
 
 def load_model(
@@ -72,7 +72,7 @@ def dehaze(
     nodata: float | None = None,
     channel_axis: int | None = None,
     mask: Any = None,
-    progress: Told = None,
+    progress: Shown = None,
     **settings: Any,
 ) -> Any:
     """Dehaze an image, and return it as the kind of object that it was.
@@ -160,7 +160,7 @@ def dehaze_file(
     resume: bool = False,
     in_place: bool = False,
     haze_map: str | PathLike[str] | None = None,
-    progress: Told = None,
+    progress: Shown = None,
     **settings: Any,
 ) -> Report:
     """Dehaze a raster file into a new one; the Python form of `dehazexl run`.
@@ -231,7 +231,7 @@ def chosen(options: Options | None, settings: dict[str, Any]) -> Options:
 
 
 @contextmanager
-def told(progress: Told) -> Iterator[Watch | None]:
+def told(progress: Shown) -> Iterator[Watch | None]:
     """Make what is told of phases a fraction for a bar or a callable; it is 1 when all has gone well."""
     if progress is None or progress is False:
         yield None

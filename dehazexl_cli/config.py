@@ -96,7 +96,7 @@ class EngineOptions:
     max_ram: int | None = None  # bytes
     max_vram: int | None = None  # bytes, on each device
     overlap: int | None = None  # pixels; None is the model's own choice
-    wishes: PlanOverrides = field(default_factory=PlanOverrides)
+    overrides: PlanOverrides = field(default_factory=PlanOverrides)
     mode: InferenceMode = field(default_factory=InferenceMode)
     tmp_dir: str | None = None  # where features may wait if they find no room in memory
     threads: int | None = None  # of the processor; None is what torch takes
@@ -231,7 +231,7 @@ class Options:
                 max_ram=parse_size("max_ram", None if self.max_ram is None else str(self.max_ram)),
                 max_vram=parse_size("max_vram", None if self.max_vram is None else str(self.max_vram)),
                 overlap=self.overlap,
-                wishes=PlanOverrides(seed=self.seed),
+                overrides=PlanOverrides(seed=self.seed),
                 mode=InferenceMode(
                     self.mode, self.tile, self.tile_overlap, self.blend, self.long_side, self.upsampling
                 ),

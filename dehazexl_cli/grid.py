@@ -2,7 +2,7 @@
 
 Patches go in row order. A patch that overhangs the right or bottom edge sees the scene mirrored there,
 so its content is plausible ground and never black; what is computed beyond the edge is thrown away.
-Neighbours may overlap; `ramp` says how much each of two then counts, so that no edge shows.
+Neighbours may overlap; `edge_weights` says how much each of two then counts, so that no edge shows.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SeamLines(NamedTuple):
 
     stride: float  # pixels from one patch to the next
     overlap: float  # pixels that neighbours share
-    pitch: float  # pixels from one token of the network to the next
+    token_stride: float  # pixels from one token of the network to the next
     hard: bool = False  # the overlap is cut in its middle and not feathered
     top: int = 0  # where the first patch begins
     left: int = 0
@@ -106,7 +106,7 @@ class PatchGrid:
     halo: int = 0  # pixels a model sees around each patch beside the patch itself
     overlap: int = 0  # pixels that neighbouring patches share
     origin: tuple[int, int] = (0, 0)  # (top, left) of this scene in a larger one, for position codes
-    absent: frozenset[int] = frozenset()  # patches without any ground: they are not encoded, mixed or decoded
+    empty: frozenset[int] = frozenset()  # patches without any ground: they are not encoded, mixed or decoded
     hard: bool = False  # overlaps are cut in their middle and not feathered
 
     def __post_init__(self) -> None:
@@ -136,7 +136,7 @@ class PatchGrid:
     @property
     def present(self) -> list[int]:
         """Patches with ground, in order; the tokens that are mixed are theirs."""
-        return [id for id in range(len(self)) if id not in self.absent]
+        return [id for id in range(len(self)) if id not in self.empty]
 
     def box(self, id: int) -> Box:
         """The patch's place in the scene; it may overhang the right and bottom edges."""
@@ -168,7 +168,7 @@ class PatchGrid:
         left = col * self.stride
         return mirrored(left - self.halo, left + self.patch + self.halo, self.width)
 
-    def ramp(self, number: int, count: int) -> list[float]:
+    def edge_weights(self, number: int, count: int) -> list[float]:
         """How much each pixel along an axis of patch `number` of `count` counts in the result.
 
         Raised cosines where it overlaps a neighbour, or a step; the weights of both sum to one everywhere.
@@ -186,9 +186,9 @@ class PatchGrid:
         """Patches of one row from left to right."""
         return range(row * self.cols, (row + 1) * self.cols)
 
-    def batches_of_row(self, row: int, size: int, absent: Collection[int] = ()) -> Iterator[tuple[int, ...]]:
+    def batches_of_row(self, row: int, size: int, empty: Collection[int] = ()) -> Iterator[tuple[int, ...]]:
         """Patches of one row from left to right but the absent, at most `size` at a time, evenly split."""
-        ids = [id for id in self.ids_of_row(row) if id not in absent]
+        ids = [id for id in self.ids_of_row(row) if id not in empty]
         parts = -(-len(ids) // size)
         for part in range(parts):
             yield tuple(ids[part * len(ids) // parts : (part + 1) * len(ids) // parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -44,13 +44,17 @@ class Footprint:
     token_bytes: int  # kept per patch from encoding to the end
     skip_bytes: int  # per patch, waiting between encoding and decoding unless recomputed
     work_bytes: int  # per patch in flight through the encoder or decoder: the tensors there at once
-    mix_bytes: int  # per patch while the mixer runs
-    mix_part_bytes: int | None = None  # the same where a part of the queries attends at a time; None: cannot
-    mix_sampled_bytes: int | None = None  # the same with sampled attention; None: it has no such form
-    mix_fixed_bytes: int = 0  # while the mixer runs, however large the scene
-    mix_fixed_patches: int = 0  # of scenes of fewer patches these are less, in proportion
-    mix_pilot_bytes: int = 0  # beside that while attention is sampled: what a pilot of queries hears
-    mix_copied_bytes: int = 0  # per patch of tokens whose place a mixer takes that spares memory: on the host
+    bottleneck_bytes: int  # per patch while the mixer runs
+    bottleneck_part_bytes: int | None = (
+        None  # the same where a part of the queries attends at a time; None: cannot
+    )
+    bottleneck_sampled_bytes: int | None = None  # the same with sampled attention; None: it has no such form
+    bottleneck_fixed_bytes: int = 0  # while the mixer runs, however large the scene
+    bottleneck_fixed_patches: int = 0  # of scenes of fewer patches these are less, in proportion
+    bottleneck_pilot_bytes: int = 0  # beside that while attention is sampled: what a pilot of queries hears
+    bottleneck_copied_bytes: int = (
+        0  # per patch of tokens whose place a mixer takes that spares memory: on the host
+    )
     kernel_bytes: int = 0  # that libraries keep for its layers on a CPU: compiled code, packed weights
     freed_bytes: int = 0  # per patch in flight, that the C library keeps on a CPU of what was freed
 
@@ -58,18 +62,18 @@ class Footprint:
         """What groups of bands need that go through the model one after the other, each kept to the end."""
         return replace(self, token_bytes=groups * self.token_bytes, skip_bytes=groups * self.skip_bytes)
 
-    def without_mixing(self) -> Footprint:
-        """What a process needs that leaves mixing to another."""
-        sampled = None if self.mix_sampled_bytes is None else 0
+    def without_bottleneck(self) -> Footprint:
+        """What a process needs that leaves the bottleneck to another."""
+        sampled = None if self.bottleneck_sampled_bytes is None else 0
         return replace(
             self,
-            mix_bytes=0,
-            mix_part_bytes=0,
-            mix_sampled_bytes=sampled,
-            mix_fixed_bytes=0,
-            mix_fixed_patches=0,
-            mix_pilot_bytes=0,
-            mix_copied_bytes=0,
+            bottleneck_bytes=0,
+            bottleneck_part_bytes=0,
+            bottleneck_sampled_bytes=sampled,
+            bottleneck_fixed_bytes=0,
+            bottleneck_fixed_patches=0,
+            bottleneck_pilot_bytes=0,
+            bottleneck_copied_bytes=0,
         )
 
 
@@ -109,10 +113,6 @@ class PlanInputs:
     wanted: tuple[int, int] | None = None  # rows and columns of patches that are written; None: all
 
 
-# What reports call a plan's numbers, where it is not by the name of the field.
-REPORTED = {"cached_patches": "kept", "query_chunk": "queries", "patch_phase_bytes": "flow_bytes"}
-
-
 @dataclass(frozen=True)
 class Plan:
     """One way to run a scene, and what it is expected to need."""
@@ -126,7 +126,7 @@ class Plan:
     query_chunk: int | None = None  # that attend at once; None: all
     tile: int | None = None  # pixels: the scene is not judged as one, but by tiles of this side
     patch_phase_bytes: int = 0  # of the above, where the network runs: while patches are encoded and decoded
-    mixing_bytes: int = 0  # and while they are mixed
+    bottleneck_phase_bytes: int = 0  # and while they are mixed
     disk_bytes: int = 0  # of features that wait in a file
 
     @property
@@ -147,24 +147,25 @@ class Plan:
         """Bytes expected in a phase of the run, where the network runs; or on disk, for "disk"."""
         if phase == "disk":
             return self.disk_bytes
-        return self.mixing_bytes if phase == "mix" and not self.tile else self.patch_phase_bytes
+        return (
+            self.bottleneck_phase_bytes if phase == "bottleneck" and not self.tile else self.patch_phase_bytes
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, by the names that reports have."""
-        values = {REPORTED.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
-        return values | {"attention": self.attention}
+        """The plan as plain values."""
+        return asdict(self) | {"attention": self.attention}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """The plan that is told in a report."""
-        return cls(**{field.name: values[REPORTED.get(field.name, field.name)] for field in fields(cls)})
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
 def candidate_plans(
-    footprint: Footprint, grid: PatchGrid, setting: PlanInputs, wishes: PlanOverrides
+    footprint: Footprint, grid: PatchGrid, setting: PlanInputs, overrides: PlanOverrides
 ) -> list[Plan]:
-    """Every way to run the scene as one within the wishes, best first."""
-    rungs = CandidatePlans(footprint, grid, setting, wishes)
+    """Every way to run the scene as one within the overrides, best first."""
+    rungs = CandidatePlans(footprint, grid, setting, overrides)
     return [*rungs.all_kept(), *rungs.some_kept(), *rungs.none_kept(), *rungs.sampled_at_last()]
 
 
@@ -175,13 +176,13 @@ class CandidatePlans:
     footprint: Footprint
     grid: PatchGrid
     setting: PlanInputs
-    wishes: PlanOverrides
+    overrides: PlanOverrides
 
     @cached_property
     def batches(self) -> list[int]:
         """Patches at a time, most first."""
-        if self.wishes.batch:
-            return [self.wishes.batch]
+        if self.overrides.batch:
+            return [self.overrides.batch]
         sizes = GPU_BATCHES if self.setting.on_gpu else CPU_BATCHES
         # A batch larger than a row of patches would be the same plan under another name.
         return [size for size in sizes if size <= self.grid.cols] or [1]
@@ -189,10 +190,10 @@ class CandidatePlans:
     @cached_property
     def exact(self) -> bool:
         """Whether attention is to be exact."""
-        if self.footprint.mix_sampled_bytes is None:
+        if self.footprint.bottleneck_sampled_bytes is None:
             return True
-        if self.wishes.exact_attention is not None:
-            return self.wishes.exact_attention
+        if self.overrides.exact_attention is not None:
+            return self.overrides.exact_attention
         return self.setting.on_gpu or len(self.grid) <= EXACT_PATCHES_ON_CPU
 
     def all_kept(self) -> Iterator[Plan]:
@@ -203,7 +204,7 @@ class CandidatePlans:
 
     def some_kept(self) -> Iterator[Plan]:
         """Features of as many patches wait as the budget has room for."""
-        if self.wishes.skips or self.setting.budget is None or not self.footprint.skip_bytes:
+        if self.overrides.skips or self.setting.budget is None or not self.footprint.skip_bytes:
             return
         for form in self._forms():
             made = [self._made_to_measure(form, size) for size in self.batches]
@@ -211,22 +212,24 @@ class CandidatePlans:
 
     def none_kept(self) -> Iterator[Plan]:
         """All features are computed again."""
-        if self.wishes.skips == "recompute" or (self.wishes.skips is None and self.footprint.skip_bytes):
+        if self.overrides.skips == "recompute" or (
+            self.overrides.skips is None and self.footprint.skip_bytes
+        ):
             for form in self._forms():
                 yield from (self._plan(replace(form, batch=size)) for size in self.batches)
 
     def sampled_at_last(self) -> Iterator[Plan]:
         """Sampled attention where exact attention was meant, for when the device cannot do it after all."""
-        has_form = self.footprint.mix_sampled_bytes is not None
-        if has_form and self.exact and self.wishes.exact_attention is None:
-            policy = self.wishes.skips or ("recompute" if self.footprint.skip_bytes else "host")
+        has_form = self.footprint.bottleneck_sampled_bytes is not None
+        if has_form and self.exact and self.overrides.exact_attention is None:
+            policy = self.overrides.skips or ("recompute" if self.footprint.skip_bytes else "host")
             for size in self.batches:
-                yield self._plan(Plan(policy, size, self.wishes.seed))
+                yield self._plan(Plan(policy, size, self.overrides.seed))
 
     def _policies(self) -> Sequence[SkipPolicy]:
         """Where all features may wait."""
-        if self.wishes.skips:
-            return [self.wishes.skips] if self.wishes.skips != "recompute" else []
+        if self.overrides.skips:
+            return [self.overrides.skips] if self.overrides.skips != "recompute" else []
         found: list[SkipPolicy] = ["device", "host"] if self.setting.on_gpu else ["host"]
         waiting = self.footprint.skip_bytes * most_kept(self.batches[0], self.grid, self.setting)
         if not waiting:
@@ -236,9 +239,9 @@ class CandidatePlans:
     def _forms(self) -> list[Plan]:
         """The ways to attend, all else being left open."""
         if not self.exact:
-            return [Plan("recompute", 0, self.wishes.seed)]
+            return [Plan("recompute", 0, self.overrides.seed)]
         whole = Plan("recompute", 0, None)
-        in_parts = self.footprint.mix_part_bytes is not None
+        in_parts = self.footprint.bottleneck_part_bytes is not None
         return [whole, replace(whole, query_chunk=QUERIES)] if in_parts else [whole]
 
     def _made_to_measure(self, form: Plan, size: int) -> Plan | None:
@@ -268,36 +271,48 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanIn
     waiting = int(KEPT_SHARE * footprint.skip_bytes * cached_patches)
     plan = replace(plan, disk_bytes=waiting if plan.skips == "disk" else 0)
     tokens = footprint.token_bytes * patches
-    mixing = footprint.mix_bytes if plan.query_chunk is None else footprint.mix_part_bytes or 0
-    if plan.seed is not None and footprint.mix_sampled_bytes is not None:
-        mixing = footprint.mix_sampled_bytes
-    fixed = footprint.mix_fixed_bytes * min(patches, footprint.mix_fixed_patches or patches)
-    fixed //= footprint.mix_fixed_patches or patches
-    if plan.seed is not None and patches >= footprint.mix_fixed_patches:  # smaller scenes attend exactly
-        fixed += footprint.mix_pilot_bytes
+    per_patch = (
+        footprint.bottleneck_bytes if plan.query_chunk is None else footprint.bottleneck_part_bytes or 0
+    )
+    if plan.seed is not None and footprint.bottleneck_sampled_bytes is not None:
+        per_patch = footprint.bottleneck_sampled_bytes
+    fixed = footprint.bottleneck_fixed_bytes * min(patches, footprint.bottleneck_fixed_patches or patches)
+    fixed //= footprint.bottleneck_fixed_patches or patches
+    if (
+        plan.seed is not None and patches >= footprint.bottleneck_fixed_patches
+    ):  # smaller scenes attend exactly
+        fixed += footprint.bottleneck_pilot_bytes
     # While the mixer runs no patch is in flight, and while patches run the mixer does not.
     replicas = 1 if setting.on_gpu else setting.replicas  # each GPU has its own memory
     weights = footprint.weight_bytes * replicas
     always = weights + tokens
     flow = always + for_patches(plan, footprint, grid, setting)
-    mix = always + mixing * patches + fixed
+    in_bottleneck = always + per_patch * patches + fixed
     # A row being read, one waiting and one being worked on, each with a copy where gaps are to be filled;
     # what came of one, one that waits to be written and one being written, cut anew into the file's blocks.
     rows = 10 * setting.band_bytes
     files = setting.held_bytes + min(setting.cache_bytes, 2 * grid.rows * setting.band_bytes)
     on_host = waiting if plan.skips == "host" else 0
-    copied = 0 if plan.seed is None and plan.query_chunk is None else footprint.mix_copied_bytes * patches
+    copied = (
+        0 if plan.seed is None and plan.query_chunk is None else footprint.bottleneck_copied_bytes * patches
+    )
     if not setting.on_gpu:
         on_host += waiting if plan.skips == "device" else 0
         lasting = setting.process_bytes + files + footprint.kernel_bytes * replicas
-        flow, mix = flow + rows + on_host + lasting, mix + copied + on_host + lasting
-        host, device = max(flow, mix, setting.loading_bytes), 0
+        flow, in_bottleneck = flow + rows + on_host + lasting, in_bottleneck + copied + on_host + lasting
+        host, device = max(flow, in_bottleneck, setting.loading_bytes), 0
     else:
         on_device = waiting if plan.skips == "device" else 0
-        flow, mix = flow + on_device, mix + on_device
+        flow, in_bottleneck = flow + on_device, in_bottleneck + on_device
         host = max(setting.process_bytes + files + max(rows, copied) + on_host, setting.loading_bytes)
-        device = max(flow, mix)
-    return replace(plan, host_bytes=host, device_bytes=device, patch_phase_bytes=flow, mixing_bytes=mix)
+        device = max(flow, in_bottleneck)
+    return replace(
+        plan,
+        host_bytes=host,
+        device_bytes=device,
+        patch_phase_bytes=flow,
+        bottleneck_phase_bytes=in_bottleneck,
+    )
 
 
 def for_patches(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanInputs) -> int:
@@ -360,7 +375,7 @@ def next_smaller(plans: Sequence[Plan], index: int, phase: str) -> int | None:
             continue
         less = plan.needs(phase) < failed.needs(phase)
         less_on_host = bool(plan.device_bytes) and phase != "disk" and plan.host_bytes < failed.host_bytes
-        if less or less_on_host or (phase == "mix" and plan.degradation > failed.degradation):
+        if less or less_on_host or (phase == "bottleneck" and plan.degradation > failed.degradation):
             return later
     return None
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 # Parts of a run's time, in the order of its phases, as measured: the two small networks decode four to six
 # times as long as they encode. A compressed file takes some time to finish.
-PARTS = {"encode": 4, "mix": 1, "decode": 14, "finish": 1}
+PARTS = {"encode": 4, "bottleneck": 1, "decode": 14, "finish": 1}
 
 
 class Fraction:

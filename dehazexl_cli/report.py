@@ -38,7 +38,7 @@ class Report:
     )  # mean transmission, shares of the ground; see engine.haze
     mode: str = "global"
     overlap: int = 0  # pixels that neighbouring patches share
-    joints: dict[str, Any] = field(default_factory=dict)  # where seams may be; see grid.SeamLines
+    seam_lines: dict[str, Any] = field(default_factory=dict)  # where seams may be; see grid.SeamLines
     model: str = ""
     weights_sha256: str = ""
     device: str = ""

@@ -46,10 +46,10 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("picture", type=Path, help="the PNG to write")
     parser.add_argument("--width", type=int, default=1600, help="of the picture, pixels (default: 1600)")
-    wishes = parser.parse_args()
-    half = (wishes.width - DIVIDER) // 2
-    save(wishes.picture, side_by_side(thumbnail(wishes.before, half), thumbnail(wishes.after, half)))
-    print(wishes.picture)
+    overrides = parser.parse_args()
+    half = (overrides.width - DIVIDER) // 2
+    save(overrides.picture, side_by_side(thumbnail(overrides.before, half), thumbnail(overrides.after, half)))
+    print(overrides.picture)
 
 
 if __name__ == "__main__":

@@ -74,18 +74,18 @@ def main() -> None:
     parser.add_argument("sheet", type=Path, help="the PNG to write")
     parser.add_argument("--model", help="default: the one that `dehazexl run` takes")
     parser.add_argument("--levels", default="1,2,4", help="of haze, 1 to 4 (default: 1,2,4)")
-    wishes = parser.parse_args()
-    model = dehazexl_cli.load_model(wishes.model)
+    overrides = parser.parse_args()
+    model = dehazexl_cli.load_model(overrides.model)
     rows = []
     for name, photo in scenes().items():
         clear = bytes_of(photo)
-        inputs = [clear, *(hazed(photo, name, int(level)) for level in wishes.levels.split(","))]
+        inputs = [clear, *(hazed(photo, name, int(level)) for level in overrides.levels.split(","))]
         outputs = [dehazexl_cli.dehaze(image, model=model) for image in inputs]
         shown = [picture for pair in zip(inputs, outputs, strict=True) for picture in pair]
         rows.append(np.hstack([middle(picture) for picture in shown]))
         errors = [(output.astype(int) - clear).mean((0, 1)).round(1).tolist() for output in outputs]
         print(f"{name}: mean error of red, green, blue, of 255: {errors}")
-    save(wishes.sheet, np.vstack(rows).transpose(2, 0, 1))
+    save(overrides.sheet, np.vstack(rows).transpose(2, 0, 1))
 
 
 if __name__ == "__main__":

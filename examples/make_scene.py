@@ -286,13 +286,13 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=1536, help="pixels")
     parser.add_argument("--width", type=int, default=2048, help="pixels")
     parser.add_argument("--seed", type=int, default=7, help="another seed, another village")
-    wishes = parser.parse_args()
-    wishes.folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(wishes.seed)
-    photo = draw(wishes.height, wishes.width, rng)
-    save(wishes.folder / "clear.tif", photo)
-    save(wishes.folder / "hazy.tif", haze_over(photo, rng))
-    print(wishes.folder / "hazy.tif")
+    overrides = parser.parse_args()
+    overrides.folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(overrides.seed)
+    photo = draw(overrides.height, overrides.width, rng)
+    save(overrides.folder / "clear.tif", photo)
+    save(overrides.folder / "hazy.tif", haze_over(photo, rng))
+    print(overrides.folder / "hazy.tif")
 
 
 if __name__ == "__main__":

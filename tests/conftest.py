@@ -135,7 +135,7 @@ class Identity(DehazeModel):
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         pixels = 12 * (self.patch + 2 * self.halo) ** 2
-        return Footprint(4, 12, pixels, 4 * pixels, 24, mix_sampled_bytes=24)
+        return Footprint(4, 12, pixels, 4 * pixels, 24, bottleneck_sampled_bytes=24)
 
 
 class Toy(Identity):

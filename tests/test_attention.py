@@ -34,13 +34,13 @@ def two_pass(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
         attention.gather_rows(t, o) for t, o in zip((q, k, v), (orders[0], orders[1], orders[1]), strict=True)
     )
     pilot = q[:, :: -(-n // attention.PILOT)]
-    drawn, crowd = attention.draw_keys(attention.key_importance(pilot, k), rng)
+    drawn, multiplicity = attention.draw_keys(attention.key_importance(pilot, k), rng)
     out = torch.empty_like(q)
     for head, picks in enumerate(drawn):
         for start in range(0, n, BLOCK):
             block = slice(start, min(n, start + BLOCK))
             near = q[head, block] @ k[head, block].T / math.sqrt(d)
-            far = q[head, block] @ k[head, picks].T / math.sqrt(d) + crowd[head].log()
+            far = q[head, block] @ k[head, picks].T / math.sqrt(d) + multiplicity[head].log()
             far[:, picks // BLOCK == start // BLOCK] = -torch.inf
             weights = torch.stack([near.logsumexp(1), far.logsumexp(1)]).softmax(0)[..., None]
             out[head, block] = weights[0] * (near.softmax(1) @ v[head, block]) + weights[1] * (
@@ -93,9 +93,9 @@ def test_samples_stand_for_all_tokens_together() -> None:
     share[1, 7] = 1
     stood_for = torch.zeros(2, n)
     for seed in range(2000):
-        picks, crowd = attention.draw_keys(share, torch.Generator().manual_seed(seed))
-        assert picks.shape == crowd.shape == (2, SAMPLES)
-        stood_for.scatter_add_(1, picks, crowd / 2000)
+        picks, multiplicity = attention.draw_keys(share, torch.Generator().manual_seed(seed))
+        assert picks.shape == multiplicity.shape == (2, SAMPLES)
+        stood_for.scatter_add_(1, picks, multiplicity / 2000)
     assert torch.allclose(stood_for.mean(1), torch.ones(2), atol=0.02)  # no key counts too much or too little
     assert stood_for.std(1).max() < 0.1
     assert abs(float(stood_for[1, 7]) - 1) < 0.01
@@ -160,8 +160,8 @@ def test_sampling_a_few_heads_at_a_time_is_sampling_all() -> None:
     tokens, places = torch.randn(1, EXACT_TOKENS + 50, 64), torch.rand(EXACT_TOKENS + 50, 2)
     at_once = mixer(tokens, places, 3).detach()
     with torch.no_grad():
-        by_heads = mixer(tokens, places, 3)
-    assert torch.allclose(by_heads, at_once, atol=1e-5 * float(at_once.abs().max()))
+        per_head = mixer(tokens, places, 3)
+    assert torch.allclose(per_head, at_once, atol=1e-5 * float(at_once.abs().max()))
 
 
 def test_attention_by_parts_lets_gradients_through() -> None:

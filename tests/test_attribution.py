@@ -57,11 +57,11 @@ def explain(
     path: Path | None = None,
     steps: int | None = None,
     kind: str = "sum",
-    absent: frozenset[int] = frozenset(),
+    empty: frozenset[int] = frozenset(),
 ) -> list[Attribution]:
     size = hazy.shape[1], hazy.shape[2]
     grid = PatchGrid(*size, model.patch, model.halo, overlap)
-    sight = dataclasses.replace(Sight.of(hazy, clear, grid), absent=absent)
+    sight = dataclasses.replace(Sight.of(hazy, clear, grid), empty=empty)
     detectors = {number: Detector.of(box, kind) for number, box in enumerate(windows)}
     parts = [Part(sight, Box(0, 0, *size), detectors)]
     return attribute(Network(model, CPU, batch=3), parts, path or Blend(), size, steps)
@@ -217,9 +217,9 @@ def test_windows_asked_for_together_get_what_each_gets_alone() -> None:
 
 def test_patches_without_ground_take_no_part() -> None:
     model, (hazy, clear) = tiny_xl(), scenes(64, 256)
-    absent = frozenset({1, 3})
+    empty = frozenset({1, 3})
     hazy[:, :, 64:128] = math.nan
-    (found,) = explain(model, hazy, clear, Box(10, 150, 20, 20), steps=1, absent=absent)
+    (found,) = explain(model, hazy, clear, Box(10, 150, 20, 20), steps=1, empty=empty)
     assert torch.isfinite(found.map).all()
     assert not found.map[:, 64:128].any() and not found.map[:, 192:].any()
     assert found.map[:, :64].any()

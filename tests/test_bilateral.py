@@ -217,7 +217,7 @@ def test_through_the_engine_it_gives_what_it_gives_in_memory() -> None:
         reader,
         make_writer,
         model,
-        EngineOptions(device="cpu", precision="fp32", wishes=PlanOverrides(batch=3)),
+        EngineOptions(device="cpu", precision="fp32", overrides=PlanOverrides(batch=3)),
     )
     with torch.inference_mode():
         expected = at_once(model, torch.from_numpy(array).permute(2, 0, 1)[None] / 255)[0].clamp(0, 1)
@@ -249,5 +249,5 @@ def test_it_is_as_large_as_published() -> None:
         model = build("mgbl-paper")
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == 34.55
     footprint = model.footprint(torch.float32)
-    assert (footprint.token_bytes, footprint.skip_bytes, footprint.mix_bytes) == (0, 0, 0)
+    assert (footprint.token_bytes, footprint.skip_bytes, footprint.bottleneck_bytes) == (0, 0, 0)
     assert footprint.weight_bytes > 4 * 34_550_000

@@ -132,7 +132,7 @@ def test_json_on_stdout_is_the_whole_report(
     assert report == json.loads(file.read_text())
     assert (report["height"], report["width"], report["model"]) == (150, 200, "dehazexl-s")
     assert report["plan"]["attention"] == "exact"
-    assert set(report["seconds"]) == {"prepare", "encode", "mix", "decode", "finish"}
+    assert set(report["seconds"]) == {"prepare", "encode", "bottleneck", "decode", "finish"}
     assert report["peak_host_bytes"] > 50e6
     assert re.fullmatch("[0-9a-f]{64}", report["weights_sha256"])
     assert report["fallbacks"] == report["warnings"] == []
@@ -215,9 +215,9 @@ def test_plan_says_what_was_rejected_and_why(tmp_path: Path) -> None:
         pass
     facts = json.loads(plan("--max-ram", "4G", "--json"))
     rows, cols = facts["patches"]
-    assert 0 < facts["plan"]["kept"] < rows * cols  # as many features as there is room for
+    assert 0 < facts["plan"]["cached_patches"] < rows * cols  # as many features as there is room for
     assert facts["plan"]["attention"] == "sampled"
-    assert {(plan["skips"], plan["kept"]) for plan in facts["rejected"]} == {("host", None)}
+    assert {(plan["skips"], plan["cached_patches"]) for plan in facts["rejected"]} == {("host", None)}
     least = f"{(facts['smallest']['host_bytes'] >> 20) + 32}M"
     tight = json.loads(plan("--max-ram", least, "--json"))
     assert tight["plan"]["skips"] == facts["smallest"]["skips"] == "recompute"

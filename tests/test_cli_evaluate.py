@@ -19,7 +19,7 @@ from dehazexl_cli import load_model
 from dehazexl_cli.config import EngineOptions
 from dehazexl_cli.errors import UsageError
 from dehazexl_cli.evaluation import compare
-from dehazexl_cli.models.ablation import MixingPatches
+from dehazexl_cli.models.ablation import BottleneckPerPatch
 from dehazexl_cli.models.dehazexl import DehazeXL
 from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import Pixels
@@ -95,7 +95,9 @@ def test_means_are_of_groups_and_of_all(evaluate: Evaluate) -> None:
         first = [pair[key] for pair in pairs if pair["group"] == GROUPS[0]]
         assert groups[0][key] == pytest.approx(np.mean(first), abs=2e-4)
     assert (
-        facts["mixing"] == "scene" and facts["model"] == "dehazexl-s" and len(facts["weights_sha256"]) == 64
+        facts["bottleneck"] == "scene"
+        and facts["model"] == "dehazexl-s"
+        and len(facts["weights_sha256"]) == 64
     )
 
 
@@ -204,10 +206,10 @@ def test_seams_of_tiles_are_measured_where_tiles_meet(evaluate: Evaluate, data: 
 
 def test_the_same_weights_mixed_less_give_other_scores(evaluate: Evaluate) -> None:
     scene, patch = (
-        json.loads(evaluate("--json", "--limit", "1", "--no-clear", "--mixing", how).out)
+        json.loads(evaluate("--json", "--limit", "1", "--no-clear", "--bottleneck", how).out)
         for how in ("scene", "patch")
     )
-    assert [facts["mixing"] for facts in (scene, patch)] == ["scene", "patch"]
+    assert [facts["bottleneck"] for facts in (scene, patch)] == ["scene", "patch"]
     assert scene["weights_sha256"] == patch["weights_sha256"]
     assert scene["overall"]["hazy_psnr"] == patch["overall"]["hazy_psnr"]
     assert scene["overall"]["output_psnr"] != patch["overall"]["output_psnr"]
@@ -260,7 +262,7 @@ def test_a_model_that_mixes_no_scenes_sees_only_the_patch() -> None:
     other = image.clone()
     other[..., 32:] = 0
     toy = Toy(halo=0)
-    for model, alike in ((toy, False), (MixingPatches(toy), True)):
+    for model, alike in ((toy, False), (BottleneckPerPatch(toy), True)):
         with torch.inference_mode():
             first, second = model(image)[..., :16], model(other)[..., :16]
         assert torch.equal(first, second) == alike
@@ -271,16 +273,16 @@ def test_a_scene_of_one_patch_is_mixed_alike_alone() -> None:
     model = DehazeXL(TINY).eval()
     image = torch.rand(2, 3, TINY.patch, TINY.patch)
     with torch.inference_mode():
-        assert torch.equal(MixingPatches(model)(image), model(image))
+        assert torch.equal(BottleneckPerPatch(model)(image), model(image))
 
 
 def test_patches_mixed_alone_overlap_as_ever() -> None:
     model = Toy()
     model.overlap = 32
-    assert MixingPatches(model).overlap == 32
+    assert BottleneckPerPatch(model).overlap == 32
 
 
 def test_a_model_without_tokens_of_patches_cannot_mix_them_alone() -> None:
-    with pytest.raises(UsageError, match="mix each by itself"):
-        MixingPatches(Toy(token_reduction="sum"))
-    assert MixingPatches(Identity().eval()).training is False
+    with pytest.raises(UsageError, match="left by itself"):
+        BottleneckPerPatch(Toy(token_reduction="sum"))
+    assert BottleneckPerPatch(Identity().eval()).training is False

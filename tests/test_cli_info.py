@@ -78,9 +78,9 @@ def test_what_is_said_is_what_the_file_holds(dehazexl: Command, multispectral: P
 
 
 def test_what_it_would_do_is_what_plan_says(dehazexl: Command, multispectral: Path) -> None:
-    wishes = ["--bands", "3,2,1", "--all-bands", "--model", "mgbl-s", "--max-ram", "4G"]
-    facts = seen(dehazexl, multispectral, *wishes)
-    planned = json.loads(dehazexl("plan", multispectral, *wishes, "--json").out)
+    overrides = ["--bands", "3,2,1", "--all-bands", "--model", "mgbl-s", "--max-ram", "4G"]
+    facts = seen(dehazexl, multispectral, *overrides)
+    planned = json.loads(dehazexl("plan", multispectral, *overrides, "--json").out)
     assert facts["run"].pop("ground") == {"top": 0, "left": 0, "height": 300, "width": 200}
     for name in ("plan", "smallest"):  # they count the memory of this process, which grows a little
         ours, theirs = facts["run"].pop(name), planned.pop(name)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dehazexl_cli.grid import PatchGrid
-from dehazexl_cli.models.ablation import MixingPatches
+from dehazexl_cli.models.ablation import BottleneckPerPatch
 from dehazexl_cli.models.base import COLOURS, cut_batches, forward_in_memory
 from dehazexl_cli.models.dark_envelopes import AIRLIGHT
 from dehazexl_cli.models.dehazexl import token_places
@@ -161,7 +161,7 @@ def test_patches_that_are_mixed_by_themselves_have_none_either() -> None:
     model = unlike_fresh()
     image = picture(256, LARGE)
     with torch.no_grad():
-        output = MixingPatches(model)(image)
+        output = BottleneckPerPatch(model)(image)
         for left in range(0, LARGE, 256):
             part = image[..., left : left + 256]
             expected = model(part)
@@ -222,8 +222,8 @@ def test_patches_without_ground_say_nothing_to_the_others() -> None:
     batch = cut_batches(image, grid, 4)[0]
     with torch.no_grad():
         tokens, _ = model.encode(batch)
-        absent = replace(grid, absent=frozenset({1}))
-        told = [model.apply_bottleneck(x[[0, 2, 3]][None], absent, None) for x in (tokens, tokens + 0)]
+        empty = replace(grid, empty=frozenset({1}))
+        told = [model.apply_bottleneck(x[[0, 2, 3]][None], empty, None) for x in (tokens, tokens + 0)]
         assert told[0].shape[:2] == (1, 3)
         assert torch.equal(*told)
         whole = model.apply_bottleneck(tokens[None], grid, None)

@@ -47,14 +47,16 @@ class Shared:
 @pytest.mark.parametrize("skips", ["device", "host", "disk", "recompute"])
 @pytest.mark.parametrize("device", ["cpu,cpu", "cpu,cpu,cpu"])
 def test_replicas_share_the_batches_and_give_the_same(reduction: str, skips: str, device: str) -> None:
-    wishes = PlanOverrides(skips, 2)  # type: ignore[arg-type]
+    overrides = PlanOverrides(skips, 2)  # type: ignore[arg-type]
     expected, _ = streamed(
         ARRAY,
         Toy(token_reduction=reduction),
-        EngineOptions(device="cpu", precision="fp32", wishes=wishes),
+        EngineOptions(device="cpu", precision="fp32", overrides=overrides),
     )
     model = Watched(reduction)
-    output, report = streamed(ARRAY, model, EngineOptions(device=device, precision="fp32", wishes=wishes))
+    output, report = streamed(
+        ARRAY, model, EngineOptions(device=device, precision="fp32", overrides=overrides)
+    )
     assert np.array_equal(output, expected)
     assert report.device == device
     assert len({who for who, _, _ in model.seen.notes}) == device.count("cpu")
@@ -74,8 +76,8 @@ def test_real_networks_run_on_replicas() -> None:
     torch.manual_seed(0)
     model = build("dehazexl-s").eval()
     array = scene(300, 520)
-    expected, _ = streamed(array, model, EngineOptions(device="cpu", wishes=PlanOverrides(batch=1)))
-    output, _ = streamed(array, model, EngineOptions(device="cpu,cpu", wishes=PlanOverrides(batch=1)))
+    expected, _ = streamed(array, model, EngineOptions(device="cpu", overrides=PlanOverrides(batch=1)))
+    output, _ = streamed(array, model, EngineOptions(device="cpu,cpu", overrides=PlanOverrides(batch=1)))
     assert np.array_equal(output, expected)
     assert not np.array_equal(output, array)
 

@@ -38,10 +38,10 @@ def source(folder: Path, pixels: np.ndarray = SCENE, **profile: Any) -> Path:
     return path
 
 
-def store(path: Path, target: Path, *creation: str, **wishes: Any) -> list[str]:
+def store(path: Path, target: Path, *creation: str, **overrides: Any) -> list[str]:
     reader = open_reader(path)
     pairs = tuple((name, value) for name, _, value in (text.partition("=") for text in creation))
-    with open_writer(target, reader, storage=Storage(creation=pairs, **wishes)) as writer:
+    with open_writer(target, reader, storage=Storage(creation=pairs, **overrides)) as writer:
         bands = range(1, reader.info.count + 1)
         for top in range(0, reader.info.height, 100):
             writer.write(reader.read(Box(top, 0, 100, reader.info.width), bands))

@@ -58,8 +58,8 @@ def test_half_precision_on_the_gpu_comes_near_float32_on_the_cpu(name: str) -> N
 @pytest.mark.parametrize("skips", ["device", "host", "recompute"])
 def test_where_skips_wait_does_not_change_a_bit(skips: SkipPolicy) -> None:
     model = model_that_does_something("dehazexl-paper")
-    first, _ = dehazed(900, model, EngineOptions(device="cuda", wishes=PlanOverrides("device", 2)))
-    other, _ = dehazed(900, model, EngineOptions(device="cuda", wishes=PlanOverrides(skips, 2)))
+    first, _ = dehazed(900, model, EngineOptions(device="cuda", overrides=PlanOverrides("device", 2)))
+    other, _ = dehazed(900, model, EngineOptions(device="cuda", overrides=PlanOverrides(skips, 2)))
     assert np.array_equal(first, other)
 
 
@@ -87,7 +87,7 @@ def test_exact_and_sampled_attention_both_run_at_full_size() -> None:
     model = model_that_does_something("dehazexl-paper")
     for exact in (True, False):
         _, report = dehazed(
-            4096, model, EngineOptions(device="cuda", wishes=PlanOverrides(exact_attention=exact))
+            4096, model, EngineOptions(device="cuda", overrides=PlanOverrides(exact_attention=exact))
         )
         assert report.plan["attention"] == ("exact" if exact else "sampled")
 

@@ -86,8 +86,11 @@ def test_the_path_from_command_to_file_stays_short() -> None:
 
 # Words that were coined here, where rasterio, PyTorch or the papers have a name; they are not to come back.
 COINED = (
-    "BeyondGdal|Canvas|Careful|Conveyor|Course|Crew|Dehazer|Errand|Framed|Holder|Joints|Journal|Lane|Ledger"
-    "|MixerBlock|OnePass|Radiometry|Rungs|Shelf|SpatialBilateral|Station"
+    "AffineEnding|BeyondGdal|Canvas|Careful|Conveyor|CosineAttention|Course|Crew|Dehazer|Drafts|Errand|Extremes"
+    "|FORM|Foreign|Framed|Holder|ImageEnding|Joints|Journal|Lane|Ledger|Lesson|MixerBlock|Mixer|OnePass"
+    "|Opened|Pending|Piece|Radiometry|Rungs|Setup|Shelf|Shell|SpatialBilateral|Station|Survey|TableAttention"
+    "|Weather|by_heads|by_queries|crowd|cut_windows|flow_bytes|go_by|hush|join_windows|joints"
+    "|lay_out|last_tiles|mix_bytes|mixing_bytes|pitch|sights|telling|thrift|undisturbed|wishes"
 )
 
 

@@ -42,7 +42,7 @@ class Failing(Toy):
         return super().encode(batch)
 
     def apply_bottleneck(self, tokens: torch.Tensor, grid: PatchGrid, seed: int | None) -> torch.Tensor:
-        self.fail("mix")
+        self.fail("bottleneck")
         return super().apply_bottleneck(tokens, grid, seed)
 
     def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
@@ -51,8 +51,10 @@ class Failing(Toy):
 
     def footprint(self, dtype: torch.dtype) -> Footprint:
         usual = vars(super().footprint(dtype))
-        mixing = usual["mix_bytes"]
-        return Footprint(**(usual | {"mix_part_bytes": mixing // 2, "mix_sampled_bytes": mixing}))
+        mixing = usual["bottleneck_bytes"]
+        return Footprint(
+            **(usual | {"bottleneck_part_bytes": mixing // 2, "bottleneck_sampled_bytes": mixing})
+        )
 
 
 def rungs(report: Report) -> list[str]:
@@ -80,8 +82,8 @@ def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tile
     expected, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32))
     seen = []
     for times in range(4):
-        output, report = streamed(ARRAY, Failing("mix", times), EngineOptions(**FP32))
-        seen.append((report.plan["attention"], report.plan["queries"], report.mode))
+        output, report = streamed(ARRAY, Failing("bottleneck", times), EngineOptions(**FP32))
+        seen.append((report.plan["attention"], report.plan["query_chunk"], report.mode))
         if report.mode == "global":
             assert np.array_equal(output, expected)
     assert seen == [
@@ -90,8 +92,8 @@ def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tile
         ("exact", QUERIES, "global"),  # features are no longer kept
         ("sampled", None, "global"),
     ]
-    output, report = streamed(ARRAY, Failing("mix", 4), EngineOptions(**FP32))
-    assert (report.mode, report.plan["tile"], report.joints["stride"]) == ("tile", 64, 56)
+    output, report = streamed(ARRAY, Failing("bottleneck", 4), EngineOptions(**FP32))
+    assert (report.mode, report.plan["tile"], report.seam_lines["stride"]) == ("tile", 64, 56)
     direct, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32, mode=engine.InferenceMode("tile", 64)))
     assert np.array_equal(output, direct)
     assert "went on with tiles of 64 pixels" in report.fallbacks[-1]
@@ -100,7 +102,7 @@ def test_while_mixing_attention_is_exact_then_by_parts_then_sampled_then_by_tile
 def test_a_mode_that_was_chosen_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "LAST_TILES", (64, 32))
     with pytest.raises(DeviceError, match="smallest plan"):
-        streamed(ARRAY, Failing("mix", 99), EngineOptions(**FP32, mode=engine.InferenceMode("global")))
+        streamed(ARRAY, Failing("bottleneck", 99), EngineOptions(**FP32, mode=engine.InferenceMode("global")))
     with pytest.raises(DeviceError, match="smallest plan"):
         streamed(ARRAY, Failing("encode", 99), EngineOptions(**FP32))
 
@@ -126,7 +128,7 @@ def test_features_go_from_the_device_to_the_host_to_the_disk_and_away(
 ) -> None:
     expected, _ = streamed(ARRAY, Toy(), EngineOptions(**FP32))
     as_if_on_a_gpu(monkeypatch)
-    options = EngineOptions(**FP32, tmp_dir=str(tmp_path), wishes=PlanOverrides(batch=4))
+    options = EngineOptions(**FP32, tmp_dir=str(tmp_path), overrides=PlanOverrides(batch=4))
     found = []
     for place, shelf, failure in (
         ("device", skip_cache.DeviceCache, short),
@@ -191,10 +193,10 @@ def test_some_features_are_kept_where_not_all_find_room() -> None:
     room = prepared.process_bytes(model) + patches * MB + 20 * 4 * MB + 2 * MB  # and what rows take
     output, report = streamed(ARRAY, model, EngineOptions(**FP32, max_ram=room))
     assert np.array_equal(output, expected)
-    assert 18 <= report.plan["kept"] <= 20
+    assert 18 <= report.plan["cached_patches"] <= 20
     # Batches of 6 and 7 patches: as many whole ones are kept as there is room for, and encoded once.
     again = [id for id in range(patches) if model.encoded.count(id) == 2]
-    assert again == list(range(19 if report.plan["kept"] >= 19 else 13, patches))
+    assert again == list(range(19 if report.plan["cached_patches"] >= 19 else 13, patches))
 
 
 def test_a_scene_that_finds_no_room_as_one_is_cut_into_tiles_and_said_to_be(
@@ -231,6 +233,6 @@ def test_threads_are_as_many_as_asked_for_and_given_back() -> None:
 
 def test_the_report_says_how_long_each_stage_was_busy() -> None:
     _, report = streamed(ARRAY, Toy(), EngineOptions(**FP32))
-    assert report.busy_seconds.keys() == {"read", "encode", "mix", "decode", "convert", "write"}
+    assert report.busy_seconds.keys() == {"read", "encode", "bottleneck", "decode", "convert", "write"}
     assert all(seconds > 0 for seconds in report.busy_seconds.values())
     assert report.busy_seconds["encode"] <= report.seconds["encode"]

@@ -111,7 +111,7 @@ def test_weights_of_overlapping_patches_sum_to_one(overlap: int, hard: bool) -> 
     grid = PatchGrid(50, 50, 16, overlap=overlap, hard=hard)
     total = np.zeros(grid.rows * grid.stride + overlap)
     for row in range(grid.rows):
-        total[row * grid.stride : row * grid.stride + 16] += grid.ramp(row, grid.rows)
+        total[row * grid.stride : row * grid.stride + 16] += grid.edge_weights(row, grid.rows)
     assert total == pytest.approx(1)
 
 

@@ -70,15 +70,15 @@ def test_other_modes_know_borders_groups_and_parts_too(mode: InferenceMode) -> N
 def test_the_report_tells_where_patches_meet_in_what_is_written() -> None:
     bordered = np.pad(scene(90, 130), ((9, 70), (41, 5), (0, 0)))
     _, report = streamed(bordered, Toy(), EngineOptions(**FP32), nodata=0)
-    assert (report.joints["top"], report.joints["left"]) == (9, 41)
+    assert (report.seam_lines["top"], report.seam_lines["left"]) == (9, 41)
     reader = ArrayReader(bordered, nodata=0)
     writer = ArrayWriter(replace(reader.info, height=60, width=80))
     report = run(reader, lambda: writer, Toy(), EngineOptions(**FP32, window=Box(20, 50, 60, 80)))
-    joints = SeamLines(**report.joints)
-    assert (joints.top, joints.left) == (9 - 20, 41 - 50)
+    seam_lines = SeamLines(**report.seam_lines)
+    assert (seam_lines.top, seam_lines.left) == (9 - 20, 41 - 50)
     grid = PatchGrid(90, 130, Toy().patch)
-    edges = [grid.box(column).left + joints.left for column in range(grid.cols)]
-    assert joints.starts(80, joints.left) == [edge for edge in edges if 0 < edge < 80]
+    edges = [grid.box(column).left + seam_lines.left for column in range(grid.cols)]
+    assert seam_lines.starts(80, seam_lines.left) == [edge for edge in edges if 0 < edge < 80]
 
 
 def ellipse(height: int, width: int) -> Bools:
@@ -115,7 +115,9 @@ def test_a_patch_without_ground_is_not_computed() -> None:
     array = scene(160, 160)
     array[32:128, 32:128] = 0  # a hole of 6 x 6 patches
     model = Toy()
-    _, report = streamed(array, model, EngineOptions(**FP32, wishes=PlanOverrides("recompute", 4)), nodata=0)
+    _, report = streamed(
+        array, model, EngineOptions(**FP32, overrides=PlanOverrides("recompute", 4)), nodata=0
+    )
     inside = [id for id in range(100) if 2 < id // 10 < 7 and 2 < id % 10 < 7]
     assert not set(inside) & set(model.encoded)
     assert report.invalid_pixels == 96 * 96
@@ -163,9 +165,9 @@ def test_patches_without_ground_and_runs_to_fill_are_found_by_columns() -> None:
     grid = PatchGrid(16, 160, 16)
     valid = np.zeros((16, 160), bool)
     valid[:, 40:110] = True
-    absent = empty_patches(grid, 0, valid)
-    assert absent == {0, 1, 7, 8, 9}
-    assert gaps(grid, 0, valid, absent) == [slice(16, 128)] or gaps(grid, 0, valid, absent) == [
+    empty = empty_patches(grid, 0, valid)
+    assert empty == {0, 1, 7, 8, 9}
+    assert gaps(grid, 0, valid, empty) == [slice(16, 128)] or gaps(grid, 0, valid, empty) == [
         slice(16, 64),
         slice(80, 128),
     ]
@@ -232,7 +234,7 @@ def hazy_ground(side: int) -> NDArray[np.uint8]:
 @pytest.mark.slow
 def test_a_border_of_nodata_changes_not_a_bit_with_the_bundled_weights() -> None:
     array, model = hazy_ground(400), load_model().model
-    options = EngineOptions(**FP32, wishes=PlanOverrides(batch=4))  # equal bits are for equal plans
+    options = EngineOptions(**FP32, overrides=PlanOverrides(batch=4))  # equal bits are for equal plans
     alone, _ = streamed(array, model, options, nodata=0)
     border = ((130, 70), (99, 301), (0, 0))
     framed, _ = streamed(np.pad(array, border), model, options, nodata=0)
@@ -243,9 +245,9 @@ def test_a_border_of_nodata_changes_not_a_bit_with_the_bundled_weights() -> None
 def test_other_batches_change_a_level_at_most_with_the_bundled_weights(precision: str) -> None:
     """Libraries choose their kernels by the size of a batch, so that no more can be promised."""
     array, model = hazy_ground(400), load_model("mgbl-s").model
-    options = EngineOptions(device="cpu", precision=precision, wishes=PlanOverrides(batch=1))
+    options = EngineOptions(device="cpu", precision=precision, overrides=PlanOverrides(batch=1))
     single, _ = streamed(array, model, options)
-    many, _ = streamed(array, model, replace(options, wishes=PlanOverrides(batch=8)))
+    many, _ = streamed(array, model, replace(options, overrides=PlanOverrides(batch=8)))
     difference = abs(single.astype(int) - many)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.02

@@ -35,7 +35,7 @@ def candidates(source: Path, reference: Path, folder: Path, weights: Path) -> li
         options = EngineOptions(device="cpu", precision="fp32", overlap=0, mode=mode)
         report = dehaze_file(source, target, model=model, options=options).to_dict()
         view = View(tuple(report["bands"]), report["low"], report["high"])
-        measures, seams = measure(str(source), str(target), str(reference), view, report["joints"])
+        measures, seams = measure(str(source), str(target), str(reference), view, report["seam_lines"])
         found.append(Candidate(label, [], report, measures, seams, target))
     return found
 
@@ -144,7 +144,7 @@ def test_table_maps_histograms_and_plans_are_there(opened: Browser) -> None:
     table = opened.run("[...document.querySelectorAll('#table tr')].map(row => row.innerText)")
     assert len(table) == 4 and "seam score" in table[0] and table[3].startswith("tile")
     assert opened.run("[...document.querySelectorAll('#histograms polyline')].length") == 12
-    assert '"joints"' in opened.run("document.querySelector('#plans').textContent")
+    assert '"seam_lines"' in opened.run("document.querySelector('#plans').textContent")
 
 
 def test_the_first_row_is_the_input_without_what_only_a_run_has(opened: Browser) -> None:

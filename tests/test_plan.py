@@ -31,8 +31,8 @@ FOOTPRINT = Footprint(
     token_bytes=1 * MB,
     skip_bytes=10 * MB,
     work_bytes=50 * MB,
-    mix_bytes=2 * MB,
-    mix_sampled_bytes=2 * MB,
+    bottleneck_bytes=2 * MB,
+    bottleneck_sampled_bytes=2 * MB,
 )
 GRID = PatchGrid(2560, 2560, 256)  # 100 patches
 CANVAS = 12 * 256 * 2560  # of patches that do not overlap
@@ -142,7 +142,7 @@ def test_overlapping_patches_leave_a_second_row_of_changes() -> None:
 
 
 def lean(footprint: Footprint) -> Footprint:
-    return replace(footprint, mix_part_bytes=MB)
+    return replace(footprint, bottleneck_part_bytes=MB)
 
 
 def test_mixing_in_parts_comes_before_anything_else_is_given_up() -> None:
@@ -155,9 +155,9 @@ def test_mixing_in_parts_comes_before_anything_else_is_given_up() -> None:
 
 def test_a_network_without_sampled_attention_attends_exactly_wherever_it_runs() -> None:
     large = PatchGrid(256 * 20, 256 * 20, 256)
-    footprint = replace(FOOTPRINT, mix_sampled_bytes=None)
-    for wishes in (PlanOverrides(), PlanOverrides(exact_attention=False)):
-        assert {plan.attention for plan in candidate_plans(footprint, large, CPU, wishes)} == {"exact"}
+    footprint = replace(FOOTPRINT, bottleneck_sampled_bytes=None)
+    for overrides in (PlanOverrides(), PlanOverrides(exact_attention=False)):
+        assert {plan.attention for plan in candidate_plans(footprint, large, CPU, overrides)} == {"exact"}
 
 
 def test_features_wait_on_disk_where_a_folder_with_room_is_named() -> None:
@@ -191,7 +191,9 @@ def test_a_gpu_keeps_some_features_wherever_there_is_more_room() -> None:
 def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> None:
     plans = candidate_plans(lean(FOOTPRINT), GRID, PlanInputs(0, disk_bytes=1 << 40), PlanOverrides())
     index = next(i for i, plan in enumerate(plans) if (plan.skips, plan.batch) == ("host", 8))
-    after_encode, after_mix = (plans[next_smaller(plans, index, phase) or 0] for phase in ("encode", "mix"))
+    after_encode, after_mix = (
+        plans[next_smaller(plans, index, phase) or 0] for phase in ("encode", "bottleneck")
+    )
     assert (after_encode.skips, after_encode.batch, after_encode.query_chunk) == ("host", 4, None)
     assert (after_mix.skips, after_mix.batch) == ("host", 8) and after_mix.query_chunk
     names = []
@@ -199,7 +201,7 @@ def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> 
     while step is not None:
         plan = plans[step]
         names.append((plan.skips, plan.attention, plan.query_chunk is not None))
-        step = next_smaller(plans, step, "mix")
+        step = next_smaller(plans, step, "bottleneck")
     assert names == [
         ("host", "exact", False),
         ("host", "exact", True),
@@ -210,7 +212,7 @@ def test_after_a_failure_comes_the_next_plan_that_needs_less_in_that_phase() -> 
 
 def test_what_was_given_up_is_not_taken_back() -> None:
     plans = candidate_plans(lean(FOOTPRINT), GRID, PlanInputs(0, disk_bytes=1 << 40), PlanOverrides())
-    for phase in ("encode", "mix", "decode"):
+    for phase in ("encode", "bottleneck", "decode"):
         steps, step = [], 0
         while step is not None:
             steps.append(plans[step])
@@ -251,13 +253,13 @@ def test_replicas_and_results_that_are_arrays_count() -> None:
 
 def test_whoever_leaves_mixing_to_another_needs_nothing_for_it() -> None:
     whole = Footprint(*range(1, 1 + len(fields(Footprint))))
-    for name, value in asdict(whole.without_mixing()).items():
-        assert value == (0 if name.startswith("mix_") else getattr(whole, name)), name
+    for name, value in asdict(whole.without_bottleneck()).items():
+        assert value == (0 if name.startswith("bottleneck_") else getattr(whole, name)), name
 
 
 def test_the_copy_of_tokens_whose_place_is_taken_waits_on_the_host() -> None:
-    footprint = replace(FOOTPRINT, mix_part_bytes=MB)
-    more = replace(footprint, mix_copied_bytes=100 * MB)
+    footprint = replace(FOOTPRINT, bottleneck_part_bytes=MB)
+    more = replace(footprint, bottleneck_copied_bytes=100 * MB)
     setting = PlanInputs(0, on_gpu=True)
     for plain, copying in zip(
         candidate_plans(footprint, GRID, setting, PlanOverrides()),

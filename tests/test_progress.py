@@ -26,7 +26,7 @@ def phase(name: str, total: int = 8) -> list[Event]:
     return [(name, done, total) for done in range(total + 1)]
 
 
-WHOLE = [*phase("encode"), *phase("mix", 1), *phase("decode"), *phase("finish", 1)]
+WHOLE = [*phase("encode"), *phase("bottleneck", 1), *phase("decode"), *phase("finish", 1)]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,12 @@ WHOLE = [*phase("encode"), *phase("mix", 1), *phase("decode"), *phase("finish", 
     [
         WHOLE,
         [*phase("decode"), *phase("finish", 1)],
-        [*phase("encode"), *phase("mix", 1), *phase("decode")[:5], *WHOLE],  # memory ran out when decoding
+        [
+            *phase("encode"),
+            *phase("bottleneck", 1),
+            *phase("decode")[:5],
+            *WHOLE,
+        ],  # memory ran out when decoding
         [*phase("encode")[:5], *WHOLE],  # and when encoding
     ],
     ids=["three steps", "tiles", "anew after decoding", "anew while encoding"],
@@ -50,7 +55,7 @@ def test_phases_have_their_parts_of_the_whole() -> None:
     values = dict(zip(WHOLE, fractions(WHOLE), strict=True))
     total = sum(PARTS.values())
     assert values["encode", 8, 8] == pytest.approx(PARTS["encode"] / total)
-    assert values["decode", 0, 8] == pytest.approx((PARTS["encode"] + PARTS["mix"]) / total)
+    assert values["decode", 0, 8] == pytest.approx((PARTS["encode"] + PARTS["bottleneck"]) / total)
     assert values["decode", 8, 8] == pytest.approx(1 - PARTS["finish"] / total)
 
 
@@ -70,7 +75,12 @@ def test_events_count_every_phase(dehazexl: Command, small_scene: Path, tiny_wei
     told = [e["fraction"] for e in events]
     assert told == sorted(told) and (told[0], told[-1]) == (0, 1)
     assert events[0]["eta"] is None and events[-1]["eta"] == 0
-    assert [e["phase"] for e in events if e["done"] == e["total"]] == ["encode", "mix", "decode", "finish"]
+    assert [e["phase"] for e in events if e["done"] == e["total"]] == [
+        "encode",
+        "bottleneck",
+        "decode",
+        "finish",
+    ]
 
 
 def test_outside_a_terminal_it_is_lines(dehazexl: Command, small_scene: Path, tiny_weights: Path) -> None:

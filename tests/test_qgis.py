@@ -161,7 +161,7 @@ def test_an_environment_of_conda_on_windows_finds_its_own_libraries_first(tmp_pa
 
 
 def test_progress_of_the_command_is_a_percentage_that_never_falls(tmp_path: Path, feedback: Feedback) -> None:
-    events = [("encode", 0), ("encode", 0.1), ("encode", 0.2), ("encode", 0.1), ("mix", 0.25)]
+    events = [("encode", 0), ("encode", 0.1), ("encode", 0.2), ("encode", 0.1), ("bottleneck", 0.25)]
     events += [("decode", 0.6), ("decode", 0.95), ("finish", 1)]
     lines = "\n".join([event(*each) for each in events])
     program = make_program(tmp_path / "p", f"sys.stderr.write({lines!r} + '\\n'); print('data')")

@@ -58,7 +58,7 @@ class Mortal(Toy):
         return super().encode(batch)
 
     def apply_bottleneck(self, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
-        self.step("mix")
+        self.step("bottleneck")
         return super().apply_bottleneck(tokens, *rest)  # type: ignore[arg-type]
 
     def decode(self, batch: PatchBatch, scene: torch.Tensor, skips: Skips) -> torch.Tensor:
@@ -78,7 +78,7 @@ def attempt(
         return writers[-1]
 
     try:
-        chosen = EngineOptions(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
+        chosen = EngineOptions(**(FP32 | {"overrides": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
         report = run(reader, make_writer, model, chosen, resume=resume)
     except Killed:
         return None, None
@@ -89,13 +89,13 @@ OVERLAP, GREY = {"overlap": 4}, {"bands": (2,), "all_bands": True}
 KILLS = [
     *[(phase, calls, "stack", OVERLAP) for phase in ("encode", "decode") for calls in (0, 1, 5, 11)],
     *[(phase, calls, "sum", {}) for phase in ("encode", "decode") for calls in (0, 3, 9)],
-    *[("mix", calls, "stack", GREY) for calls in (0, 1)],
+    *[("bottleneck", calls, "stack", GREY) for calls in (0, 1)],
     *[("encode", 9, "stack", GREY), ("decode", 13, "stack", GREY)],
     ("decode", 4, "stack", {"mode": InferenceMode("tile", 40)}),
     ("decode", 0, "stack", {"mode": InferenceMode("whole")}),
     ("decode", 0, "stack", {"mode": InferenceMode("downsample", long_side=64)}),
     ("decode", 14, "stack", GREY),
-    *[("decode", 6, "stack", OVERLAP | {"wishes": PlanOverrides("recompute", 1)})],
+    *[("decode", 6, "stack", OVERLAP | {"overrides": PlanOverrides("recompute", 1)})],
 ]
 
 
@@ -118,7 +118,9 @@ def test_a_run_goes_on_from_wherever_it_was_killed(
     assert [getattr(report, name) for name in counted] == [getattr(plain, name) for name in counted]
     assert (WENT_ON in report.warnings) == left
     if "mode" not in options:  # in other modes each tile mixes
-        assert second.done.count("mix") == whole.done.count("mix") - mortal.done.count("mix")
+        assert second.done.count("bottleneck") == whole.done.count("bottleneck") - mortal.done.count(
+            "bottleneck"
+        )
     assert not (tmp_path / "journal").exists()
 
 
@@ -142,7 +144,7 @@ def test_whatever_makes_a_result_another_one_starts_anew_and_says_so(tmp_path: P
         (Resume(folder, {"the input": "x", "the weights": "b"}), {}, "the input changed"),
         (Resume(folder, {"the input": "a", "the weights": "x"}), {}, "the weights changed"),
         (first, {"strength": 0.5}, "the options changed"),
-        (first, {"wishes": PlanOverrides(batch=1)}, "the options and the plan changed"),
+        (first, {"overrides": PlanOverrides(batch=1)}, "the options and the plan changed"),
         (first, {"threads": torch.get_num_threads() + 1}, "the machine changed"),
     ]
     for resume, options, words in changes:
@@ -157,7 +159,7 @@ def test_whatever_makes_a_result_another_one_starts_anew_and_says_so(tmp_path: P
 def test_what_an_older_version_kept_is_not_misread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resume = Resume(str(tmp_path / "journal"), {})
     with monkeypatch.context() as patch:
-        patch.setattr(run_checkpoint, "FORM", run_checkpoint.FORM - 1)
+        patch.setattr(run_checkpoint, "FORMAT_VERSION", run_checkpoint.FORMAT_VERSION - 1)
         attempt(Mortal("decode", 4), resume)
     _, report = attempt(Toy(), resume)
     assert report is not None and report.warnings[0].startswith("what is kept of a scene changed")
@@ -179,8 +181,8 @@ def test_a_run_goes_on_by_the_plan_it_was_begun_with(tmp_path: Path) -> None:
             return super().encode(batch)
 
     resume = Resume(str(tmp_path / "journal"), {})
-    attempt(Short("decode", 12), resume, wishes=PlanOverrides())
-    output, report = attempt(Toy(), resume, wishes=PlanOverrides())
+    attempt(Short("decode", 12), resume, overrides=PlanOverrides())
+    output, report = attempt(Toy(), resume, overrides=PlanOverrides())
     assert report is not None and report.plan["batch"] == 2
     assert report.warnings == [WENT_ON]
     assert np.array_equal(output, attempt(Toy(), None)[0])  # type: ignore[arg-type]
@@ -257,7 +259,7 @@ def wait(of, name):
     setattr(of, name, slow)
 
 from dehazexl_cli.raster.gdal_writer import GdalWriter
-step = {"encode": "_encode", "mix": "apply_bottleneck", "decode": "_decode"}
+step = {"encode": "_encode", "bottleneck": "apply_bottleneck", "decode": "_decode"}
 wait(*(GdalWriter, "commit") if phase == "finish" else (LocalExecutor, step[phase]))
 sys.argv = ["dehazexl", *sys.argv[4:]]
 from dehazexl_cli.cli import main
@@ -266,7 +268,7 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "rows"), [("encode", 7), ("mix", 0), ("decode", 9), ("finish", 0)])
+@pytest.mark.parametrize(("phase", "rows"), [("encode", 7), ("bottleneck", 0), ("decode", 9), ("finish", 0)])
 def test_a_process_killed_in_any_phase_leaves_what_it_did(
     phase: str, rows: int, hazy: Path, weights: Path, tmp_path: Path, dehazexl: Command
 ) -> None:

@@ -11,8 +11,8 @@ from dehazexl_cli.evaluation import Drift, Indicators, SeamMeter, Seams
 from dehazexl_cli.grid import PatchGrid, SeamLines
 from dehazexl_cli.raster.base import Pixels
 
-EDGES = SeamLines(stride=256, overlap=0, pitch=32)
-FEATHERED = SeamLines(stride=224, overlap=32, pitch=32)
+EDGES = SeamLines(stride=256, overlap=0, token_stride=32)
+FEATHERED = SeamLines(stride=224, overlap=32, token_stride=32)
 HEIGHT, WIDTH = 900, 1100
 
 
@@ -29,13 +29,13 @@ def noise(height: int, width: int, size: float) -> Pixels:
 
 def measured(
     change: Pixels,
-    joints: SeamLines,
+    seam_lines: SeamLines,
     reference: Pixels | None = None,
     valid: Pixels | None = None,
     strip: int = 64,
 ) -> Seams:
     """The seams of a change to a scene that is grey otherwise."""
-    meter = SeamMeter(*change.shape[1:], change.shape[0], joints)
+    meter = SeamMeter(*change.shape[1:], change.shape[0], seam_lines)
     before = np.full_like(change, 0.3)
     for top in range(0, change.shape[1], strip):
         rows = slice(top, top + strip)
@@ -94,7 +94,7 @@ def test_steps_elsewhere_are_no_seams() -> None:
 
 
 def test_feathering_escapes_the_fine_score_but_not_the_broad_one() -> None:
-    line, (rise, level) = 448, (PatchGrid(64, 2000, 256, overlap=32).ramp(1, 9)[:32], 1.0)
+    line, (rise, level) = 448, (PatchGrid(64, 2000, 256, overlap=32).edge_weights(1, 9)[:32], 1.0)
     ramp = np.concatenate([np.zeros(line), rise, np.full(WIDTH - line - 32, level)])
     change = smooth(HEIGHT, WIDTH) + noise(HEIGHT, WIDTH, 0.002)
     plain, found = (measured(c.astype(np.float32), FEATHERED) for c in (change, change + 0.05 * ramp))
@@ -105,11 +105,11 @@ def test_feathering_escapes_the_fine_score_but_not_the_broad_one() -> None:
 
 
 def test_a_hard_cut_is_looked_for_in_the_middle_of_the_overlap() -> None:
-    joints = SeamLines(stride=448, overlap=64, pitch=32, hard=True)
+    seam_lines = SeamLines(stride=448, overlap=64, token_stride=32, hard=True)
     change = planted(smooth(HEIGHT, WIDTH) + noise(HEIGHT, WIDTH, 0.002), 448 + 32, 0.05)
-    assert measured(change, joints).stretches[0].box.left == 448 + 32 - 1
-    assert joints.starts(512) == []
-    assert joints.starts(513) == [480]
+    assert measured(change, seam_lines).stretches[0].box.left == 448 + 32 - 1
+    assert seam_lines.starts(512) == []
+    assert seam_lines.starts(513) == [480]
 
 
 def test_patches_may_begin_inside_the_scene() -> None:

@@ -25,7 +25,7 @@ from dehazexl_cli.raster.gdal import GdalReader
 
 ROOT = Path(__file__).resolve().parents[1]
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP"}
-PHASES = ("load", "encode", "mix", "decode", "finish", "rename")
+PHASES = ("load", "encode", "bottleneck", "decode", "finish", "rename")
 # A real command that says when it is in a phase and stays there.
 DRIVER = """
 import os, sys, time
@@ -142,7 +142,7 @@ def test_a_signal_in_any_phase_is_one_message_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "phase", [in_few("encode"), in_few("mix"), in_few("finish"), "load", "decode", "rename"]
+    "phase", [in_few("encode"), in_few("bottleneck"), in_few("finish"), "load", "decode", "rename"]
 )
 def test_a_killed_run_has_no_output_and_the_next_one_tidies_up(
     dehazexl: Command, scene: Path, tiny_weights: Path, phase: str

@@ -211,11 +211,11 @@ def test_two_devices_share_the_work_and_give_the_same() -> None:
 @pytest.mark.parametrize("skips", ["device", "host", "recompute", "disk"])
 def test_wherever_features_wait_the_bits_are_the_same(skips: str, tmp_path: object) -> None:
     image = picture(200, 260)
-    wishes = PlanOverrides("device", 2)
+    overrides = PlanOverrides("device", 2)
     with simulated_cuda():
-        expected, _ = dehazed(image, tiny_paper(), device="cuda", precision="fp32", wishes=wishes)
+        expected, _ = dehazed(image, tiny_paper(), device="cuda", precision="fp32", overrides=overrides)
         options = {"device": "cuda", "precision": "fp32", "tmp_dir": str(tmp_path)}
-        output, report = dehazed(image, tiny_paper(), wishes=replace(wishes, skips=skips), **options)
+        output, report = dehazed(image, tiny_paper(), overrides=replace(overrides, skips=skips), **options)
     assert report.plan["skips"] == skips
     assert np.array_equal(expected, output)
 
@@ -226,7 +226,7 @@ def test_features_that_nobody_waits_for_are_noticed(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(PinnedHostCache, "take", take)
     with simulated_cuda(), pytest.raises(StreamError):
-        dehazed(picture(200, 260), tiny_paper(), device="cuda", wishes=PlanOverrides("host", 2))
+        dehazed(picture(200, 260), tiny_paper(), device="cuda", overrides=PlanOverrides("host", 2))
 
 
 @pytest.mark.parametrize("allowed", [15, 14])
@@ -251,7 +251,7 @@ def small_windows() -> DehazeModel:
 
 def test_a_device_that_runs_out_while_mixing_goes_on_to_the_same_result() -> None:
     image, peaks, last = picture(460, 130), {}, "encode"
-    options = {"device": "cuda", "precision": "fp32", "wishes": PlanOverrides(None, 1)}
+    options = {"device": "cuda", "precision": "fp32", "overrides": PlanOverrides(None, 1)}
     options["max_vram"] = 8 << 30  # what the plan believes in
 
     def watch(now: str, done: int, total: int) -> None:
@@ -262,9 +262,9 @@ def test_a_device_that_runs_out_while_mixing_goes_on_to_the_same_result() -> Non
     with simulated_cuda() as machine:
         expected, generous = dehazed(image, small_windows(), watch=watch, **options)
     assert not generous.fallbacks
-    with simulated_cuda(peaks["mix"] - 512):  # a little less than the run takes in this phase
+    with simulated_cuda(peaks["bottleneck"] - 512):  # a little less than the run takes in this phase
         output, report = dehazed(image, small_windows(), **options)
-    assert report.fallbacks[0].startswith("out of memory while mixing")
+    assert report.fallbacks[0].startswith("out of memory while letting all patches see each other")
     assert report.mode == "global"  # nothing was given up that changes what is seen
     assert np.abs(expected.astype(int) - output).max() <= 1
 

@@ -58,8 +58,8 @@ def test_what_overflows_on_the_device_is_done_again_in_float32(
     model.half().float()  # as its weights are on the device
     expected, _ = dehazed(image, copy.deepcopy(model), device="cpu", precision="fp32")
     with simulated_cuda():
-        wishes = PlanOverrides(exact_attention=exact)  # sampled attention mixes where the tokens lie
-        output, report = dehazed(image, model, device="cuda", precision="fp16", wishes=wishes)
+        overrides = PlanOverrides(exact_attention=exact)  # sampled attention mixes where the tokens lie
+        output, report = dehazed(image, model, device="cuda", precision="fp16", overrides=overrides)
     assert report.redone_batches > 0
     assert np.abs(expected.astype(int) - output).max() <= 1
     assert np.abs(expected.astype(int) - image).max() > 2, "the model does something"

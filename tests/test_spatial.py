@@ -74,7 +74,7 @@ def test_streamed_through_the_engine_equals_whole() -> None:
         reader = ArrayReader(pixels)
         writer = ArrayWriter(reader.info)
         options = EngineOptions(
-            input_range=(0, 65535), precision="fp32", device="cpu", wishes=PlanOverrides(batch=batch)
+            input_range=(0, 65535), precision="fp32", device="cpu", overrides=PlanOverrides(batch=batch)
         )
         run(reader, lambda w=writer: w, tiny(), options)  # type: ignore[misc]
         assert np.abs(writer.array.astype(np.float64) - wanted).max() <= 0.5 + 65535 * STREAMED * 3

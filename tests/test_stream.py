@@ -77,7 +77,7 @@ def test_left_to_the_model_patches_share_what_fits_the_scene() -> None:
 
     array = scene(58, 58)  # 7 x 7 patches that share 8, 6 x 6 that share 7
     output, report = streamed(array, Sharing(), EngineOptions(**FP32))
-    assert report.overlap == 7 and report.joints["overlap"] == 7
+    assert report.overlap == 7 and report.seam_lines["overlap"] == 7
     assert abs(output.astype(int) - whole(array, Toy(), 7).astype(int)).max() <= 1
     wanted, report = streamed(array, Sharing(), EngineOptions(**FP32, overlap=8))
     assert report.overlap == 8
@@ -110,8 +110,8 @@ def test_overlap_a_model_cannot_have_is_refused() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_batch_and_skip_policy_do_not_change_a_bit(skips: SkipPolicy, batch: int) -> None:
     array = scene(50, 120)
-    first, _ = streamed(array, Toy(), EngineOptions(**FP32, wishes=PlanOverrides("device", 1)))
-    other, report = streamed(array, Toy(), EngineOptions(**FP32, wishes=PlanOverrides(skips, batch)))
+    first, _ = streamed(array, Toy(), EngineOptions(**FP32, overrides=PlanOverrides("device", 1)))
+    other, report = streamed(array, Toy(), EngineOptions(**FP32, overrides=PlanOverrides(skips, batch)))
     assert np.array_equal(first, other)
     assert (report.plan["skips"], report.plan["batch"]) == (skips, batch)
 
@@ -124,15 +124,15 @@ def test_the_real_networks_stream_as_they_run_whole(name: str) -> None:
         torch.nn.init.normal_(model.decoder.heads[-1].weight, std=0.05)  # type: ignore[union-attr]
     array = scene(300, 520)
     expected = whole(array, model, model.overlap).astype(int)
-    for wishes in (PlanOverrides("host", 2), PlanOverrides("recompute", 1)):
-        output, _ = streamed(array, model, EngineOptions(**FP32, wishes=wishes))
+    for overrides in (PlanOverrides("host", 2), PlanOverrides("recompute", 1)):
+        output, _ = streamed(array, model, EngineOptions(**FP32, overrides=overrides))
         assert abs(output.astype(int) - expected).max() <= 1
     assert abs(expected - array).mean() > 1  # the network does something
 
 
 def test_each_patch_is_encoded_and_mixed_once() -> None:
     model = Toy()
-    streamed(scene(50, 120), model, EngineOptions(**FP32, wishes=PlanOverrides("host", 4)))
+    streamed(scene(50, 120), model, EngineOptions(**FP32, overrides=PlanOverrides("host", 4)))
     assert sorted(model.encoded) == list(range(4 * 8))
     assert model.mixed == 1
 
@@ -226,9 +226,9 @@ class Overflowing(Toy):
 def test_a_batch_that_overflows_is_done_again_in_float32_and_counted() -> None:
     array = scene(40, 60) // 2
     array[0, 0] = 255
-    expected, _ = streamed(array, Toy(), EngineOptions(**FP32, wishes=PlanOverrides(batch=1)))
+    expected, _ = streamed(array, Toy(), EngineOptions(**FP32, overrides=PlanOverrides(batch=1)))
     output, report = streamed(
-        array, Overflowing(), EngineOptions(device="cpu", precision="bf16", wishes=PlanOverrides(batch=1))
+        array, Overflowing(), EngineOptions(device="cpu", precision="bf16", overrides=PlanOverrides(batch=1))
     )
     assert report.redone_batches == 1
     assert abs(output.astype(int) - expected).max() <= 1
@@ -278,7 +278,7 @@ def test_lack_of_memory_goes_down_the_ladder_and_is_reported() -> None:
 
 def test_lack_of_memory_with_a_given_batch_fails_instead_of_changing_it() -> None:
     with pytest.raises(DeviceError):
-        streamed(scene(50, 200), Hungry(), EngineOptions(**FP32, wishes=PlanOverrides("recompute", 4)))
+        streamed(scene(50, 200), Hungry(), EngineOptions(**FP32, overrides=PlanOverrides("recompute", 4)))
 
 
 @pytest.mark.parametrize("bands", [(0,), (1, 2), (1, 2, 4), (1, 1, 2), (-1, 2, 3)])

@@ -79,7 +79,7 @@ def dehazed(
         writers.append(ArrayWriter(reader.info))
         return writers[-1]
 
-    chosen = EngineOptions(**(FP32 | {"wishes": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
+    chosen = EngineOptions(**(FP32 | {"overrides": PlanOverrides(batch=3)} | options))  # type: ignore[arg-type]
     distribute = None
     if shared is not None:
         shared.options = chosen = for_workers(chosen, model)
@@ -98,7 +98,7 @@ WAYS = [
     ("stack", {"overlap": 0}),
     ("stack", GREY),
     ("stack", OVERLAP | {"window": Box(35, 20, 40, 70)}),
-    ("stack", OVERLAP | {"wishes": PlanOverrides("recompute", 1)}),
+    ("stack", OVERLAP | {"overrides": PlanOverrides("recompute", 1)}),
     ("sum", {}),
     ("sum", GREY | {"strength": 0.5}),
 ]
@@ -172,7 +172,7 @@ def test_lack_of_memory_on_a_worker_leads_to_the_next_plan(tmp_path: Path) -> No
             return super().encode(batch)
 
     expected, _ = dehazed(None, Toy(), **OVERLAP)
-    output, report = dehazed(Here(tmp_path, [Toy(), Short()]), Toy(), wishes=PlanOverrides(), **OVERLAP)
+    output, report = dehazed(Here(tmp_path, [Toy(), Short()]), Toy(), overrides=PlanOverrides(), **OVERLAP)
     assert report.plan["batch"] == 2 and "out of memory" in report.fallbacks[0]
     assert np.array_equal(output, expected)
 

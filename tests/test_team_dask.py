@@ -69,8 +69,8 @@ def test_a_cluster_gives_the_bytes_of_one_process(
     assert done.code == 0, done.err
     assert (tmp_path / "shared.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()
     assert names(tmp_path) == {"in.tif", "plain.tif", "shared.tif"}
-    phases = [phase for phase in ("encode", "mix", "decode", "finish") if f'"{phase}"' in done.err]
-    assert phases == ["encode", "mix", "decode", "finish"]
+    phases = [phase for phase in ("encode", "bottleneck", "decode", "finish") if f'"{phase}"' in done.err]
+    assert phases == ["encode", "bottleneck", "decode", "finish"]
 
 
 @pytest.mark.slow

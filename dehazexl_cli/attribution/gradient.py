@@ -39,7 +39,7 @@ class TwoPass:
         self.part, self.sight, self.path = part, part.sight, path
         self._stacks = network.model.token_reduction == "stack"
         # A sum is over all patches, with ground or without.
-        self._grid = replace(self.sight.grid, absent=self.sight.absent if self._stacks else frozenset())
+        self._grid = replace(self.sight.grid, empty=self.sight.empty if self._stacks else frozenset())
 
     @property
     def patches(self) -> int:
@@ -105,7 +105,7 @@ class TwoPass:
 
     def _laid(self, scene: Tensor) -> Tensor:
         """The mixed scene with room for absent patches, as decoding finds a patch by its number."""
-        if not self._grid.absent:
+        if not self._grid.empty:
             return scene
         laid = scene.new_zeros(1, len(self._grid), *scene.shape[2:])
         laid[:, self._grid.present] = scene
@@ -113,7 +113,7 @@ class TwoPass:
 
     def _picked(self, laid: Tensor) -> Tensor:
         """The reverse: what belongs to the patches that are there."""
-        return laid[:, self._grid.present] if self._grid.absent else laid
+        return laid[:, self._grid.present] if self._grid.empty else laid
 
     def _value(self, alpha: float, detector: Detector, scene: Tensor) -> float:
         total = 0.0

@@ -106,14 +106,14 @@ def whole_of(scenes: Sequence[Scene], model: DehazeModel, detectors: Sequence[De
     """All patches of the scene, which see each other."""
 
     seen: list[list[Tensor]] = []
-    absent: frozenset[int] = frozenset()
+    empty: frozenset[int] = frozenset()
     for scene in scenes:
         seen.append([])
         for row in rows_to_encode(scene, model.token_reduction == "sum"):
             seen[-1].append(shown(scene, row))
-            absent |= row.absent
+            empty |= row.empty
     grid = scenes[0].grid
-    sight = Sight(grid, seen[0], seen[1] if len(seen) > 1 else black(seen[0]), absent)
+    sight = Sight(grid, seen[0], seen[1] if len(seen) > 1 else black(seen[0]), empty)
     return Part(sight, Box(0, 0, grid.height, grid.width), dict(enumerate(detectors)))
 
 
@@ -128,7 +128,7 @@ def tiles_of(
     for rows in zip(*map(rows_to_decode, scenes), strict=True):
         hazy, *clear = [(row, shown(scene, row)) for scene, (row, _) in zip(scenes, rows, strict=True)]
         for id in scenes[0].grid.ids_of_row(hazy[0].number):
-            if id not in hazy[0].absent:
+            if id not in hazy[0].empty:
                 images = [tile(scenes[0].grid, id, *each) for each in (hazy, *clear)]
                 parts.append(tile_part(scenes[0].grid, id, images, model, overlap, detectors))
     return [part for part in parts if part.detectors]

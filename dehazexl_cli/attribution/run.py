@@ -39,7 +39,7 @@ DETECTORS = ("sum", "mean")
 SELF, BLACK = "self", "black"
 CPU_BATCHES, GPU_BATCHES = (4, 2, 1), (16, 8, 4, 2, 1)
 # What the way there and back needs, in terms of the way there alone: whatever a layer was given is kept.
-PATCH_TIMES, MIX_TIMES = 9, 9
+PATCH_TIMES, BOTTLENECK_TIMES = 9, 9
 AIRLIGHT_SIDE = 1024  # pixels of the thinned scene that the airlight is taken from
 
 
@@ -157,7 +157,7 @@ def clear_scene(
             raise
         return clear
     began = time.perf_counter()
-    exactly = replace(options, wishes=PlanOverrides(exact_attention=True))
+    exactly = replace(options, overrides=PlanOverrides(exact_attention=True))
     pixels, _ = run_in_memory(reader, model, exactly, watch=watch)
     seconds[SELF] = round(time.perf_counter() - began, 2)
     info = reader.info
@@ -247,8 +247,8 @@ def plans_for(job: PreparedRun, model: DehazeModel, question: Question, has_clea
 def network_bytes(footprint: Footprint, grid: PatchGrid, batch: int, windows: int) -> int:
     """What weights, tokens and all that is kept for the way back take."""
     tokens = (2 + windows) * footprint.token_bytes * len(grid)
-    mixing = MIX_TIMES * footprint.mix_bytes * len(grid)
-    return footprint.weight_bytes + tokens + mixing + PATCH_TIMES * footprint.work_bytes * batch
+    in_bottleneck = BOTTLENECK_TIMES * footprint.bottleneck_bytes * len(grid)
+    return footprint.weight_bytes + tokens + in_bottleneck + PATCH_TIMES * footprint.work_bytes * batch
 
 
 def answers(

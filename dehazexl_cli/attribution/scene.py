@@ -45,7 +45,7 @@ class Sight:
     grid: PatchGrid
     hazy: Sequence[Tensor]
     clear: Sequence[Tensor]
-    absent: frozenset[int] = frozenset()  # patches without any ground, which are never decoded
+    empty: frozenset[int] = frozenset()  # patches without any ground, which are never decoded
 
     @classmethod
     def of(cls, hazy: Tensor, clear: Tensor, grid: PatchGrid) -> Sight:
@@ -64,7 +64,7 @@ class Sight:
     def patches_of(self, box: Box) -> list[int]:
         """Patches with ground that reach into a box."""
         reached = (id for id in range(len(self.grid)) if self.grid.box(id).within(box).pixels)
-        return [id for id in reached if id not in self.absent]
+        return [id for id in reached if id not in self.empty]
 
     def weights(self, ids: Sequence[int], detector: Detector, like: Tensor) -> Tensor:
         """How much each pixel of patches counts in a detector, [b, 1, patch, patch]."""

@@ -159,7 +159,9 @@ class Candidate:
             return
         self.report = json.loads(done.stdout)
         self.output = target
-        self.measures, self.seams = measure(source, str(target), reference, self.view, self.report["joints"])
+        self.measures, self.seams = measure(
+            source, str(target), reference, self.view, self.report["seam_lines"]
+        )
 
     def target(self, out: Path) -> Path:
         """Where the output goes."""

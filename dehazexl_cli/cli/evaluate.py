@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Mixing(StrEnum):
+class Bottleneck(StrEnum):
     """Which patches the model mixes."""
 
     scene = "scene"
@@ -61,12 +61,13 @@ def evaluate(
     clear: Annotated[
         bool, typer.Option("--clear/--no-clear", help="Also measure the change made to the clear images.")
     ] = True,
-    mixing: Annotated[
-        Mixing,
+    bottleneck: Annotated[
+        Bottleneck,
         typer.Option(
-            "--mixing", help="Mix the scene, or each patch alone: what is it worth that patches meet?"
+            "--bottleneck",
+            help="Let all patches see each other, or each itself alone: what is that worth?",
         ),
-    ] = Mixing.scene,
+    ] = Bottleneck.scene,
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write a line per pair; - for stdout.")
     ] = None,
@@ -96,7 +97,7 @@ def evaluate(
                 f"--csv {csv_file} and --json both write to stdout", "give --csv the name of a file"
             )
     with hint_when_stopped("no results were written; run the same command again, perhaps with --limit"):
-        evaluation = prepare(shared.load_model(), mixing, chosen, clear, shared.not_alpha)
+        evaluation = prepare(shared.load_model(), bottleneck, chosen, clear, shared.not_alpha)
         outcome = evaluate_all(pairs, evaluation, output.Progress(progress, quiet))
     publish(outcome, evaluation, csv_file, as_json)
     if outcome.failures:
@@ -141,14 +142,14 @@ class Evaluation:
         self, scene: RasterReader, source: RasterReader, reference: RasterReader, bands: Sequence[int]
     ) -> tuple[Scores, Seams]:
         """Dehaze a scene and compare with the reference; `source` is the scene again."""
-        from dehazexl_cli.engine import joints_of, run
+        from dehazexl_cli.engine import run, seam_lines_of
         from dehazexl_cli.evaluation import ScoringWriter
 
         writers: list[ScoringWriter] = []
-        joints = joints_of(scene.info, self.model, self.options)
+        seam_lines = seam_lines_of(scene.info, self.model, self.options)
 
         def make_writer() -> ScoringWriter:
-            writers.append(ScoringWriter(source, reference, bands, self.options.input_range, joints))
+            writers.append(ScoringWriter(source, reference, bands, self.options.input_range, seam_lines))
             return writers[-1]
 
         report = run(scene, make_writer, self.model, self.options)
@@ -158,13 +159,13 @@ class Evaluation:
 
 
 def prepare(
-    loaded: Loaded, mixing: Mixing, chosen: EngineOptions, with_clear: bool, not_alpha: bool
+    loaded: Loaded, bottleneck: Bottleneck, chosen: EngineOptions, with_clear: bool, not_alpha: bool
 ) -> Evaluation:
     """The model and how it is run; what no pair could be run with fails here, before the first."""
     from dehazexl_cli.engine import precision_for
     from dehazexl_cli.engine.device import choose_devices, precision_name
     from dehazexl_cli.evaluation import require_limits
-    from dehazexl_cli.models.ablation import MixingPatches
+    from dehazexl_cli.models.ablation import BottleneckPerPatch
     from dehazexl_cli.provenance import about
 
     require_limits(chosen.input_range)
@@ -172,12 +173,12 @@ def prepare(
     precision = precision_for(loaded.model, chosen.precision, devices[0])
     facts = about(loaded.name, loaded.sha256) | {
         "mode": chosen.mode.settled(loaded.model),
-        "mixing": mixing.value,
+        "bottleneck": bottleneck.value,
         "strength": chosen.strength,
         "device": ",".join(map(str, devices)),
         "precision": precision_name(precision),
     }
-    model = MixingPatches(loaded.model) if mixing is Mixing.patch else loaded.model
+    model = BottleneckPerPatch(loaded.model) if bottleneck is Bottleneck.patch else loaded.model
     return Evaluation(model, facts, chosen, with_clear, not_alpha)
 
 

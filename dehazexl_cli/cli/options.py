@@ -221,7 +221,7 @@ class Shared:
             max_ram=parse_size("--max-ram", self.max_ram),
             max_vram=parse_size("--max-vram", self.max_vram),
             overlap=parse_overlap(self.overlap),
-            wishes=PlanOverrides(seed=self.seed),
+            overrides=PlanOverrides(seed=self.seed),
             mode=InferenceMode(
                 self.mode,  # type: ignore[arg-type]  # it sees to that itself
                 self.tile,

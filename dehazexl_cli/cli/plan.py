@@ -105,14 +105,15 @@ def sentences(facts: dict[str, Any]) -> list[str]:
         "disk": "kept in a temporary file between encoding and decoding, as they do not fit into memory",
         "recompute": "computed again when decoding, as they do not fit",
     }[plan["skips"]]
-    if plan["kept"] is not None:
-        waiting = f"those of {plan['kept']} patches {waiting}, the others computed again, as they do not fit"
+    if plan["cached_patches"] is not None:
+        some = f"those of {plan['cached_patches']} patches {waiting}"
+        waiting = f"{some}, the others computed again, as they do not fit"
     attention = {
         "exact": "exact, every token sees every other",
         "sampled": "sampled, as exact attention would take longer than all patches",
     }[plan["attention"]]
-    if plan["queries"]:
-        attention += f"; {plan['queries']} tokens attend at a time, which needs less memory"
+    if plan["query_chunk"]:
+        attention += f"; {plan['query_chunk']} tokens attend at a time, which needs less memory"
     lines = [
         f"scene      {facts['width']} x {facts['height']} pixels, {facts['count']} bands of {facts['dtype']}",
         *(group_sentence(group, facts["range_source"]) for group in facts["groups"]),
@@ -138,7 +139,7 @@ def sentences(facts: dict[str, Any]) -> list[str]:
 def rejection(plan: dict[str, Any]) -> str:
     """A plan that needs too much, for a person."""
     features = f"tiles of {plan['tile']} pixels" if plan["tile"] else f"features {plan['skips']}"
-    tokens = f", {plan['queries']} tokens attending at a time" if plan["queries"] else ""
+    tokens = f", {plan['query_chunk']} tokens attending at a time" if plan["query_chunk"] else ""
     device = f" and {size(plan['device_bytes'])} on the device" if plan["device_bytes"] else ""
     return f"rejected   {features}, batch {plan['batch']}{tokens}: needs {size(plan['host_bytes'])}{device}"
 

@@ -65,7 +65,7 @@ def synth(
     output.configure_logging(verbose, quiet)
     from dehazexl_cli.training.synthesis import Camera
 
-    wishes = Wishes(
+    asked = SkyOptions(
         parse_levels(levels),
         seed,
         options.parse_bands(shared.bands),
@@ -74,18 +74,18 @@ def synth(
         overwrite,
         shared.not_alpha,
     )
-    scenes = [look_at(source, wishes) for source in sources]
+    scenes = [look_at(source, asked) for source in sources]
     require_different_names(scenes)
-    require_room(scenes, target, wishes)
+    require_room(scenes, target, asked)
     told = output.Progress(progress, quiet)
     with hint_when_stopped(
         f"finished images stay in {target}; with --overwrite the same command makes all, with equal bytes"
     ):
-        synthesise(scenes, target, wishes, told, quiet)
+        synthesise(scenes, target, asked, told, quiet)
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SkyOptions:
     """What is to be made of every image."""
 
     levels: tuple[int, ...]
@@ -124,17 +124,17 @@ def parse_levels(text: str) -> tuple[int, ...]:
     return tuple(sorted(known[part] for part in parts))
 
 
-def look_at(source: str, wishes: Wishes) -> Scene:
+def look_at(source: str, asked: SkyOptions) -> Scene:
     """Find out before the first image is made whether all can be used; raises InputError or UsageError."""
     from dehazexl_cli.engine.value_ranges import choose_range
     from dehazexl_cli.raster.bands import choose_bands
     from dehazexl_cli.training.synthesis import require_usable
 
-    with closing(wishes.open(source)) as reader:
-        bands = choose_bands(reader.info, wishes.bands).colours
-        if wishes.input_range is not None:
-            choose_range(reader, bands, wishes.input_range)
-        require_usable(reader.info, bands, wishes.camera)
+    with closing(asked.open(source)) as reader:
+        bands = choose_bands(reader.info, asked.bands).colours
+        if asked.input_range is not None:
+            choose_range(reader, bands, asked.input_range)
+        require_usable(reader.info, bands, asked.camera)
         return Scene(source, target_name(source, reader.info), bands)
 
 
@@ -159,23 +159,23 @@ def require_different_names(scenes: Sequence[Scene]) -> None:
             )
 
 
-def require_room(scenes: Sequence[Scene], target: Path, wishes: Wishes) -> None:
+def require_room(scenes: Sequence[Scene], target: Path, asked: SkyOptions) -> None:
     """Raises OutputError, before hours of work, if a file is in the way."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target}: is no folder", "the last argument is the folder for the pairs")
     sources = {os.path.realpath(file_of(scene.source)): scene for scene in scenes}
     for scene in scenes:
-        for path in files_of(scene, target, wishes.levels):
+        for path in files_of(scene, target, asked.levels):
             lost = sources.get(os.path.realpath(path))
             if lost is not None and not (lost is scene and path == clear_path(target, scene)):
                 raise OutputError(f"{path}: is a CLEAR image and would be lost", "name another OUT_DIR")
     present = [
         path
         for scene in scenes
-        for path in files_of(scene, target, wishes.levels)
+        for path in files_of(scene, target, asked.levels)
         if path.exists() and not is_source(path, scene)
     ]
-    if present and not wishes.overwrite:
+    if present and not asked.overwrite:
         more = f", and {len(present) - 1} more" if len(present) > 1 else ""
         raise OutputError(
             f"{present[0]}: exists already{more}", "name another OUT_DIR, or --overwrite to replace them"
@@ -207,15 +207,15 @@ def is_source(path: Path, scene: Scene) -> bool:
 
 
 def synthesise(
-    scenes: Sequence[Scene], target: Path, wishes: Wishes, told: output.Progress, quiet: bool
+    scenes: Sequence[Scene], target: Path, asked: SkyOptions, told: output.Progress, quiet: bool
 ) -> None:
     """Make all pairs; an image that turns out damaged does not stop the others."""
-    for name in ("clear", *(f"cloud_L{level}" for level in wishes.levels)):
+    for name in ("clear", *(f"cloud_L{level}" for level in asked.levels)):
         make_folder(target / name)
-    began, done, failed, total = time.monotonic(), 0, 0, len(scenes) * (1 + len(wishes.levels))
+    began, done, failed, total = time.monotonic(), 0, 0, len(scenes) * (1 + len(asked.levels))
     for scene in scenes:
         try:
-            for path, record in make_pairs(scene, target, wishes):
+            for path, record in make_pairs(scene, target, asked):
                 done, name = done + 1, f"{path.parent.name}/{path.name}"
                 line = f"{done} of {total}, {name}{described(record)}"
                 told.item("image", line, done=done, total=total, name=name)
@@ -226,35 +226,35 @@ def synthesise(
             output.show_error(error)
     if not (quiet or told.is_json):
         made, seconds = len(scenes) - failed, time.monotonic() - began
-        output.say(f"{target}: {made} clear, {made * len(wishes.levels)} hazy in {seconds:.1f} s")
+        output.say(f"{target}: {made} clear, {made * len(asked.levels)} hazy in {seconds:.1f} s")
     if failed:
         output.say(f"{failed} of {len(scenes)} images failed")
         raise typer.Exit(output.FINISHED_WITH_FAILURES)
 
 
-def make_pairs(scene: Scene, target: Path, wishes: Wishes) -> Iterator[tuple[Path, dict[str, Any] | None]]:
+def make_pairs(scene: Scene, target: Path, asked: SkyOptions) -> Iterator[tuple[Path, dict[str, Any] | None]]:
     """Write the files of one scene and yield each with what it was made with; None for the clear image."""
     from dehazexl_cli.training.synthesis import copy_clear, write_hazy
 
-    with closing(wishes.open(scene.source)) as reader:
+    with closing(asked.open(scene.source)) as reader:
         clear = clear_path(target, scene)
         if not is_source(clear, scene):
-            copy_clear(reader, clear, wishes.overwrite)
+            copy_clear(reader, clear, asked.overwrite)
         yield clear, None
-        for level in wishes.levels:
+        for level in asked.levels:
             path = hazy_path(target, scene, level)
-            yield path, write_hazy(reader, hazing(reader, scene, level, wishes), path, wishes.overwrite)
+            yield path, write_hazy(reader, hazing(reader, scene, level, asked), path, asked.overwrite)
 
 
-def hazing(reader: RasterReader, scene: Scene, level: int, wishes: Wishes) -> Hazing:
+def hazing(reader: RasterReader, scene: Scene, level: int, asked: SkyOptions) -> Hazing:
     """What the hazy image of a level is made with."""
     from dehazexl_cli.engine.value_ranges import choose_range
     from dehazexl_cli.training.haze_presets import Origin
     from dehazexl_cli.training.synthesis import Hazing
 
-    origin = Origin(wishes.seed, PurePath(scene.name).stem, level)
-    radiometry = choose_range(reader, scene.bands, wishes.input_range)
-    return Hazing.draw(origin, reader.info, scene.bands, radiometry, wishes.camera)
+    origin = Origin(asked.seed, PurePath(scene.name).stem, level)
+    radiometry = choose_range(reader, scene.bands, asked.input_range)
+    return Hazing.draw(origin, reader.info, scene.bands, radiometry, asked.camera)
 
 
 def described(record: dict[str, Any] | None) -> str:

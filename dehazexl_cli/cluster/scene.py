@@ -126,11 +126,11 @@ class ClusterExecutor:
         """See RowExecutor.encode."""
         with closing(self._each("encode", rows)) as each:
             for number, found in each:
-                yield EncodedRow(number, frozenset(found["absent"]), tuple(found["tokens"]))
+                yield EncodedRow(number, frozenset(found["empty"]), tuple(found["tokens"]))
 
-    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, empty: frozenset[int]) -> Tensor | None:
         """See RowExecutor.apply_bottleneck; it is done in this process."""
-        return self._here.apply_bottleneck(group, tokens, absent)
+        return self._here.apply_bottleneck(group, tokens, empty)
 
     def decode(self, rows: range, context: SceneContext) -> Generator[Pixels, None, None]:
         """See RowExecutor.decode."""

@@ -71,7 +71,7 @@ class SceneWorker:
         with closing(self._executor.encode(rows)) as encoded:
             for row in encoded:
                 on_host = [None if each is None else each.cpu() for each in row.tokens]
-                self._keep("encode", row.number, {"absent": sorted(row.absent), "tokens": on_host})
+                self._keep("encode", row.number, {"empty": sorted(row.empty), "tokens": on_host})
 
     def _decode(self, rows: range) -> None:
         if self._context is None:
@@ -95,12 +95,12 @@ def plan_here(spec: SceneSpec, scene: Scene, model: DehazeModel, options: Engine
         band_bytes=(grid.patch + 2 * grid.halo) * row_bytes(info),
         wanted=(-(-grid.rows // spec.size), grid.cols),
     )
-    wishes = PlanOverrides(options.wishes.skips, plan.batch, plan.seed is None, plan.seed or 0)
+    overrides = PlanOverrides(options.overrides.skips, plan.batch, plan.seed is None, plan.seed or 0)
     # The leader mixes.
-    footprint = model.footprint(spec.dtype).times(len(scene.groups)).without_mixing()
+    footprint = model.footprint(spec.dtype).times(len(scene.groups)).without_bottleneck()
     plans = [
         each
-        for each in candidate_plans(footprint, grid, setting, wishes)
+        for each in candidate_plans(footprint, grid, setting, overrides)
         if each.query_chunk == plan.query_chunk
     ]
     return plans[choose(plans, budget)]

@@ -6,10 +6,10 @@ from dehazexl_cli.engine.fallback import OutOfMemory, noticing_lack_of_memory, r
 from dehazexl_cli.engine.layout import Layout
 from dehazexl_cli.engine.prepared import (
     PreparedRun,
-    joints_of,
     precision_for,
     prepare,
     require_overlap,
+    seam_lines_of,
 )
 from dehazexl_cli.engine.resume import Resume
 from dehazexl_cli.engine.run import run
@@ -24,11 +24,11 @@ __all__ = [
     "PreparedRun",
     "Resume",
     "describe_group",
-    "joints_of",
     "noticing_lack_of_memory",
     "precision_for",
     "prepare",
     "release",
     "require_overlap",
     "run",
+    "seam_lines_of",
 ]

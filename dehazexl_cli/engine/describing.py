@@ -53,7 +53,7 @@ def describe_plan(report: Report, job: PreparedRun, plan: Plan) -> None:
     report.plan = plan.to_dict() | layout.facts
     report.mode = layout.kind
     report.overlap = layout.inner.overlap
-    report.joints = job.joints_of(plan)._asdict()
+    report.seam_lines = job.seam_lines_of(plan)._asdict()
 
 
 def describe_group(group: Group) -> dict[str, Any]:

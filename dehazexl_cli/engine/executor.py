@@ -34,7 +34,7 @@ class EncodedRow(NamedTuple):
     """What a row of patches says of itself."""
 
     number: int
-    absent: frozenset[int]  # patches that have no ground
+    empty: frozenset[int]  # patches that have no ground
     tokens: tuple[Tensor | None, ...]  # of each group: of the others [n, …] or their sum [1, …]; None of none
 
 
@@ -50,7 +50,7 @@ class RowExecutor(Protocol):
         """Encode rows of patches, in order."""
         ...
 
-    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, empty: frozenset[int]) -> Tensor | None:
         """Let all patches of a group of bands see each other; None if there are none."""
         ...
 
@@ -102,13 +102,13 @@ class LocalExecutor:
         with closing(prefetch(self.run.report.each_working("read", source))) as reading:
             for row in reading:
                 yield EncodedRow(
-                    row.number, row.absent, tuple(self._encode(group, row) for group in self._groups)
+                    row.number, row.empty, tuple(self._encode(group, row) for group in self._groups)
                 )
 
     def _encode(self, group: GroupState, row: PatchRow) -> Tensor | None:
         """Tokens of a row's patches that have ground [n, …], or their sum [1, …]."""
         said: Tensor | None = None
-        done, present = 0, self.scene.grid.cols - len(row.absent)
+        done, present = 0, self.scene.grid.cols - len(row.empty)
         for ids, tokens, skips in in_turn(
             self._models, partial(self._encode_batch, group), self._batches(group, row)
         ):
@@ -124,7 +124,7 @@ class LocalExecutor:
             done += len(ids)
             self.run.progress.advance(len(ids))
             del tokens, skips  # else they are kept while the next batch is encoded
-        self.run.progress.advance(len(row.absent))
+        self.run.progress.advance(len(row.empty))
         return said
 
     def _encode_batch(
@@ -134,14 +134,14 @@ class LocalExecutor:
         with self.run.report.working("encode"):
             return host_batch.ids, *model.encode(batch)
 
-    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, empty: frozenset[int]) -> Tensor | None:
         """See RowExecutor.apply_bottleneck."""
         if tokens is None:
             return None
-        grid = replace(self.scene.grid, absent=absent)
-        with self.run.report.working("mix"):
+        grid = replace(self.scene.grid, empty=empty)
+        with self.run.report.working("bottleneck"):
             context = self._models[0].apply_bottleneck(tokens, grid, self.run.plan.seed)
-        if not absent or self._summed:
+        if not empty or self._summed:
             return context
         placed = context.new_zeros((1, len(grid), *context.shape[2:]))  # a patch is found by its number
         placed[:, grid.present] = context
@@ -169,7 +169,7 @@ class LocalExecutor:
 
     def _decode(self, group: GroupState, row: PatchRow, counts: bool) -> None:
         """Decode the patches of a row that reach into what is wanted."""
-        self.run.progress.advance(len(row.absent) if counts else 0)
+        self.run.progress.advance(len(row.empty) if counts else 0)
         wanted = self._wanted(group, row, counts)
         for batch, pixels in in_turn(self._models, partial(self._decode_batch, group), wanted):
             group.buffer.add(batch, pixels)
@@ -195,7 +195,7 @@ class LocalExecutor:
 
     def _batches(self, group: GroupState, row: PatchRow) -> Iterator[HostBatch]:
         """The patches of a row that have ground, a group's bands."""
-        for ids in self.scene.grid.batches_of_row(row.number, self._batch_size, row.absent):
+        for ids in self.scene.grid.batches_of_row(row.number, self._batch_size, row.empty):
             yield HostBatch(ids, extract_patches(self.scene, row, ids, self.scene.place(group.group)))
 
     def _device_of(self, model: PatchModel) -> torch.device:

@@ -29,7 +29,7 @@ class OutOfMemory(Exception):
 
 DOING = {
     "encode": "encoding",
-    "mix": "mixing",
+    "bottleneck": "letting all patches see each other",
     "decode": "decoding",
     "finish": "finishing",
 }

@@ -31,7 +31,7 @@ LAST_TILES = (4096, 2048, 1024, 512)  # pixels, of tiles that are made because m
 SHARED_PART = 8  # of a tile's side, that neighbours share
 LONG_SIDE = 2048  # pixels
 BAND_ROWS = 256  # read and written at a time where nothing else decides
-PITCH = 32  # pixels from token to token in the networks of this family
+TOKEN_STRIDE = 32  # pixels from token to token in the networks of this family
 
 
 class Layout(NamedTuple):
@@ -40,7 +40,7 @@ class Layout(NamedTuple):
     kind: Kind
     outer: PatchGrid  # by which the scene is read and written
     inner: PatchGrid  # the patches of what goes through the network as one scene
-    joints: SeamLines  # where seams may be
+    seam_lines: SeamLines  # where seams may be
     upsampling: Upsampling = "guided"
 
     @property
@@ -68,8 +68,8 @@ def make_layout(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overl
     if kind == "downsample":
         return smaller(info, model, mode, overlap)
     grid = patches(info.height, info.width, model, overlap)
-    joints = SeamLines(grid.stride, grid.overlap, PITCH)
-    return Layout(kind, grid if kind == "global" else bands(info), grid, joints)
+    seam_lines = SeamLines(grid.stride, grid.overlap, TOKEN_STRIDE)
+    return Layout(kind, grid if kind == "global" else bands(info), grid, seam_lines)
 
 
 def patches(height: int, width: int, model: DehazeModel, overlap: int | None) -> PatchGrid:
@@ -89,7 +89,7 @@ def tiles(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: in
         )
     outer = PatchGrid(info.height, info.width, side, 0, shared, hard=mode.blend == "hard")
     inner = patches(min(side, info.height), min(side, info.width), model, overlap)
-    return Layout("tile", outer, inner, SeamLines(outer.stride, shared, PITCH, outer.hard))
+    return Layout("tile", outer, inner, SeamLines(outer.stride, shared, TOKEN_STRIDE, outer.hard))
 
 
 def smaller(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: int | None) -> Layout:
@@ -97,8 +97,8 @@ def smaller(info: RasterInfo, model: DehazeModel, mode: InferenceMode, overlap: 
     scale = max(1.0, max(info.height, info.width) / (mode.long_side or LONG_SIDE))
     height, width = (max(1, round(size / scale)) for size in (info.height, info.width))
     inner = patches(height, width, model, overlap)
-    joints = SeamLines(inner.stride * scale, inner.overlap * scale, PITCH * scale)
-    return Layout("downsample", bands(info), inner, joints, mode.upsampling or "guided")
+    seam_lines = SeamLines(inner.stride * scale, inner.overlap * scale, TOKEN_STRIDE * scale)
+    return Layout("downsample", bands(info), inner, seam_lines, mode.upsampling or "guided")
 
 
 def bands(info: RasterInfo) -> PatchGrid:
@@ -106,13 +106,15 @@ def bands(info: RasterInfo) -> PatchGrid:
     return PatchGrid(info.height, info.width, BAND_ROWS)
 
 
-def plans_for(layout: Layout, footprint: Footprint, setting: PlanInputs, wishes: PlanOverrides) -> list[Plan]:
+def plans_for(
+    layout: Layout, footprint: Footprint, setting: PlanInputs, overrides: PlanOverrides
+) -> list[Plan]:
     """Every way to run the layout, best first; the setting's rows are those of the layout's outer grid."""
     outer, inner = layout.outer, layout.inner
     if layout.kind == "global":
-        return candidate_plans(footprint, outer, setting, wishes)
+        return candidate_plans(footprint, outer, setting, overrides)
     # In one pass, features wait where they were made.
-    kept = replace(wishes, skips="device" if setting.on_gpu else "host")
+    kept = replace(overrides, skips="device" if setting.on_gpu else "host")
     tile = outer.patch if layout.kind == "tile" else None
     passing = PASS_BYTES * inner.height * inner.width
     finishing = footprint.weight_bytes + for_finishing(outer, setting)
@@ -121,7 +123,7 @@ def plans_for(layout: Layout, footprint: Footprint, setting: PlanInputs, wishes:
     def grown(plan: Plan) -> Plan:
         """The plan with what is needed around a pass; phases are all one then."""
         need = max(getattr(plan, where) + passing, finishing) + 2 * 3 * 4 * outer.patch * outer.width
-        return replace(plan, tile=tile, patch_phase_bytes=need, mixing_bytes=need, **{where: need})
+        return replace(plan, tile=tile, patch_phase_bytes=need, bottleneck_phase_bytes=need, **{where: need})
 
     return [grown(plan) for plan in candidate_plans(footprint, inner, setting, kept)]
 

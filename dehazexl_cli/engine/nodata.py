@@ -84,13 +84,13 @@ def empty_patches(grid: PatchGrid, row: int, valid: Bools | None) -> frozenset[i
     return frozenset(id for id in ids if not ground[grid.view_cols(id % grid.cols)].any())
 
 
-def gaps(grid: PatchGrid, row: int, valid: Bools, absent: frozenset[int]) -> list[slice]:
+def gaps(grid: PatchGrid, row: int, valid: Bools, empty: frozenset[int]) -> list[slice]:
     """Columns in which a row of patches needs filling, in runs that also hold the ground beside it."""
     whole = np.asarray(valid.all(axis=0))
     needing = [
         id % grid.cols
         for id in grid.ids_of_row(row)
-        if id not in absent and not whole[grid.view_cols(id % grid.cols)].all()
+        if id not in empty and not whole[grid.view_cols(id % grid.cols)].all()
     ]
     runs: list[slice] = []
     for first, last in runs_of(needing):

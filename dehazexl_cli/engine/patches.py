@@ -32,7 +32,7 @@ class PatchRow(NamedTuple):
     number: int
     view: Pixels  # [bands, rows, width] of all groups, without gaps; more rows than the band itself
     view_top: int
-    absent: frozenset[int]  # patches that see no ground
+    empty: frozenset[int]  # patches that see no ground
 
 
 class OutputStrip(NamedTuple):
@@ -53,12 +53,12 @@ def rows_to_encode(scene: Scene, summed: bool, numbers: range | None = None) -> 
     for number in range(grid.rows) if numbers is None else numbers:
         box = seen_rows(scene, number)
         valid = reader.valid(box, scene.bands)
-        absent = frozenset() if summed else empty_patches(grid, number, valid)
+        empty = frozenset() if summed else empty_patches(grid, number, valid)
         view = reader.read(box, scene.bands)
         if valid is not None:
-            runs = [slice(0, grid.width)] if summed else gaps(grid, number, valid, absent)
+            runs = [slice(0, grid.width)] if summed else gaps(grid, number, valid, empty)
             view = without_gaps(scene, view, valid, runs)
-        yield PatchRow(number, view, box.top, absent)
+        yield PatchRow(number, view, box.top, empty)
 
 
 def rows_to_decode(scene: Scene, numbers: range | None = None) -> Iterator[tuple[PatchRow, OutputStrip]]:
@@ -67,15 +67,15 @@ def rows_to_decode(scene: Scene, numbers: range | None = None) -> Iterator[tuple
     for number in scene.wanted_rows() if numbers is None else numbers:
         box = seen_rows(scene, number)
         valid = reader.valid(box, scene.bands)
-        absent = empty_patches(grid, number, valid)
+        empty = empty_patches(grid, number, valid)
         pixels = reader.read(box, range(1, reader.info.count + 1))
         view = pixels[span([band - 1 for band in scene.bands])]
         if valid is not None:
-            view = without_gaps(scene, view, valid, gaps(grid, number, valid, absent))
+            view = without_gaps(scene, view, valid, gaps(grid, number, valid, empty))
         finished = grid.band(number).within(scene.wanted)
         rows, cols = slices(finished.moved(-box.top, 0))
         strip = OutputStrip(finished, pixels[:, rows, cols], None if valid is None else valid[rows, cols])
-        yield PatchRow(number, view, box.top, absent), strip
+        yield PatchRow(number, view, box.top, empty), strip
 
 
 def seen_rows(scene: Scene, number: int) -> Box:

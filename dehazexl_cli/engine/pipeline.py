@@ -42,21 +42,21 @@ def look_at_all(scene: Scene, executor: RowExecutor, run: RunContext) -> SceneCo
     report, progress, grid = run.report, run.progress, scene.grid
     summed = run.models[0].token_reduction == "sum"
     buffers = [TokenBuffer(len(grid), summed, scene.device) for _ in scene.groups]
-    absent: frozenset[int] = frozenset()
+    empty: frozenset[int] = frozenset()
     with report.timed("encode"):
         progress.begin("encode", len(scene.groups) * len(grid))
         with closing(executor.encode(range(grid.rows))) as rows:
             for row in rows:
                 for buffer, tokens in zip(buffers, row.tokens, strict=True):
                     buffer.put(tokens)
-                absent |= row.absent
+                empty |= row.empty
                 del row, tokens  # else they are kept while the next row is encoded
         trim()
     context: list[Tensor | None] = []
-    with report.timed("mix"):
-        progress.begin("mix", len(scene.groups))
+    with report.timed("bottleneck"):
+        progress.begin("bottleneck", len(scene.groups))
         for group, buffer in enumerate(buffers):
-            context.append(executor.apply_bottleneck(group, buffer.take(), absent))
+            context.append(executor.apply_bottleneck(group, buffer.take(), empty))
             progress.advance(1)
         trim()
     return context

@@ -65,12 +65,12 @@ class PreparedRun(NamedTuple):
         tells_haze = self.scene.tells_haze and layout.kind == "global"
         return replace(self.scene, grid=layout.outer, tells_haze=tells_haze), layout
 
-    def joints_of(self, plan: Plan) -> SeamLines:
+    def seam_lines_of(self, plan: Plan) -> SeamLines:
         """Where seams may be in what is written: patches begin at the corner of the ground."""
-        joints, frame, wanted = self.layout_of(plan).joints, self.frame, self.scene.wanted
+        seam_lines, frame, wanted = self.layout_of(plan).seam_lines, self.frame, self.scene.wanted
         if frame is None:
-            return joints
-        return joints._replace(
+            return seam_lines
+        return seam_lines._replace(
             top=frame.part.top - frame.target.top - wanted.top,
             left=frame.part.left - frame.target.left - wanted.left,
         )
@@ -110,7 +110,7 @@ def prepare(reader: RasterReader, model: DehazeModel, options: EngineOptions) ->
         plan
         for each in (layout, *resorts)
         for plan in plans_for(
-            each, footprint, plan_inputs(each, part.info, setting, scene.wanted), options.wishes
+            each, footprint, plan_inputs(each, part.info, setting, scene.wanted), options.overrides
         )
     ]
     first = choose(plans, budget)
@@ -174,10 +174,10 @@ def precision_for(model: DehazeModel, wanted: str, device: torch.device) -> torc
     return torch.float32
 
 
-def joints_of(info: RasterInfo, model: DehazeModel, options: EngineOptions) -> SeamLines:
+def seam_lines_of(info: RasterInfo, model: DehazeModel, options: EngineOptions) -> SeamLines:
     """Where a run would leave seams, if it left any."""
     require_overlap(model, options.overlap)
-    return make_layout(info, model, options.mode, options.overlap).joints
+    return make_layout(info, model, options.mode, options.overlap).seam_lines
 
 
 def require_overlap(model: DehazeModel, wanted: int | None) -> None:

@@ -53,12 +53,12 @@ class Resumable:
                 self._checkpoint.save_encoded(row)
                 yield row
 
-    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, empty: frozenset[int]) -> Tensor | None:
         """See RowExecutor.apply_bottleneck."""
         context = self._checkpoint.context(group)
         if context is not None:
             return context.to(self._scene.device)
-        context = self._executor.apply_bottleneck(group, tokens, absent)
+        context = self._executor.apply_bottleneck(group, tokens, empty)
         if context is not None:
             self._checkpoint.save_context(group, context)
         return context
@@ -156,4 +156,4 @@ def fitting(job: PreparedRun) -> list[Plan]:
 
 def bit_relevant(plan: Plan) -> dict[str, Any]:
     """What of a plan can show in the result's last bits: not where features wait."""
-    return {"batch": plan.batch, "seed": plan.seed, "queries": plan.query_chunk, "tile": plan.tile}
+    return {"batch": plan.batch, "seed": plan.seed, "query_chunk": plan.query_chunk, "tile": plan.tile}

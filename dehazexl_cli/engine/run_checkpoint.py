@@ -27,7 +27,9 @@ from dehazexl_cli.raster.base import Pixels
 STATE, LOG = "state.json", "log"
 PLAN = "the plan"
 KEPT = "what is kept of a scene"
-FORM = 4  # to be raised with the meaning of anything that is kept, so that older folders are not misread
+FORMAT_VERSION = (
+    4  # to be raised with the meaning of anything that is kept, so that older folders are not misread
+)
 CHECKED_AT_ONCE = 1 << 24  # bytes
 Record = dict[str, Any]
 
@@ -45,7 +47,7 @@ class RunCheckpoint:
         self._files: dict[str, IO[bytes]] = {}
         self._ends: dict[str, int] = {}
         self._records: list[Record] = []
-        self._identity = json.loads(json.dumps({KEPT: FORM, **identity, PLAN: dict(plan)}))
+        self._identity = json.loads(json.dumps({KEPT: FORMAT_VERSION, **identity, PLAN: dict(plan)}))
         try:
             folder.mkdir(exist_ok=True)
             self._claim()
@@ -90,13 +92,13 @@ class RunCheckpoint:
         while all(number in rows for rows in known):
             records = [rows[number] for rows in known]
             tokens = tuple(None if record["none"] else self._tensor(record) for record in records)
-            yield EncodedRow(number, frozenset(records[0]["absent"]), tokens)
+            yield EncodedRow(number, frozenset(records[0]["empty"]), tokens)
             number += 1
 
     def save_encoded(self, row: EncodedRow) -> None:
         """Note that a row of patches has been encoded."""
         for group, tokens in enumerate(row.tokens):
-            record = {"kind": "tokens", "group": group, "row": row.number, "absent": sorted(row.absent)}
+            record = {"kind": "tokens", "group": group, "row": row.number, "empty": sorted(row.empty)}
             record["none"] = tokens is None
             self._keep_tensor(f"tokens-{group}", torch.empty(0) if tokens is None else tokens, record)
 

@@ -134,7 +134,7 @@ class PictureExecutor:
         self._pictures = [total.to(scene.device).expand(3, -1, -1)[None] for total in totals]
         yield from ()
 
-    def apply_bottleneck(self, group: int, tokens: Tensor | None, absent: frozenset[int]) -> Tensor | None:
+    def apply_bottleneck(self, group: int, tokens: Tensor | None, empty: frozenset[int]) -> Tensor | None:
         """Show the network a group's picture; see RowExecutor.apply_bottleneck."""
         picture, bands = self._pictures[group], self._scene.groups[group]
         with self._run.report.working("decode"):

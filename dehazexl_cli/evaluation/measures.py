@@ -17,7 +17,9 @@ from dehazexl_cli.raster import open_reader
 from dehazexl_cli.raster.base import Pixels
 
 DRIFT_SIDE = 512  # pixels of the squares whose colours are compared, the same for every mode
-IN_ONE_PIECE = SeamLines(stride=2**40, overlap=0, pitch=2**40)  # wider than any scene, so nothing meets
+IN_ONE_PIECE = SeamLines(
+    stride=2**40, overlap=0, token_stride=2**40
+)  # wider than any scene, so nothing meets
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def rounded(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def measure(
-    source: str, output: str, reference: str | None, view: View, joints: dict[str, Any]
+    source: str, output: str, reference: str | None, view: View, seam_lines: dict[str, Any]
 ) -> tuple[Measures, tuple[Seam, ...]]:
     """Measures of an output file, and its seams; InputError if the reference cannot be compared."""
 
@@ -75,7 +77,7 @@ def measure(
     ):
         info, count = before.info, len(view.bands)
         closeness = Comparison(after.info, truth.info, view.bands, (view.low, view.high))
-        meter = SeamMeter(info.height, info.width, count, SeamLines(**joints))
+        meter = SeamMeter(info.height, info.width, count, SeamLines(**seam_lines))
         drift, indicators = Drift(info.height, info.width, count, DRIFT_SIDE), Indicators()
         for box in strips(info.height, info.width, STRIP_ROWS):
             valid = valid_in_both(before, truth, box, view.bands)

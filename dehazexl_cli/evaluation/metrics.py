@@ -58,8 +58,8 @@ class ScoringWriter:
     """A RasterWriter that keeps nothing: it compares the rows it is given with a reference scene.
 
     `source` is the scene that the rows were made from and says which pixels are valid. Both readers are
-    used from the thread that writes, so neither may be one that the rows' maker still reads from. `joints`
-    tell where patches or tiles meet, if seams are to be measured.
+    used from the thread that writes, so neither may be one that the rows' maker still reads from.
+    `seam_lines` tell where patches or tiles meet, if seams are to be measured.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class ScoringWriter:
         reference: RasterReader,
         bands: Sequence[int] | None = None,
         limits: tuple[float, float] | None = None,
-        joints: SeamLines | None = None,
+        seam_lines: SeamLines | None = None,
     ) -> None:
         self._source, self._reference = source, reference
         self._comparison = Comparison(source.info, reference.info, bands, limits)
         info, count = source.info, len(self._comparison.bands)
-        self._meter = None if joints is None else SeamMeter(info.height, info.width, count, joints)
+        self._meter = None if seam_lines is None else SeamMeter(info.height, info.width, count, seam_lines)
         self._top = 0
         self._committed = False
 
@@ -86,9 +86,9 @@ class ScoringWriter:
 
     @property
     def seams(self) -> Seams:
-        """The seams at the joints; ValueError before `commit`, or if none were given."""
+        """The seams at the seam lines; ValueError before `commit`, or if none were given."""
         if not self._committed or self._meter is None:
-            raise ValueError("there are no seams before commit, or without joints")
+            raise ValueError("there are no seams before commit, or without seam lines")
         return self._meter.seams
 
     def write(self, rows: Pixels) -> None:

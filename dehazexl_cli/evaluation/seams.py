@@ -68,10 +68,10 @@ class Sums:
 class SeamMeter:
     """Measures seams of a scene whose rows come from top to bottom."""
 
-    def __init__(self, height: int, width: int, bands: int, joints: SeamLines) -> None:
+    def __init__(self, height: int, width: int, bands: int, seam_lines: SeamLines) -> None:
         self._fine, self._broad, self._error = Sums(), Sums(), Sums()
-        self._across = Lines(joints, (width, joints.left), height, bands)  # vertical lines
-        self._down = Lines(joints, (height, joints.top), width, bands)
+        self._across = Lines(seam_lines, (width, seam_lines.left), height, bands)  # vertical lines
+        self._down = Lines(seam_lines, (height, seam_lines.top), width, bands)
         self._top = 0
         self._held: tuple[Pixels, Pixels, Pixels | None] | None = None  # rows that later ones need
 
@@ -123,10 +123,10 @@ class SeamMeter:
 class Lines:
     """The lines along one axis, and mean colours beside each stretch of them."""
 
-    def __init__(self, joints: SeamLines, axis: tuple[int, int], length: int, bands: int) -> None:
-        starts = np.array(joints.starts(*axis), np.int64)
-        self._edges = np.unique(np.concatenate([starts, starts + joints.shared]))
-        off = elsewhere(joints, *axis)
+    def __init__(self, seam_lines: SeamLines, axis: tuple[int, int], length: int, bands: int) -> None:
+        starts = np.array(seam_lines.starts(*axis), np.int64)
+        self._edges = np.unique(np.concatenate([starts, starts + seam_lines.shared]))
+        off = elsewhere(seam_lines, *axis)
         self._places = np.sort(np.concatenate([self._edges - 1, self._edges, off]))
         self._elsewhere = np.isin(self._places, off)
         self._length = length
@@ -178,14 +178,14 @@ class Lines:
         return heights
 
 
-def elsewhere(joints: SeamLines, size: int, begin: int) -> Pixels:
+def elsewhere(seam_lines: SeamLines, size: int, begin: int) -> Pixels:
     """Places that lie whole tokens away from a line, and out of the reach of any; sorted, each once."""
-    steps = np.arange(1, int(joints.stride / joints.pitch) + 1) * joints.pitch
-    starts = np.array(joints.starts(size, begin))
+    steps = np.arange(1, int(seam_lines.stride / seam_lines.token_stride) + 1) * seam_lines.token_stride
+    starts = np.array(seam_lines.starts(size, begin))
     shifted = np.round(starts[:, None] + steps).astype(np.int64).ravel()
     places = np.unique(np.concatenate([shifted - 1, shifted]))
     near = np.zeros(size + 2, bool)
     for start in starts:
-        near[max(0, start - REACH - 2) : start + joints.shared + REACH + 2] = True
+        near[max(0, start - REACH - 2) : start + seam_lines.shared + REACH + 2] = True
     places = places[(places > 0) & (places < size)]
     return np.asarray(places[~near[places]])

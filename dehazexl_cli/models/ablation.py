@@ -13,7 +13,7 @@ from dehazexl_cli.plan import Footprint
 AT_ONCE = 64  # patches mixed, each by itself, at a time
 
 
-class MixingPatches(DehazeModel):
+class BottleneckPerPatch(DehazeModel):
     """A model whose patches do not see each other: each is mixed as if it were a scene of its own.
 
     Raises UsageError for a model that only knows the sum of all patches, as that is mixed already.
@@ -23,7 +23,7 @@ class MixingPatches(DehazeModel):
         super().__init__()
         if model.token_reduction != "stack":
             raise UsageError(
-                "this model keeps no tokens of single patches, so it cannot mix each by itself",
+                "this model keeps no tokens of single patches, so none can be left by itself",
                 "choose a model with tokens of patches, such as dehazexl-s",
             )
         self.model = model

@@ -51,10 +51,10 @@ def sampled_attention(q: Tensor, k: Tensor, v: Tensor, seed: int) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
     planes = torch.randn(d, PROJECTIONS, generator=rng).to(q)
     q_order, k_order = (angular_hash(t, planes).argsort(dim=1, stable=True) for t in (q, k))
-    picks, crowd = draw_keys(
+    picks, multiplicity = draw_keys(
         key_importance(gather_rows(q, q_order[:, :: -(-n // PILOT)]), k).gather(1, k_order), rng
     )
-    weight = crowd.log().to(q.dtype)
+    weight = multiplicity.log().to(q.dtype)
     k_far, v_far = (gather_rows(t, k_order.gather(1, picks)) for t in (k, v))  # [heads, SAMPLES, d]
     result = q.new_empty(n, heads, d).transpose(0, 1)  # so that heads side by side need no copy
     for first in range(0, -(-n // BLOCK), BLOCKS_AT_ONCE):
@@ -110,8 +110,8 @@ def draw_keys(share: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
 def sample_bias(n: int, first: int, count: int, picks: Tensor, weight: Tensor) -> Tensor:
     """What is added to the logits of [own block, samples]: [count, heads, BLOCK, BLOCK + SAMPLES]."""
     numbers = torch.arange(first, first + count, device=picks.device)[:, None, None]
-    absent = (numbers * BLOCK + torch.arange(BLOCK, device=picks.device)) >= n
-    own = absent.expand(-1, len(picks), -1)
+    empty = (numbers * BLOCK + torch.arange(BLOCK, device=picks.device)) >= n
+    own = empty.expand(-1, len(picks), -1)
     bias = torch.cat([torch.zeros_like(own, dtype=weight.dtype), weight.expand(count, -1, -1)], dim=2)
     bias.masked_fill_(torch.cat([own, picks // BLOCK == numbers], dim=2), torch.finfo(bias.dtype).min)
     return bias[:, :, None].expand(-1, -1, BLOCK, -1)

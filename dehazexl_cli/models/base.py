@@ -166,4 +166,6 @@ def join_patches(patches: Tensor, grid: PatchGrid) -> Tensor:
 def blend_weights(grid: PatchGrid, id: int, like: Tensor) -> Tensor:
     """How much each pixel of a patch counts where patches overlap, [patch, patch]; all ones if none do."""
     row, col = divmod(id, grid.cols)
-    return torch.outer(like.new_tensor(grid.ramp(row, grid.rows)), like.new_tensor(grid.ramp(col, grid.cols)))
+    return torch.outer(
+        like.new_tensor(grid.edge_weights(row, grid.rows)), like.new_tensor(grid.edge_weights(col, grid.cols))
+    )

@@ -173,8 +173,8 @@ class BilateralGridModel(DehazeModel):
             # Sums beside the pixels; or these, the result whole and in strips, and transforms of all columns.
             work_bytes=max(view + pixels, 3 * pixels + raised),
             freed_bytes=pixels,
-            mix_bytes=0,
-            mix_fixed_bytes=3 * finest,  # a U-Net at work
+            bottleneck_bytes=0,
+            bottleneck_fixed_bytes=3 * finest,  # a U-Net at work
         )
 
 

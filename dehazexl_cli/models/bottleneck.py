@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
             assert isinstance(layer, BottleneckBlock)
             drawn = None if seed is None else seed + number
             if sparing:
-                layer.by_heads(x, drawn, queries)
+                layer.per_head(x, drawn, queries)
             else:
                 x = layer(x, drawn)
         return x
@@ -68,7 +68,7 @@ class BottleneckBlock(nn.Module):
         x = x + in_parts(self.proj, self._attend(x, seed))
         return in_parts(self._feed, x)
 
-    def by_heads(self, x: Tensor, seed: int | None, queries: int | None) -> None:
+    def per_head(self, x: Tensor, seed: int | None, queries: int | None) -> None:
         """The same in the place of x [b, n, dim], a few heads at a time, of those so many queries."""
         weight, bias = self._by_heads()
         at_once = queries and queries * self.heads // HEADS_AT_ONCE

@@ -106,15 +106,15 @@ class DehazeXL(DehazeModel):
             skip_bytes=finest * 15 // 8,  # 1 + 1/2 + 1/4 + 1/8: each stage halves the numbers
             work_bytes=work,
             freed_bytes=max(0, 2 * on_cpu * finest + 6 * pixels - work),
-            mix_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
-            mix_part_bytes=sparing,
-            mix_sampled_bytes=sparing,
-            mix_copied_bytes=token if dtype == torch.float16 else 0,
+            bottleneck_bytes=7 * token,  # tokens, queries, keys, values, attended, sums; measured
+            bottleneck_part_bytes=sparing,
+            bottleneck_sampled_bytes=sparing,
+            bottleneck_copied_bytes=token if dtype == torch.float16 else 0,
             kernel_bytes=KERNEL_BYTES,
             # Norms in float32, hidden layers and their product, of those tokens that are taken at a time.
-            mix_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),
-            mix_fixed_patches=TOKENS_AT_ONCE // (self.patch // STRIDE) ** 2,
-            mix_pilot_bytes=10 * PILOT_LOGITS,
+            bottleneck_fixed_bytes=TOKENS_AT_ONCE * self.config.token_dim * (8 + 14 * size),
+            bottleneck_fixed_patches=TOKENS_AT_ONCE // (self.patch // STRIDE) ** 2,
+            bottleneck_pilot_bytes=10 * PILOT_LOGITS,
         )
 
 

@@ -136,7 +136,7 @@ class DehazeXLS(DehazeModel):
             for count in (grid.rows, grid.cols)
         )
         around = scene.around(rows, cols).flatten(1, 2).flatten(2)
-        if grid.absent:
+        if grid.empty:
             around = around[:, grid.present]
         whole = scene.vector[:, None].expand(-1, around.shape[1], -1)
         return torch.cat([around, whole], dim=2)
@@ -188,9 +188,9 @@ class DehazeXLS(DehazeModel):
             freed_bytes=max(0, 8 * finest + 8 * pixels - work),
             # What was said, the map, and what is told twice; or in its place two maps of what was said, and
             # five of the network's own.
-            mix_bytes=said + max(told + scene, 2 * seen + 5 * token * config.dim * size - told),
-            mix_fixed_bytes=work,  # of the thumbnail
-            mix_fixed_patches=STEM**2,
+            bottleneck_bytes=said + max(told + scene, 2 * seen + 5 * token * config.dim * size - told),
+            bottleneck_fixed_bytes=work,  # of the thumbnail
+            bottleneck_fixed_patches=STEM**2,
             kernel_bytes=40 << 20,
         )
 

@@ -62,7 +62,7 @@ def try_out(loaded: Loaded) -> None:
             "download or convert the file again, or go back to an earlier one",
         )
     side = loaded.model.patch
-    # Two patches, so that the mixer has something to mix; every level of grey in every colour.
+    # Two patches, so that the bottleneck has something to do; every level of grey in every colour.
     ramp = torch.linspace(0, 1, 2 * side).repeat(side, 1)
     with torch.inference_mode():
         result = loaded.model(torch.stack([ramp, ramp.flip(1), 1 - ramp / 2])[None])

@@ -1,7 +1,7 @@
 """Networks from elsewhere: TorchScript or `torch.export` files that map an image in [0, 1] to an image.
 
-Such a network cannot be taken apart into encode, mix and decode, so it sees a tile, a smaller picture or a
-whole scene in one pass. Its file may declare what it asks of an image, as JSON in an extra file named
+Such a network cannot be taken apart into encode, bottleneck and decode, so it sees a tile, a smaller picture
+or a whole scene in one pass. Its file may declare what it asks of an image, as JSON in an extra file named
 dehazexl.json: {"name": "…", "multiple": 32}.
 """
 

@@ -153,8 +153,8 @@ class MultiGuidedBilateral(DehazeModel):
             token_bytes=0,  # they are summed
             skip_bytes=0,
             work_bytes=120 * seen * 4,  # float32 from the grid on, and transforms are 36 numbers; measured
-            mix_bytes=0,
-            mix_fixed_bytes=10 * finest,  # a U-Net at work
+            bottleneck_bytes=0,
+            bottleneck_fixed_bytes=10 * finest,  # a U-Net at work
         )
 
 

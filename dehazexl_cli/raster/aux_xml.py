@@ -19,9 +19,9 @@ def add_what_is_missing(path: Path, before: Any, after: Any) -> None:
     missing = []
     for band, namespace, tags in carried_tags(before):
         there = tags_of(after, band, namespace)
-        absent = {name: value for name, value in tags.items() if name not in there}
-        if absent:
-            missing.append((band, namespace, absent))
+        empty = {name: value for name, value in tags.items() if name not in there}
+        if empty:
+            missing.append((band, namespace, empty))
     if missing and has_side_files():
         add_to_side_file(path, missing)
 

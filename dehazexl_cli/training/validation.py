@@ -16,7 +16,7 @@ from dehazexl_cli.raster.base import RasterReader
 from dehazexl_cli.training.data import COLOURS, Scene
 from dehazexl_cli.training.mixture import draw_haze
 
-SIDE = 768  # pixels: three patches, so that mixing counts
+SIDE = 768  # pixels: three patches, so that the bottleneck counts
 PER_SOURCE = 7  # scenes, so that each place counts alike
 BEST = 50.0  # decibels; some skies leave a crop untouched, and infinities would drown the mean
 

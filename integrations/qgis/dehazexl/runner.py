@@ -25,7 +25,7 @@ LAST_LINES = 15
 # Of a run, in percent: encoding and decoding go through all patches of the scene, the rest is short.
 _TITLES = {
     "encode": "Looking at the scene",
-    "mix": "Judging the haze of the whole",
+    "bottleneck": "Judging the haze of the whole",
     "decode": "Removing the haze",
     "finish": "Finishing the file",
 }
