@@ -76,11 +76,11 @@ def main() -> None:
     parser.add_argument("--model", help="of the bundled ones; else the default")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--side", type=int, default=480, help="of a picture, pixels")
-    overrides = parser.parse_args()
-    model = dehazexl_cli.load_model(overrides.model, overrides.weights)
-    paths = sorted(path for path in overrides.folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    save(overrides.sheet, np.concatenate([row(path, model, overrides.side) for path in paths], axis=1))
-    print(overrides.sheet, *(path.name for path in paths), sep="\n")
+    chosen = parser.parse_args()
+    model = dehazexl_cli.load_model(chosen.model, chosen.weights)
+    paths = sorted(path for path in chosen.folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    save(chosen.sheet, np.concatenate([row(path, model, chosen.side) for path in paths], axis=1))
+    print(chosen.sheet, *(path.name for path in paths), sep="\n")
 
 
 if __name__ == "__main__":

@@ -192,17 +192,17 @@ def main() -> None:
     parser.add_argument("ref", help="the commit to compare with")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--keep", type=Path, help="a new folder for all results; else they are removed")
-    overrides = parser.parse_args()
+    chosen = parser.parse_args()
     git = ["git", "-C", str(ROOT), "worktree"]
     found = 0
     with tempfile.TemporaryDirectory() as temporary:
-        folder = overrides.keep or Path(temporary)
+        folder = chosen.keep or Path(temporary)
         tree, inputs = Path(temporary) / "tree", folder / "inputs"
         inputs.mkdir(parents=True)
         make_inputs(inputs)
-        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), overrides.ref], check=True)
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), chosen.ref], check=True)
         try:
-            for case in overrides.cases.split(","):
+            for case in chosen.cases.split(","):
                 for where, code in (("there", tree), ("here", ROOT)):
                     make(code, inputs, folder / where, case)
                 told = list(differences(folder / "there" / case, folder / "here" / case))

@@ -147,15 +147,15 @@ def teller(total: int) -> Callable[[Case], None]:
     return tell
 
 
-def describe(overrides: argparse.Namespace, loaded: Loaded, pictures: int) -> list[str]:
+def describe(chosen: argparse.Namespace, loaded: Loaded, pictures: int) -> list[str]:
     """Say what was measured, without the places where things lie on this machine."""
-    words = ["python benchmarks/quality.py --data", *(folder.resolve().name for folder in overrides.data)]
+    words = ["python benchmarks/quality.py --data", *(folder.resolve().name for folder in chosen.data)]
     for option in ("real", "weights"):
-        if path := getattr(overrides, option):
+        if path := getattr(chosen, option):
             words += [f"--{option}", path.name]
-    words += ["--model", overrides.model] if overrides.model else []
-    words += ["--quick"] if overrides.quick else []
-    words += ["--sets", *(shlex.quote(name) for name in overrides.sets)] if overrides.sets else []
+    words += ["--model", chosen.model] if chosen.model else []
+    words += ["--quick"] if chosen.quick else []
+    words += ["--sets", *(shlex.quote(name) for name in chosen.sets)] if chosen.sets else []
     device = choose_devices(EngineOptions().device)[0]
     precision = precision_name(precision_for(loaded.model, EngineOptions().precision, device))
     versions = f"torch {torch.__version__}, dehazexl {dehazexl_cli.__version__}, {device}, {precision}"
@@ -175,38 +175,38 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="FILE.md, or a folder, for quality-DATE-HASH.md")
     parser.add_argument("--write", type=Path, help="write the images to this folder instead of measuring")
     parser.add_argument("--print-hold-out", action="store_true", help="as options of `dehazexl train`")
-    overrides = parser.parse_args()
-    if not overrides.print_hold_out and not overrides.data:
+    chosen = parser.parse_args()
+    if not chosen.print_hold_out and not chosen.data:
         parser.error("--data is missing")
-    return overrides
+    return chosen
 
 
 def main() -> None:
-    overrides = read_arguments()
+    chosen = read_arguments()
     try:
-        if overrides.print_hold_out:
+        if chosen.print_hold_out:
             print(" ".join(f"--hold-out {prefix}" for prefix in HELD_OUT))
         else:
-            run(overrides)
+            run(chosen)
     except DehazeError as error:
         sys.exit(f"{error}\n  try: {error.hint}")
 
 
-def run(overrides: argparse.Namespace) -> None:
-    names = set_names(overrides.real, overrides.sets)
-    pictures = held_out_pictures(overrides.data, overrides.quick)
-    cases = list(make_cases(pictures, names, overrides.real, overrides.quick))
-    if overrides.write:
-        write_pairs(cases, overrides.write)
+def run(chosen: argparse.Namespace) -> None:
+    names = set_names(chosen.real, chosen.sets)
+    pictures = held_out_pictures(chosen.data, chosen.quick)
+    cases = list(make_cases(pictures, names, chosen.real, chosen.quick))
+    if chosen.write:
+        write_pairs(cases, chosen.write)
         return
-    loaded = dehazexl_cli.load_model(overrides.model, overrides.weights)
+    loaded = dehazexl_cli.load_model(chosen.model, chosen.weights)
     rows = evaluate({**BASELINES, loaded.name: from_loaded(loaded)}, cases, teller(len(cases)))
     prints = {name: fingerprint([case for case in cases if case.set_name == name]) for name in names}
-    text = document(rows, prints, loaded.name, describe(overrides, loaded, len(pictures)))
+    text = document(rows, prints, loaded.name, describe(chosen, loaded, len(pictures)))
     print(text, end="")
-    if overrides.out:
+    if chosen.out:
         name = f"quality-{date.today()}-{loaded.sha256[:8]}.md"
-        target = overrides.out / name if overrides.out.is_dir() else overrides.out
+        target = chosen.out / name if chosen.out.is_dir() else chosen.out
         target.write_text(text, encoding="utf-8")
         write_csv(target.with_suffix(".csv"), rows)
 

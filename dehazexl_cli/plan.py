@@ -278,11 +278,10 @@ def estimated(plan: Plan, footprint: Footprint, grid: PatchGrid, setting: PlanIn
         per_patch = footprint.bottleneck_sampled_bytes
     fixed = footprint.bottleneck_fixed_bytes * min(patches, footprint.bottleneck_fixed_patches or patches)
     fixed //= footprint.bottleneck_fixed_patches or patches
-    if (
-        plan.seed is not None and patches >= footprint.bottleneck_fixed_patches
-    ):  # smaller scenes attend exactly
+    # Smaller scenes attend exactly.
+    if plan.seed is not None and patches >= footprint.bottleneck_fixed_patches:
         fixed += footprint.bottleneck_pilot_bytes
-    # While the mixer runs no patch is in flight, and while patches run the mixer does not.
+    # While the bottleneck runs no patch is in flight, and while patches run it does not.
     replicas = 1 if setting.on_gpu else setting.replicas  # each GPU has its own memory
     weights = footprint.weight_bytes * replicas
     always = weights + tokens

@@ -40,7 +40,7 @@ def streamed(
 def whole(array: NDArray[np.uint8], model: DehazeModel, overlap: int = 0) -> Pixels:
     pixels = torch.from_numpy(array).permute(2, 0, 1)[None].float() / 255
     with torch.inference_mode():
-        output = forward_in_memory(model, pixels, overlap=overlap)[0].clamp(0, 1)
+        output = forward_in_memory(model, pixels, overlap=overlap)[0, :3].clamp(0, 1)
     result: Pixels = (output * 255).round().permute(1, 2, 0).to(torch.uint8).numpy()
     return result
 
