@@ -48,7 +48,7 @@ def test_weights_of_overlapping_patches_sum_to_one_everywhere(size: int, overlap
     total = np.zeros(size + 16)
     for row in range(grid.rows):
         top = grid.box(row * grid.cols).top
-        total[top : top + 16] += grid.ramp(row, grid.rows)
+        total[top : top + 16] += grid.edge_weights(row, grid.rows)
     assert np.allclose(total[:size], 1)
     assert sum(grid.band(row).height for row in range(grid.rows)) == size
 

@@ -140,7 +140,7 @@ def test_what_is_unseen_cannot_be_marked_without_a_value_for_it_or_by_networks_t
         run(
             reader, lambda: ArrayWriter(reader.info, "hwc"), Telling(), EngineOptions(**FP32, unseen="nodata")
         )
-    with pytest.raises(UsageError, match="--unseen nodata, is not possible"):
+    with pytest.raises(UsageError, match="--unseen nodata is not possible"):
         run(
             ArrayReader(scene(37, 50), nodata=0),
             lambda: ArrayWriter(reader.info, "hwc"),

@@ -280,8 +280,9 @@ def shares(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             chosen = {name: values.pop(name) for name in names}
-            if "source" in values:
-                require_there(values["source"])
+            source = values.get("source")
+            if isinstance(source, str):  # a raster's; weight files are paths
+                require_there(source)
             command(shared=Shared(**chosen), **values)
 
         own = inspect.signature(command, eval_str=True).parameters

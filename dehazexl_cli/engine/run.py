@@ -51,8 +51,10 @@ def run(
             job = prepare(reader, model, options)
             if distribute is not None:  # workers send rows of the result alone
                 job = job._replace(scene=replace(job.scene, tells_haze=False))
-            if make_map is not None or job.scene.unseen is not None:
-                job = require_haze_told(job)
+            if make_map is not None:
+                job = require_haze_told(job, "a haze map")
+            if job.scene.unseen is not None:
+                job = require_haze_told(job, "--unseen nodata")
             models = replicas(model, job)
         describe(report, job, options)
         if job.first and job.plan.tile and not job.plans[0].tile:
@@ -94,11 +96,11 @@ def replicas(model: DehazeModel, job: PreparedRun) -> list[DehazeModel]:
     return [each.to(device=device) for each, device in zip([model, *others], job.devices, strict=True)]
 
 
-def require_haze_told(job: PreparedRun) -> PreparedRun:
-    """Keep to plans by which the haze is told, as maps and marks need it; UsageError if there are none."""
+def require_haze_told(job: PreparedRun, wanted: str) -> PreparedRun:
+    """Keep to plans by which the haze is told, as what is wanted needs it; UsageError if there are none."""
     if not job.scene.tells_haze or job.plan.tile:
         raise UsageError(
-            "a haze map, or --unseen nodata, is not possible with this model, mode or memory",
+            f"{wanted} is not possible with this model, mode or memory",
             "use dehazexl-s in mode global, without --dask; more --max-ram where the scene is cut into tiles",
         )
     return job._replace(plans=[plan for plan in job.plans if not plan.tile])
