@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from dehazexl_cli.atomic import write_atomic
 from dehazexl_cli.errors import InputError, UsageError
 from dehazexl_cli.report import Report
-from dehazexl_cli.text import is_remote, to_json
+from dehazexl_cli.text import is_remote, masked, to_json
 
 PROCESSING = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 RESULT = "dehazed"  # the name of the asset
@@ -87,6 +87,8 @@ def write_item(path: Path, report: Report, source: str, source_item: str | None 
         if key in before.get("properties", {}):  # of the picture, which is older than its processing
             item["properties"][key] = before["properties"][key]
     origin = source_item or source
-    link = {"rel": "derived_from", "href": origin if is_remote(origin) else os.path.relpath(origin, folder)}
+    # A server's address may hold a key.
+    href = masked(origin) if is_remote(origin) else os.path.relpath(origin, folder)
+    link = {"rel": "derived_from", "href": href}
     item["links"].append(link | ({"type": "application/geo+json"} if source_item else {}))
     write_atomic(path, to_json(item, 2) + "\n", "name another --stac")

@@ -14,6 +14,7 @@ from rasterio.transform import from_origin
 
 from dehazexl_cli import stac
 from dehazexl_cli.errors import InputError
+from dehazexl_cli.report import Report
 
 pystac = pytest.importorskip("pystac")
 pytest.importorskip("rio_stac")
@@ -108,3 +109,10 @@ def test_the_item_of_a_file_derives_from_it_and_is_not_replaced_unasked(
     assert again.code == 4 and written.read_bytes() == before and not (tmp_path / "other.tif").exists()
     for name in (scene, out):
         assert dehazexl("run", scene, out, "--stac", name, "--overwrite").code == 4
+
+
+def test_no_key_of_a_server_gets_into_an_item(scene: Path, tmp_path: Path) -> None:
+    written = tmp_path / "item.json"
+    address = "https://user:secret@host/hazy.tif?sig=secret"
+    stac.write_item(written, Report(output=str(scene)), address)
+    assert "secret" not in written.read_text() and "https://" in written.read_text()

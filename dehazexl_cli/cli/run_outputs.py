@@ -19,18 +19,24 @@ MUCH_LARGER = 3  # times
 NO_MATTER_BYTES = 1 << 20  # which no disk minds
 
 
+def require_beside(path: Path, target: str, overwrite: bool, inputs: Sequence[AnyPath | None]) -> None:
+    """Raises OutputError for a file that is OUT, an input or there already, or cannot be written."""
+    from dehazexl_cli.raster.side_files import own_side_files
+
+    require_apart(path, (target,))
+    require_writable(path, overwrite, (*inputs, *own_side_files(Path(target))))
+
+
 def require_map(
     path: Path, target: str, overwrite: bool, inputs: Sequence[AnyPath | None], dask: str | None
 ) -> None:
     """Raises OutputError or UsageError, before any work, if the haze map could not be written."""
     from dehazexl_cli.haze_map import require_map_name
-    from dehazexl_cli.raster.side_files import own_side_files
 
     if dask is not None:
         raise UsageError("--haze-map and --dask do not go together", "leave out one of them")
     require_map_name(path)
-    require_apart(path, (target,))
-    require_writable(path, overwrite, (*inputs, *own_side_files(Path(target))))
+    require_beside(path, target, overwrite, inputs)
 
 
 def require_item(
@@ -38,13 +44,11 @@ def require_item(
 ) -> None:
     """Raises OutputError or UsageError, before any work, if a STAC item could not be made or written."""
     from dehazexl_cli.raster import require_placed
-    from dehazexl_cli.raster.side_files import own_side_files
     from dehazexl_cli.stac import require_rio_stac
 
     require_rio_stac()
     require_placed(source, "leave out --stac, or give IN coordinates first")
-    require_apart(path, (target,))
-    require_writable(path, overwrite, (*inputs, *own_side_files(Path(target))))
+    require_beside(path, target, overwrite, inputs)
 
 
 def require_report(

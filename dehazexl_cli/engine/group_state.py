@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dehazexl_cli.engine.patches import (
-    BlendBuffer,
-)
+from dehazexl_cli.engine.patches import BlendBuffer
 from dehazexl_cli.engine.scaling import Group
 from dehazexl_cli.engine.scene import RunContext, Scene
 from dehazexl_cli.engine.skip_cache import make_cache
